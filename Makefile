@@ -1,0 +1,32 @@
+# `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The study takes nothing from the hub, so nothing may try to reach it.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test lint install clean
+
+demo: $(INSTALLED)
+	snakemake --profile profiles/local
+
+test: $(INSTALLED) lint
+	pytest -n 2 --dist loadgroup tests
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+
+install: $(INSTALLED)
+
+$(INSTALLED): envs/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) .snakemake results resources

@@ -1,0 +1,27 @@
+# One Jump Fits All: from sampled sentences to a report, one branch of the DAG per model, seed and variant.
+# Library and command line are in src/onejump; what a study consists of is in config/ (see workflow/schemas).
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/activations.smk"
+include: "workflow/rules/jumps.smk"
+include: "workflow/rules/selection.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        f"reports/{STUDY}.html",

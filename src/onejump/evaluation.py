@@ -1,0 +1,230 @@
+"""What each method predicts at an exit level, sentence by sentence, against the full model.
+
+Metrics (all of the token after the chosen position; logarithms are natural):
+
+- correct: the exit's most probable token is the full model's (its mean is the precision);
+- correct_at_5: the exit's most probable token is among the full model's five (Din et al. 2023);
+- surprisal: -log p_exit(most probable token of the full model) (OJFA's text);
+- exit_surprisal: -log p_full(most probable token of the exit) (Din et al.'s code);
+- kl: KL(full || exit);
+- confidence: the exit's largest probability.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from onejump.activations import Activations
+from onejump.artifacts import OnejumpError, read_table, write_table
+from onejump.exit_head import FusedHead
+from onejump.jumps import FoldedJump
+from onejump.models import Head
+
+METRICS = ("correct", "correct_at_5", "surprisal", "exit_surprisal", "kl", "confidence")
+METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc", "arbitrary")
+# Logits held at once. On the CPU a chunk must stay in the cache: that is worth a factor of three.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27, "mps": 1 << 25}
+
+
+@dataclass(frozen=True)
+class FullPrediction:
+    """The full model's distribution for some sentences.
+
+    Attributes:
+        probabilities: [n, V]; log_probabilities: [n, V]; entropy: [n], nats.
+        token: [n], the most probable; fifth: [n], log probability of the fifth most probable.
+    """
+
+    probabilities: Tensor
+    log_probabilities: Tensor
+    entropy: Tensor
+    token: Tensor
+    fifth: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "FullPrediction":
+        """From the full model's logits [n, V]."""
+        log_probabilities = logits.log_softmax(-1)
+        probabilities = log_probabilities.exp()
+        top = log_probabilities.topk(min(5, logits.shape[1]), -1)
+        entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
+        return cls(probabilities, log_probabilities, entropy, top.indices[:, 0], top.values[:, -1])
+
+
+def exit_metrics(logits: Tensor, full: FullPrediction) -> Tensor:
+    """All METRICS of an exit, [6, n] float32, from its logits [n, V]; the logits are overwritten."""
+    token, top = _argmax(logits)
+    shifted = logits.sub_(top)
+    target = shifted.gather(1, full.token[:, None])[:, 0]
+    expected = torch.linalg.vecdot(full.probabilities, shifted)
+    log_normaliser = shifted.exp_().sum(1).log()
+    exit_log_probability = full.log_probabilities.gather(1, token)[:, 0]
+    return torch.stack(
+        [
+            (token[:, 0] == full.token).float(),
+            (exit_log_probability >= full.fifth).float(),
+            log_normaliser - target,
+            -exit_log_probability,
+            log_normaliser - expected - full.entropy,
+            (-log_normaliser).exp(),
+        ]
+    )
+
+
+def _argmax(logits: Tensor, width: int = 64) -> tuple[Tensor, Tensor]:
+    """Index and value of each row's maximum, each [n, 1]; by blocks, since the CPU's plain argmax is slow."""
+    n, size = logits.shape
+    if size % width:
+        value, index = logits.max(1, keepdim=True)
+        return index, value
+    blocks = logits.view(n, size // width, width)
+    block = blocks.amax(2).argmax(1)
+    inner = blocks[torch.arange(n, device=logits.device), block]
+    value, index = inner.max(1, keepdim=True)
+    return block[:, None] * width + index, value
+
+
+@dataclass(frozen=True)
+class LevelJumps:
+    """What can be exited with at one level.
+
+    Attributes:
+        jumps: jumps 0..K-1, on the device.
+        ojfa: the selected one.
+        joint: the joint jump, on the device.
+        jtc: weight [H, H] and bias [H] of the level's full-rank jump, on the device.
+    """
+
+    jumps: Sequence[FoldedJump]
+    ojfa: int
+    joint: FoldedJump
+    jtc: tuple[Tensor, Tensor]
+
+
+def evaluate_level(
+    activations: Activations,
+    head: Head,
+    level: int,
+    exits: LevelJumps,
+    target: str,
+    transfer_sentences: int,
+    device: torch.device,
+) -> pa.Table:
+    """Stage `evaluate-level`: every method at one exit level.
+
+    Args:
+        activations: of the test split.
+        head: of the model, on `device`.
+        level: 0..K-1.
+        exits: what to exit with.
+        target: `pre_norm` or `post_norm`.
+        transfer_sentences: of how many test sentences, the first ones, every arbitrary jump is evaluated.
+        device: where to compute.
+
+    Returns:
+        method, jump int32 (null where it is none of the K), sentence_id int32, and METRICS (the first two boolean, the
+        others float32).
+
+    Raises:
+        OnejumpError: the level is not an exit level, or there are fewer test sentences than `transfer_sentences`.
+    """
+    if not 0 <= level < activations.n_blocks:
+        raise OnejumpError(
+            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
+        )
+    n = len(activations)
+    if transfer_sentences > n:
+        raise OnejumpError(
+            f"transfer_sentences is {transfer_sentences}, but only {n} test sentences are kept; ask for fewer"
+        )
+    x = activations.level(level).to(device)
+    final = activations.level(activations.n_blocks).to(device)
+    fused = [FusedHead(head, jump.B, target) for jump in exits.jumps]
+    joint = FusedHead(head, exits.joint.B, target)
+    after_jump = head.project if target == "post_norm" else head.logits
+    weight, bias = exits.jtc
+
+    def low_rank(jump: FoldedJump, fused_head: FusedHead) -> Callable[[slice], Tensor]:
+        z = jump(x)
+        return lambda rows: fused_head.logits(z[rows])
+
+    methods: dict[tuple[str, int | None], tuple[int, Callable[[slice], Tensor]]] = {
+        ("identity", None): (n, lambda rows: head.logits(x[rows])),
+        ("n_njtc", level): (n, low_rank(exits.jumps[level], fused[level])),
+        ("ojfa", exits.ojfa): (n, low_rank(exits.jumps[exits.ojfa], fused[exits.ojfa])),
+        ("joint", None): (n, low_rank(exits.joint, joint)),
+        ("jtc", None): (n, lambda rows: after_jump(x[rows] @ weight + bias)),
+    }
+    for m, jump in enumerate(exits.jumps):
+        methods["arbitrary", m] = (transfer_sentences, low_rank(jump, fused[m]))
+
+    results = {key: torch.empty(len(METRICS), size) for key, (size, _) in methods.items()}
+    with torch.inference_mode():
+        for rows in _chunks(n, head.weight.shape[0], device, f"level {level}"):
+            full = FullPrediction.of(head.logits(final[rows]))
+            for key, (size, logits) in methods.items():
+                if rows.start < size:
+                    some = slice(rows.start, min(rows.stop, size))
+                    results[key][:, some] = exit_metrics(logits(some), _first(full, some.stop - some.start)).cpu()
+    parts = [_table(key, activations.sentence_ids, values) for key, values in results.items()]
+    return pa.concat_tables(parts)
+
+
+def _chunks(n: int, vocabulary: int, device: torch.device, title: str) -> Iterator[slice]:
+    size = max(1, CHUNK_ELEMENTS[device.type] // vocabulary)
+    for start in tqdm(range(0, n, size), desc=title, unit="chunk", mininterval=30):
+        yield slice(start, min(start + size, n))
+
+
+def _first(full: FullPrediction, n: int) -> FullPrediction:
+    return FullPrediction(**{name: value[:n] for name, value in vars(full).items()})
+
+
+def _table(key: tuple[str, int | None], sentence_ids: Tensor, values: Tensor) -> pa.Table:
+    method, jump = key
+    n = values.shape[1]
+    columns = {
+        "method": pa.array([method]).take(pa.array(np.zeros(n, np.int32))).dictionary_encode(),
+        "jump": pa.array([jump] * n, pa.int32()),
+        "sentence_id": sentence_ids[:n].numpy(),
+    }
+    for name, value in zip(METRICS, values.numpy(), strict=True):
+        columns[name] = value.astype(bool) if name.startswith("correct") else value
+    return pa.table(columns)
+
+
+def collect_transfer(levels: Iterable[str | Path], path: str | Path) -> None:
+    """Stage `collect-transfer`: the K x K grid of precision and surprisal from the levels' evaluations, in order.
+
+    Raises:
+        OnejumpError: an evaluation is missing or damaged, or jumps are missing from it.
+    """
+    parts = []
+    levels = list(levels)
+    for level, file in enumerate(levels):
+        table = read_table(file, ["method", "jump", "correct", "surprisal"])
+        table = table.filter(pc.field("method") == "arbitrary")
+        table = table.set_column(2, "correct", pc.cast(table["correct"], pa.float64()))
+        means = table.group_by("jump").aggregate([("correct", "mean"), ("surprisal", "mean")]).sort_by("jump")
+        if means["jump"].to_pylist() != list(range(len(levels))):
+            raise OnejumpError(
+                f"{file}: has jumps {means['jump'].to_pylist()}, expected 0..{len(levels) - 1}; rerun it"
+            )
+        parts.append(
+            pa.table(
+                {
+                    "jump": means["jump"],
+                    "level": pa.array([level] * len(means), pa.int32()),
+                    "precision": means["correct_mean"],
+                    "surprisal": means["surprisal_mean"],
+                }
+            )
+        )
+    write_table(path, pa.concat_tables(parts).sort_by([("jump", "ascending"), ("level", "ascending")]))

@@ -1,0 +1,439 @@
+"""Figures of a study, drawn from its summary tables and from nothing else.
+
+`FIGURES` names the kinds; each takes the tables' rows of one model, seed and variant and returns a Figure. `draw`
+writes one as SVG, byte for byte the same for the same tables.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from onejump.artifacts import OnejumpError, atomic_path, require_file
+
+SOFTMAX_TEMPERATURE = 5e-4  # of D_m, as in the paper's Figure 3; the table's `softmax` column is taken at it
+
+LEVEL, JUMP = "exit level k", "jump m"
+METRICS = {"precision": "precision (agrees with the full model)", "surprisal": "surprisal (nats)"}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How one method looks in every figure, and what it is called there."""
+
+    name: str
+    colour: str
+    marker: str
+    line: str = "-"
+    width: float = 1.4
+
+
+# Okabe and Ito's palette: told apart with any common colour blindness.
+METHOD_STYLES = {
+    "identity": MethodStyle("Identity", "#009E73", "^"),
+    "n_njtc": MethodStyle("N-NJTC", "#0072B2", "s"),
+    "ojfa": MethodStyle("OJFA", "#D55E00", "o", width=1.8),
+    "joint": MethodStyle("Joint jump", "#CC79A7", "D"),
+    "arbitrary": MethodStyle("Arbitrary jumps", "#56B4E9", "v"),
+    "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
+}
+INK = "#222222"
+
+_STYLE = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes do not depend on installed fonts
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "lines.markersize": 5,
+    "figure.constrained_layout.wspace": 0.06,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "onejump",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a study's summary tables that belong to one model, seed and variant."""
+
+    summary: Path
+    model: str
+    seed: int
+    variant: str
+
+    def table(self, name: str, *columns: str, may_be_empty: bool = False) -> pd.DataFrame:
+        """Rows of `<name>.csv`, which must have `columns`.
+
+        Raises:
+            OnejumpError: the file is missing, is no such table, or has no such rows (unless `may_be_empty`).
+        """
+        table = read_summary(self.summary, name, "model", "seed", "variant", *columns)
+        chosen = (table["model"] == self.model) & (table["seed"] == self.seed) & (table["variant"] == self.variant)
+        if not (chosen.any() or may_be_empty):
+            wanted = f"model {self.model}, seed {self.seed}, variant {self.variant}"
+            raise OnejumpError(f"{self.summary / name}.csv: has no rows for {wanted}; rerun the summary stage")
+        return table[chosen].reset_index(drop=True)
+
+    def selected(self) -> tuple[pd.DataFrame, int]:
+        """The scores by jump, and the jump that OJFA selected."""
+        scores = self.table("scores", "jump", "score", "softmax", "bootstrap_share", "ojfa")
+        scores = scores.astype({"jump": int}).sort_values("jump").set_index("jump")
+        if scores["ojfa"].sum() != 1:
+            raise OnejumpError(
+                f"{self.summary}/scores.csv: marks {scores['ojfa'].sum()} jumps of {self.model}, seed {self.seed}, "
+                f"variant {self.variant} as ojfa, not one; rerun the summary stage"
+            )
+        return scores, int(scores.index[scores["ojfa"]][0])
+
+
+def read_summary(summary: Path, name: str, *columns: str) -> pd.DataFrame:
+    """Read `<name>.csv` of a summary folder.
+
+    Args:
+        summary: the folder.
+        name: the table, without `.csv`.
+        columns: columns that it must have.
+
+    Raises:
+        OnejumpError: the file is missing, is not CSV, or lacks a column.
+    """
+    path = require_file(Path(summary) / f"{name}.csv")
+    text = {"model": str, "variant": str, "jump": str, "revision": str}  # jumps are '0'.. and 'joint'
+    try:
+        # Only an empty field is missing: a variant may well be called "null" or "none".
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    except (ValueError, pd.errors.EmptyDataError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OnejumpError(f"{path}: not a table ({reason}); remove the file and rerun the summary stage") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise OnejumpError(f"{path}: has no column {', '.join(missing)}, only {', '.join(table.columns)}")
+    return table
+
+
+def draw(kind: str, summary: Path, model: str, seed: int, variant: str, path: Path) -> None:
+    """Draw one figure and write it as SVG; equal tables give equal bytes.
+
+    Args:
+        kind: a key of `FIGURES`.
+        summary: the folder with the study's summary tables.
+        model, seed, variant: whose rows to draw.
+        path: the SVG file.
+
+    Raises:
+        OnejumpError: no such kind, or a table is missing or lacks the columns or rows.
+    """
+    figure = make_figure(kind, summary, model, seed, variant)
+    with style.context(["default", _STYLE]), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+
+
+def make_figure(kind: str, summary: Path, model: str, seed: int, variant: str) -> Figure:
+    """The Figure that `draw` writes; arguments and errors as there."""
+    if kind not in FIGURES:
+        raise OnejumpError(f"no figure is called {kind!r}, only {', '.join(FIGURES)}")
+    with style.context(["default", _STYLE]):  # whatever a user's matplotlibrc says
+        return FIGURES[kind](Rows(Path(summary), model, seed, variant))
+
+
+# ------------------------------------------------------------------------------------------------------------- kinds
+
+
+def scores(rows: Rows) -> Figure:
+    """D_m of every jump: softmaxed as in the paper's Figure 3 with the bootstrap's votes, and as it is."""
+    table, chosen = rows.selected()
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
+
+    colours = _jump_colours(table.index, chosen)
+    top.bar(table.index, table["softmax"], width=_bar_width(table), color=colours)
+    won = table.loc[table["bootstrap_share"] > 0, "bootstrap_share"]
+    votes = top.plot(
+        won.index,
+        won,
+        linestyle="none",
+        marker="D",
+        markersize=3.5,
+        markerfacecolor="white",
+        markeredgecolor=INK,
+        markeredgewidth=0.8,
+        label="share of bootstrap draws won",
+    )
+    top.set(ylabel="share", ylim=(0, 1.12))
+    top.set_yticks(np.linspace(0, 1, 5))
+    best = table.loc[chosen]
+    # The note stands on the side with more room, clear of the tall bar it speaks of.
+    side, align = (0.99, "right") if chosen < len(table) / 2 else (0.01, "left")
+    note = (
+        f"OJFA: jump {chosen}\nsoftmax {best['softmax']:.2f}\nbest in {best['bootstrap_share']:.0%} of bootstrap draws"
+    )
+    colour = METHOD_STYLES["ojfa"].colour
+    top.text(side, 0.97, note, transform=top.transAxes, ha=align, va="top", color=colour, linespacing=1.35)
+    bars = Patch(
+        color=METHOD_STYLES["arbitrary"].colour, label=f"softmax of $D_m$ (temperature {SOFTMAX_TEMPERATURE:g})"
+    )
+    figure.legend(handles=[bars, *votes], loc="outside upper left", ncols=2)
+
+    bottom.plot(table.index, table["score"], color="#999999", linewidth=1, zorder=1)
+    bottom.scatter(table.index, table["score"], c=colours, s=14, zorder=2)
+    bottom.set(ylabel="$D_m$", xlabel=JUMP)
+    _level_axis(bottom.xaxis, len(table))
+    sns.despine(fig=figure)
+    return figure
+
+
+def single_jumps(rows: Rows) -> Figure:
+    """OJFA and the joint jump against all other single jumps, as in the paper's Figure 2."""
+    columns = ["ojfa", "joint", *(f"arbitrary_{name}" for name in ("mean", "q05", "q25", "q75", "q95"))]
+    table = rows.table("single_jumps", "metric", "level", *columns)
+    figure, panels = _metric_panels()
+    for metric, axes in panels.items():
+        part = table[table["metric"] == metric].sort_values("level")
+        colour = METHOD_STYLES["arbitrary"].colour
+        for low, high, alpha, label in (("q05", "q95", 0.22, "5–95 %"), ("q25", "q75", 0.38, "25–75 %")):
+            axes.fill_between(
+                part["level"],
+                part[f"arbitrary_{low}"],
+                part[f"arbitrary_{high}"],
+                color=colour,
+                alpha=alpha,
+                linewidth=0,
+                label=label,
+            )
+        for index, (method, column) in enumerate(
+            {"arbitrary": "arbitrary_mean", "joint": "joint", "ojfa": "ojfa"}.items()
+        ):
+            _method_line(axes, method, part["level"], part[column], index, ": mean" if method == "arbitrary" else "")
+        _level_axis(axes.xaxis, len(part))
+    return _with_legend(figure, panels["precision"])
+
+
+def methods(rows: Rows) -> Figure:
+    """OJFA against identity and N-NJTC, with JTC as the upper reference, as in the paper's Figure 4."""
+    limits = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+    table = rows.table("levels", "method", "level", *limits)
+    figure, panels = _metric_panels()
+    for metric, axes in panels.items():
+        for index, method in enumerate(("jtc", "identity", "n_njtc", "ojfa")):
+            part = table[table["method"] == method].sort_values("level")
+            _method_line(axes, method, part["level"], part[metric], index)
+            if method != "jtc":
+                low, high = part[f"{metric}_low"], part[f"{metric}_high"]
+                axes.fill_between(part["level"], low, high, color=METHOD_STYLES[method].colour, alpha=0.2, linewidth=0)
+        _level_axis(axes.xaxis, table["level"].nunique())
+    _cut_identity(panels["surprisal"], table)
+    return _with_legend(figure, panels["precision"])
+
+
+def transfer(rows: Rows) -> Figure:
+    """Every jump at every exit level, beside each jump's D_m."""
+    table = rows.table("transfer", "jump", "level", "precision").astype({"jump": int})
+    table_scores, chosen = rows.selected()
+    grid = table.pivot(index="jump", columns="level", values="precision")
+    size = len(grid)
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    heat, side = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])
+
+    # A mesh of K x K vector squares would be large and show hairlines, so it goes into the SVG as one picture.
+    edges = np.arange(size + 1) - 0.5
+    mesh = heat.pcolormesh(edges, edges, grid.to_numpy(), cmap="mako", vmin=0, rasterized=True)
+    colour = METHOD_STYLES["ojfa"].colour
+    heat.add_patch(Rectangle((-0.5, chosen - 0.5), size, 1, fill=False, edgecolor=colour, linewidth=1.6, clip_on=False))
+    heat.set(xlabel=LEVEL, ylabel=JUMP, ylim=(size - 0.5, -0.5))
+    _level_axis(heat.xaxis, size)
+    _level_axis(heat.yaxis, size)
+    bar = figure.colorbar(mesh, ax=heat, location="top", aspect=45, pad=0.02)
+    bar.set_label(METRICS["precision"])
+    bar.outline.set_visible(False)
+
+    colours = _jump_colours(table_scores.index, chosen)
+    side.barh(table_scores.index, table_scores["score"], height=_bar_width(table_scores), color=colours)
+    side.set(xlabel="$D_m$")
+    side.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    side.tick_params(axis="y", left=False, labelleft=False)
+    place = side.get_yaxis_transform()
+    side.text(1.04, chosen, f"OJFA\nm = {chosen}", transform=place, va="center", color=colour, fontweight="bold")
+    sns.despine(ax=side, left=True)
+    sns.despine(ax=heat, left=True, bottom=True)
+    return figure
+
+
+def fits(rows: Rows) -> Figure:
+    """How far each fit is from the exact optimum, and how Adam came there or which ridge an exact fit chose."""
+    table = rows.table("jumps", "jump", "gap", "ridge")
+    curves = rows.table("curves", "jump", "epoch", "gap", may_be_empty=True)
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _per_jump(left, table, "gap", "-")
+    left.set(title="Fitted jumps", ylabel="gap to the exact optimum")
+    if curves.empty:
+        _per_jump(right, table, "ridge", "none")
+        right.set(title="Chosen ridge", ylabel="ridge λ")
+    else:
+        _courses(right, curves)
+        right.set(title="Course of Adam", xlabel="epoch", ylabel="gap to the exact optimum")
+    entries = {}
+    for axes in (left, right):
+        entries |= {handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
+    sns.despine(fig=figure)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Rows], Figure]] = {
+    "scores": scores,
+    "single_jumps": single_jumps,
+    "methods": methods,
+    "transfer": transfer,
+    "fits": fits,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def _jump_colours(jumps: pd.Index, chosen: int) -> list[str]:
+    return [METHOD_STYLES["ojfa" if jump == chosen else "arbitrary"].colour for jump in jumps]
+
+
+def _bar_width(jumps: pd.DataFrame) -> float:
+    """Bars with gaps between them, but not so many that the gaps shimmer."""
+    return 0.8 if len(jumps) <= 60 else 1.0
+
+
+def _level_axis(axis, count: int) -> None:
+    """Whole-numbered, uncrowded ticks for levels or jumps 0..count-1."""
+    axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    if axis.axis_name == "x":
+        axis.axes.set_xlim(-0.5, count - 0.5)
+
+
+def _metric_panels() -> tuple[Figure, dict[str, Axes]]:
+    """A precision and a surprisal panel, side by side."""
+    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
+    panels = dict(zip(METRICS, figure.subplots(1, 2), strict=True))
+    for (metric, axes), better in zip(panels.items(), ("higher", "lower"), strict=True):
+        axes.set(xlabel=LEVEL, ylabel=METRICS[metric], title=f"{metric.capitalize()} ({better} is better)")
+    return figure, panels
+
+
+def _method_line(axes: Axes, method: str, x: pd.Series, y: pd.Series, index: int, suffix: str = "") -> None:
+    look = METHOD_STYLES[method]
+    # Some fifteen markers, starting at different levels so that those of close lines do not hide each other.
+    step = max(1, len(x) // 15)
+    axes.plot(
+        x,
+        y,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.line,
+        linewidth=look.width,
+        label=look.name + suffix,
+        markevery=(index % step, step),
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+    )
+
+
+def _cut_identity(axes: Axes, table: pd.DataFrame) -> None:
+    """End the surprisal axis above the jumps where identity's would flatten them, and say how far identity goes."""
+    identity = table["method"] == "identity"
+    highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
+    if highest > 1.5 * jumps:
+        axes.set_ylim(top=1.2 * jumps)
+        look = METHOD_STYLES["identity"]
+        note = f"{look.name}: up to {highest:.1f} ↑"
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=look.colour)
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=5, handlelength=2.2)
+    sns.despine(fig=figure)
+    return figure
+
+
+def _per_jump(axes: Axes, table: pd.DataFrame, column: str, line: str) -> None:
+    """One value per jump over the levels, and the joint jump's as a line across."""
+    single = table[table["jump"] != "joint"].astype({"jump": int}).sort_values("jump")
+    axes.plot(
+        single["jump"],
+        single[column],
+        color=INK,
+        marker=".",
+        markersize=5,
+        linestyle=line,
+        linewidth=0.8,
+        label="one jump per level",
+    )
+    look = METHOD_STYLES["joint"]
+    for value in table.loc[table["jump"] == "joint", column]:
+        axes.axhline(value, color=look.colour, linestyle="--", linewidth=1.4, zorder=1, label=look.name)
+    axes.set(xlabel=JUMP)
+    _level_axis(axes.xaxis, len(single))
+    _log_axis(axes, table[column])
+
+
+def _courses(axes: Axes, curves: pd.DataFrame) -> None:
+    """Adam's gap over the epochs: a thin line per level, their median, and the joint jump."""
+    table = curves.pivot(index="epoch", columns="jump", values="gap").sort_index()
+    joint = table.pop("joint") if "joint" in table else None
+    table.columns = table.columns.astype(int)
+    table = table.sort_index(axis=1)
+    lines = LineCollection(
+        [table[jump].dropna().reset_index().to_numpy() for jump in table],
+        array=table.columns.to_numpy(),
+        cmap="crest",
+        linewidths=0.7,
+        rasterized=table.size > 10_000,  # else the deepest models' courses would be most of the report
+    )
+    axes.add_collection(lines)
+    if joint is not None:
+        look = METHOD_STYLES["joint"]
+        axes.plot(joint.dropna(), color=look.colour, linestyle="--", linewidth=1.4, label=look.name)
+    # A fit that has stopped keeps its last value, else the median would be one over the slowest fits only.
+    axes.plot(table.ffill().median(axis=1), color=INK, linewidth=2.2, label="median over levels")
+    axes.autoscale()
+    _log_axis(axes, curves["gap"])
+    bar = axes.figure.colorbar(lines, ax=axes, aspect=30, pad=0.02)
+    bar.set_label(JUMP)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    bar.outline.set_visible(False)
+
+
+def _log_axis(axes: Axes, values: pd.Series) -> None:
+    """A logarithmic y axis where the values allow one; linear around zero where some are zero or vanishing."""
+    positive = values[values > 0]
+    if positive.empty:
+        return
+    floor = max(positive.min(), positive.max() * 1e-8)
+    if values.min() >= floor:
+        # Whole decades, so that no label but a power of ten is needed.
+        axes.set_yscale("log")
+        axes.set_ylim(10 ** np.floor(np.log10(values.min() / 1.3)), 10 ** np.ceil(np.log10(values.max() * 1.3)))
+    else:
+        axes.set_yscale("symlog", linthresh=floor)

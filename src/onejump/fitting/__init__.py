@@ -1,0 +1,1 @@
+"""Fitting a jump: moments of the training rows, the exact optimum from them, and Adam."""

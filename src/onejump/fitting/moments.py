@@ -1,0 +1,81 @@
+"""Second moments of inputs and targets: all that the exact fit needs of the training rows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onejump.activations import Activations
+from onejump.jumps import target_of
+from onejump.models import Head
+
+VALIDATION_SHARE = 0.1
+
+
+def validation_start(n_rows: int) -> int:
+    """First row of the validation slice: the last tenth of the training rows, which stand in random order."""
+    return n_rows - max(1, int(n_rows * VALIDATION_SHARE))
+
+
+@dataclass
+class Moments:
+    """Moments of n rows, centred so that a large mean costs no digits, in float64.
+
+    Attributes:
+        n: number of rows.
+        mean_x, mean_y: [H].
+        xx: [H, H], sum of (x - mean_x)(x - mean_x)'.
+        xy: [H, H], sum of (x - mean_x)(y - mean_y)'.
+        yy: sum of |y - mean_y|^2.
+    """
+
+    n: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Moments":
+        """Moments of rows x [n, H] and y [n, H], any float dtype."""
+        x, y = x.double(), y.double()
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        x, y = x - mean_x, y - mean_y
+        return cls(len(x), mean_x, mean_y, x.T @ x, x.T @ y, y.square().sum())
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets of rows (Chan, Golub and LeVeque 1979); exact, so levels and shards pool."""
+        n = self.n + other.n
+        dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        weight = self.n * other.n / n
+        return Moments(
+            n,
+            self.mean_x + dx * (other.n / n),
+            self.mean_y + dy * (other.n / n),
+            self.xx + other.xx + weight * torch.outer(dx, dx),
+            self.xy + other.xy + weight * torch.outer(dx, dy),
+            self.yy + other.yy + weight * dy.dot(dy),
+        )
+
+
+def level_moments(
+    activations: Activations, level: int, head: Head, target: str, device: torch.device
+) -> tuple[Moments, Moments]:
+    """Moments of one level's fitting rows and of its validation slice, one shard at a time.
+
+    Raises:
+        OnejumpError: as `Activations.shards`.
+    """
+    device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
+    boundary, first = validation_start(len(activations)), 0
+    fit, validation = [], []
+    for x, final in activations.shards(level, activations.n_blocks):
+        y = target_of(final, head, target).to(device)
+        x = x.to(device)
+        cut = min(max(boundary - first, 0), len(x))
+        for part, rows in ((fit, slice(None, cut)), (validation, slice(cut, None))):
+            if len(x[rows]):
+                part.append(Moments.of(x[rows], y[rows]))
+        first += len(x)
+    return sum(fit[1:], fit[0]), sum(validation[1:], validation[0])

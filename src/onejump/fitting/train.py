@@ -1,0 +1,160 @@
+"""The training stages: one jump, the joint jump, and the full-rank reference (JTC), each from dumped activations."""
+
+from pathlib import Path
+
+import torch
+
+from onejump.activations import Activations
+from onejump.artifacts import OnejumpError, write_tensors
+from onejump.fitting.adam import Rows, fit_adam
+from onejump.fitting.exact import ExactFit, fit_exact
+from onejump.fitting.moments import level_moments, validation_start
+from onejump.jumps import default_rank, open_for_head, target_of
+from onejump.models import Head
+
+
+def train_jump(
+    activations: Activations,
+    head: Head,
+    level: int | None,
+    path: str | Path,
+    fit: str,
+    target: str,
+    rank: int | None,
+    joint_batches: str,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Stage `train-jump`: fit the jump of one level, or the joint jump of all exit levels, and write it.
+
+    Args:
+        activations: of the train split.
+        head: of the model.
+        level: 0..K-1, or None for the joint jump.
+        path: the jump's file.
+        fit: `adam` or `exact`.
+        target: `pre_norm` or `post_norm`.
+        rank: r, or None for floor(H / 100).
+        joint_batches: `mixed` or `per_level`; used by the joint Adam fit alone.
+        seed: of the Adam fit.
+        device: where to fit.
+
+    Raises:
+        OnejumpError: the level is not an exit level, the rank is out of range, or the rows are too few.
+    """
+    levels = exit_levels(activations, level)
+    rank = default_rank(activations.hidden_size) if rank is None else rank
+    if not 1 <= rank <= activations.hidden_size:
+        raise OnejumpError(
+            f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
+        )
+    exact = _exact_fit(activations, levels, head, target, rank, device)
+    name = "joint" if level is None else str(level)
+    metadata = {
+        "level": name,
+        "n_blocks": activations.n_blocks,
+        "fit": fit,
+        "target": target,
+        "rank": rank,
+        "seed": seed,
+        "head_sha256": head.metadata["sha256"],
+        "n_rows": len(activations),
+        "optimum_mse": exact.optimum_mse,
+        "mean_mse": exact.mean_mse,
+    }
+    if fit == "exact":
+        jump, train_mse, validation_mse = exact.jump(), exact.train_mse, exact.validation_mse
+        metadata |= {"ridge": exact.ridge}
+    else:
+        rows = _rows(activations, levels, head, target, device)
+        # Each level its own stream of random numbers, so that no two jumps start alike.
+        stream = seed * 1000 + (999 if level is None else level)
+        result = fit_adam(
+            *rows, rank, stream, per_level=level is None and joint_batches == "per_level", progress=f"jump {name}"
+        )
+        jump, train_mse, validation_mse = result.jump, result.train_mse, result.validation_mse
+        metadata |= {
+            "best_epoch": result.best_epoch,
+            "train_curve": result.train_curve,
+            "validation_curve": result.validation_curve,
+        }
+    metadata |= {"train_mse": train_mse, "validation_mse": validation_mse, "gap": exact.gap(train_mse)}
+    jump.save(path, metadata)
+
+
+def exit_levels(activations: Activations, level: int | None) -> list[int]:
+    """The levels that a fit takes its inputs from: one exit level, or all for None.
+
+    Raises:
+        OnejumpError: the level is not in 0..K-1.
+    """
+    if level is None:
+        return list(range(activations.n_blocks))
+    if not 0 <= level < activations.n_blocks:
+        raise OnejumpError(
+            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
+        )
+    return [level]
+
+
+def _exact_fit(
+    activations: Activations, levels: list[int], head: Head, target: str, rank: int, device: torch.device
+) -> ExactFit:
+    if len(activations) < 3:
+        raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
+    fit = validation = None
+    for level in levels:
+        more_fit, more_validation = level_moments(activations, level, head, target, device)
+        fit = more_fit if fit is None else fit + more_fit
+        validation = more_validation if validation is None else validation + more_validation
+    return fit_exact(fit, validation, rank)
+
+
+def _rows(
+    activations: Activations, levels: list[int], head: Head, target: str, device: torch.device
+) -> tuple[Rows, Rows]:
+    y = target_of(activations.level(activations.n_blocks), head, target).to(device)
+    x = torch.stack([activations.level(level) for level in levels]).to(device)
+    cut = validation_start(len(activations))
+    return Rows(x[:, :cut].contiguous(), y[:cut]), Rows(x[:, cut:], y[cut:])
+
+
+def fit_jtc(
+    activations: Activations, head: Head, level: int, path: str | Path, target: str, device: torch.device
+) -> None:
+    """Stage `fit-jtc`: the full-rank linear jump of one level by ridge least squares, the upper reference.
+
+    Din et al. fit without a constant and without ridge; here it is the full-rank member of the exact fits, so that
+    rank alone sets it apart from them.
+
+    Raises:
+        OnejumpError: as `train_jump`.
+    """
+    exact = _exact_fit(activations, exit_levels(activations, level), head, target, activations.hidden_size, device)
+    weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
+    bias = exact.map.V @ exact.map.c - exact.map.mean_x @ weight
+    metadata = {
+        "kind": "jtc",
+        "level": str(level),
+        "target": target,
+        "head_sha256": head.metadata["sha256"],
+        "ridge": exact.ridge,
+        "train_mse": exact.train_mse,
+        "validation_mse": exact.validation_mse,
+    }
+    write_tensors(path, {"weight": weight.float(), "bias": bias.float()}, metadata)
+
+
+def load_jtc(path: str | Path, head: Head, level: int, target: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [H, H] and bias [H] of a full-rank jump, `y = h weight + bias`.
+
+    Raises:
+        OnejumpError: the file is of another head, level or target.
+    """
+    file = open_for_head(path, head, "jtc")
+    if (file.metadata["level"], file.metadata["target"]) != (str(level), target):
+        raise OnejumpError(
+            f"{path}: is for level {file.metadata['level']} and target {file.metadata['target']}, expected {level} and "
+            f"{target}"
+        )
+    return file.tensor("weight"), file.tensor("bias")

@@ -1,0 +1,348 @@
+"""The report of a study: one self-contained HTML file, rendered from summary tables, figures and configuration.
+
+Every number in it comes from a table or the configuration and is formatted here; the template holds words only.
+"""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from onejump.artifacts import OnejumpError, require_file, write_text
+from onejump.figures import FIGURES, METHOD_STYLES, SOFTMAX_TEMPERATURE, Rows, read_summary
+
+# What a variant means where its configuration is silent: the first value of each row of the design's table.
+VARIANT_DEFAULTS = {
+    "fit": "adam",
+    "target": "pre_norm",
+    "positions": "all",
+    "score_levels": "1..K",
+    "rank": None,
+    "joint_batches": "mixed",
+}
+METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
+# The single jumps of equal size that were measured on the same sentences; the arbitrary jumps saw only some of them.
+RIVALS = ["ojfa", "joint"]
+_INTERVAL = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
+
+
+def render(
+    study: str,
+    summary: Path,
+    figures: Path,
+    config: dict,
+    versions: dict[str, str],
+    timings: pd.DataFrame,
+    path: Path,
+) -> None:
+    """Write a study's report.
+
+    Args:
+        study: the study's name.
+        summary: the folder with its summary tables.
+        figures: the folder with its figures, `<model>.seed-<s>.<variant>.<kind>.svg`.
+        config: its validated configuration.
+        versions: package -> version.
+        timings: rule, jobs, seconds_total, seconds_max, max_rss_mb.
+        path: the HTML file.
+
+    Raises:
+        OnejumpError: a table or figure is missing, or lacks what the configuration promises.
+    """
+    summary, figures = Path(summary), Path(figures)
+    drawing = Drawings(figures)
+    models = [
+        _model(summary, drawing, slug, seed, list(config["variants"]))
+        for slug in config["models"]
+        for seed in config["seeds"]
+    ]
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            study=study,
+            models=models,
+            branches=[branch for model in models for branch in model["branches"]],
+            first_screen=[(model["branches"][0], drawing.inline(model["branches"][0], "methods")) for model in models],
+            several_seeds=len(config["seeds"]) > 1,
+            rivals=[METHOD_STYLES[method].name for method in RIVALS],
+            methods=METHOD_ORDER,
+            method_styles=METHOD_STYLES,
+            temperature=SOFTMAX_TEMPERATURE,
+            config=config,
+            config_yaml=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+            corpus_source=_flat(config["corpus"]["source"]),
+            choices=list(VARIANT_DEFAULTS),
+            variants={name: VARIANT_DEFAULTS | (given or {}) for name, given in config["variants"].items()},
+            versions=versions,
+            timings=timings.to_dict("records"),
+        )
+    )
+    write_text(path, page)
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def _model(summary: Path, drawings: "Drawings", slug: str, seed: int, variants: list[str]) -> dict:
+    """One model at one seed, with a branch for each variant."""
+    columns = ["name", "revision", "dtype", "n_blocks", "hidden_size", "vocabulary", "parameters"]
+    columns += ["n_train", "n_test", "transfer_sentences"]
+    table = read_summary(summary, "models", "model", "seed", *columns)
+    found = table[(table["model"] == slug) & (table["seed"] == seed)]
+    if len(found) != 1:
+        raise OnejumpError(
+            f"{summary / 'models.csv'}: has {len(found)} rows for model {slug}, seed {seed}, not one; "
+            "rerun the summary stage"
+        )
+    model = found.iloc[0].to_dict()
+    return model | {"branches": [_branch(Rows(summary, slug, seed, variant), model, drawings) for variant in variants]}
+
+
+def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
+    """One model, seed and variant: what its section of the report shows."""
+    scores, chosen = rows.selected()
+    branch = {
+        "id": f"{rows.model}.seed-{rows.seed}.{rows.variant}",
+        "model": rows.model,
+        "seed": rows.seed,
+        "variant": rows.variant,
+        "about": model,
+        "jump": chosen,
+        "selected": scores.loc[chosen].to_dict(),
+        "runner_up": _runner_up(scores, chosen),
+        "rank_of_ojfa": _rank_of(rows, chosen),
+        "methods": _methods(rows),
+        "fits": _fits(rows),
+        "levels": _levels(rows),
+    }
+    branch["crossing"] = _crossing(rows)
+    branch["figures"] = {kind: drawings.inline(branch, kind) for kind in FIGURES}
+    return branch
+
+
+def _runner_up(scores: pd.DataFrame, chosen: int) -> dict | None:
+    """The jump with the second largest D_m, if there is one."""
+    others = scores.drop(index=chosen)
+    if others.empty:
+        return None
+    jump = int(others["score"].idxmax())
+    return {"jump": jump, **others.loc[jump].to_dict()}
+
+
+def _rank_of(rows: Rows, chosen: int) -> dict:
+    """OJFA's place among all single jumps by mean precision over the exit levels, and who is first."""
+    table = rows.table("transfer", "jump", "level", "precision").astype({"jump": int})
+    means = table.groupby("jump")["precision"].mean()
+    if chosen not in means.index:
+        raise OnejumpError(f"{rows.summary / 'transfer.csv'}: has no jump {chosen}, the selected one; rerun its stage")
+    return {
+        "place": int((means > means[chosen]).sum()) + 1,
+        "count": len(means),
+        "best": int(means.idxmax()),
+        "best_precision": means.max(),
+        "precision": means[chosen],
+    }
+
+
+def _methods(rows: Rows) -> dict[str, dict]:
+    """Each method's means over the exit levels, in the order of the report."""
+    table = rows.table("methods", "method", "parameters", *_INTERVAL, "worst_precision", "worst_level")
+    table = table.set_index("method")
+    missing = [method for method in METHOD_ORDER if method not in table.index]
+    if missing:
+        raise OnejumpError(
+            f"{rows.summary / 'methods.csv'}: has no method {', '.join(missing)} for model {rows.model}, "
+            f"seed {rows.seed}, variant {rows.variant}; rerun the summary stage"
+        )
+    at_5 = rows.table("levels", "method", "precision_at_5").groupby("method")["precision_at_5"].mean()
+    best = table.loc[RIVALS, "precision"].max()
+    return {
+        method: {
+            **table.loc[method].to_dict(),
+            "ratio": table.loc[method, "parameters"] / table.loc["ojfa", "parameters"],
+            "precision_at_5": at_5.get(method, math.nan),  # not measured for the arbitrary jumps
+            "best": method in RIVALS and table.loc[method, "precision"] == best,
+        }
+        for method in METHOD_ORDER
+    }
+
+
+def _crossing(rows: Rows) -> int | None:
+    """The level from which on identity has at least OJFA's precision, if it ends so."""
+    table = rows.table("levels", "method", "level", "precision")
+    wide = table.pivot(index="level", columns="method", values="precision").sort_index()
+    behind = wide.index[wide["identity"] < wide["ojfa"]]
+    first = 0 if behind.empty else int(behind.max()) + 1
+    return first if first in wide.index else None
+
+
+def _fits(rows: Rows) -> dict:
+    """The fits of the levels' jumps in a few numbers, beside the joint jump's."""
+    columns = [
+        "fit",
+        "target",
+        "rank",
+        "parameters",
+        "n_rows",
+        "train_mse",
+        "validation_mse",
+        "gap",
+        "ridge",
+        "best_epoch",
+    ]
+    table = rows.table("jumps", "jump", *columns)
+    single, joint = table[table["jump"] != "joint"], table[table["jump"] == "joint"]
+    if single.empty or len(joint) != 1:
+        raise OnejumpError(
+            f"{rows.summary / 'jumps.csv'}: model {rows.model}, seed {rows.seed}, variant {rows.variant} has "
+            f"{len(single)} single and {len(joint)} joint jumps, not some and one; rerun the summary stage"
+        )
+    worst = single.loc[single["gap"].idxmax()]
+    curves = rows.table("curves", "jump", "gap", may_be_empty=True)
+    return {
+        "count": len(single),
+        **{name: single[name].iloc[0] for name in ("fit", "target", "rank", "parameters")},
+        "n_rows": (single["n_rows"].min(), single["n_rows"].max()),
+        **{name: single[name].median() for name in ("gap", "train_mse", "validation_mse", "ridge", "best_epoch")},
+        "ridge_range": (single["ridge"].min(), single["ridge"].max()),
+        "best_epoch_range": (single["best_epoch"].min(), single["best_epoch"].max()),
+        "worst_gap": worst["gap"],
+        "worst_jump": worst["jump"],
+        "joint": joint.iloc[0].to_dict(),
+        "has_curves": not curves.empty,
+        "not_drawable": int((curves["gap"] <= 0).sum()),
+    }
+
+
+def _levels(rows: Rows) -> dict:
+    """The whole table of exit levels, and on how many sentences it was measured."""
+    columns = ["precision_at_5", "exit_surprisal", "kl", "confidence"]
+    table = rows.table("levels", "method", "level", "n", *_INTERVAL, *columns)
+    table["order"] = table["method"].map(METHOD_ORDER.index)
+    table = table.sort_values(["order", "level"])
+    return {"rows": table.to_dict("records"), "n": (int(table["n"].min()), int(table["n"].max()))}
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
+    """A nested mapping as (dotted name, value) pairs."""
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+class Drawings:
+    """The study's SVG files, made fit to stand together in one HTML page."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def inline(self, branch: dict, kind: str) -> Markup:
+        """One figure as an `<svg>` element whose ids occur nowhere else in the page.
+
+        Raises:
+            OnejumpError: the file is missing or is not SVG.
+        """
+        path = require_file(self._folder / f"{branch['id']}.{kind}.svg")
+        try:
+            root = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as error:
+            raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and draw it again") from error
+        self._count += 1
+        return Markup(_inline_svg(root, f"f{self._count}-"))  # noqa: S704 - our own file, parsed and written anew
+
+
+def _inline_svg(root: ElementTree.Element, prefix: str) -> str:
+    """SVG for HTML: no namespaces, no metadata, no style for the whole page, ids prefixed where they are used."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    used = set()
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        for name, value in element.attrib.items():
+            used.update(re.findall(r"url\(#([^)]+)\)", value))
+            if name == "href" and value.startswith("#"):
+                used.add(value[1:])
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name == "id" and value not in used:
+                del element.attrib[name]
+            elif name == "id":
+                element.set(name, prefix + value)
+            elif name == "href" and value.startswith("#"):
+                element.set(name, f"#{prefix}{value[1:]}")
+            elif "url(#" in value:
+                element.set(name, value.replace("url(#", f"url(#{prefix}"))
+    root.attrib = {"viewBox": root.get("viewBox", ""), "aria-hidden": "true", "focusable": "false"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FORMATS
+    return environment
+
+
+def _or_dash(write: Callable[[float], str]) -> Callable[[float | None], str]:
+    """Write a number with `write`, or a dash where there is none; with a true minus sign."""
+
+    def written(value: float | None) -> str:
+        return "–" if value is None or pd.isna(value) else write(value).replace("-", "−")
+
+    return written
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _range(ends: tuple[float, float], write: Callable[[float], str]) -> str:
+    """One number, or two where they differ."""
+    low, high = map(write, ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def _ratio(value: float) -> str:
+    """So many times, with as many decimals as a small number needs."""
+    return f"{value:,.0f}×" if value >= 10 or value == int(value) else f"{value:.2g}×"
+
+
+FORMATS: dict[str, Callable] = {
+    "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and its like: 0 to 1
+    "nats": _or_dash(lambda value: f"{value:.2f}"),
+    "score": _or_dash(lambda value: f"{value:.5f}"),  # D_m of neighbouring jumps differ in the fourth decimal
+    "percent": _or_dash(lambda value: f"{value:.0%}"),
+    "count": _or_dash(lambda value: f"{value:,.0f}"),
+    "ratio": _or_dash(_ratio),
+    "general": _or_dash(lambda value: f"{value:.3g}"),
+    "duration": _or_dash(_duration),
+    "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
+}
+FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
+FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

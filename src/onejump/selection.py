@@ -1,0 +1,122 @@
+"""D_m, the score by which OJFA chooses one of the K jumps (OJFA, Eq. 4 and 5)."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from onejump.activations import Activations
+from onejump.artifacts import OnejumpError, TensorFile, read_json, write_json, write_table, write_tensors
+from onejump.bootstrap import resampled_means
+from onejump.jumps import FoldedJump, target_of
+from onejump.models import Head
+
+SCORE_LEVELS = ("1..K", "0..K-1")
+TEMPERATURE = 5e-4  # of the softmax over D_m in the paper's Fig. 3
+
+
+def score_jumps(
+    activations: Activations, head: Head, jumps: list[FoldedJump], target: str, device: torch.device
+) -> torch.Tensor:
+    """Cosine of each jump's output and the target, at each level, for each training sentence.
+
+    With y the target and z the jump's coordinates, `C = z.(B y) / (sqrt(z' (B B') z) |y|)`: no H-wide prediction is
+    formed, and all jumps at one level are one product [N, H] x [H, K r].
+
+    Args:
+        activations: of the train split.
+        head: of the model, on `device`.
+        jumps: jumps 0..K-1, on `device`.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        [K, K+1, N] float32 on the CPU: jump, level, sentence. 0 where the output or the target is zero.
+    """
+    n_jumps, n_levels = len(jumps), activations.n_blocks + 1
+    rank = jumps[0].P.shape[1]
+    P = torch.cat([jump.P for jump in jumps], 1)
+    q = torch.cat([jump.q for jump in jumps])
+    B = torch.stack([jump.B for jump in jumps])
+    gram = B @ B.transpose(1, 2)
+    cosines = torch.empty(n_jumps, n_levels, len(activations))
+    for level in tqdm(range(n_levels), desc="score jumps", unit="level", mininterval=30):
+        first = 0
+        for x, final in activations.shards(level, activations.n_blocks):
+            y = target_of(final.to(device), head, target)
+            y = y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            z = (x.to(device) @ P + q).view(len(x), n_jumps, rank).transpose(0, 1)
+            projected = (y @ B.reshape(-1, B.shape[2]).T).view(len(x), n_jumps, rank).transpose(0, 1)
+            norm = ((z @ gram) * z).sum(-1).clamp_min(0).sqrt()
+            cosine = (z * projected).sum(-1) / norm.clamp_min(1e-30)
+            cosines[:, level, first : first + len(x)] = cosine.clamp(-1, 1).cpu()
+            first += len(x)
+    return cosines
+
+
+def signed_square(cosines: torch.Tensor) -> torch.Tensor:
+    """`sgn(C) C^2` (Eq. 4)."""
+    return cosines.abs() * cosines
+
+
+def save_scores(
+    cosines: torch.Tensor, activations: Activations, target: str, head: Head, table: str | Path, tensor: str | Path
+) -> None:
+    """Stage `score-jumps`: means per jump and level (Parquet), and all cosines (safetensors) for any later score."""
+    n_jumps, n_levels, _ = cosines.shape
+    jump, level = np.divmod(np.arange(n_jumps * n_levels, dtype=np.int32), n_levels)
+    means = {"cosine": cosines, "signed_squared_cosine": signed_square(cosines)}
+    columns = {name: values.double().mean(2).flatten().numpy() for name, values in means.items()}
+    facts = {"target": target, "head_sha256": head.metadata["sha256"]}
+    write_tensors(tensor, {"cosine": cosines, "sentence_id": activations.sentence_ids}, facts)
+    write_table(table, pa.table({"jump": jump, "level": level, **columns}))
+
+
+def select_jump(cosines: str | Path, score_levels: str, seed: int, path: str | Path) -> None:
+    """Stage `select-jump`: D_m of each jump, and the jump with the largest (OJFA).
+
+    D_m is the mean over training sentences and levels of `sgn(C) C^2` (Eq. 5). The paper says once that it is
+    minimised; its equation and its results maximise it.
+
+    Args:
+        cosines: the tensor file of `score-jumps`.
+        score_levels: `1..K` as Eq. 5 is printed, or `0..K-1`, the exit levels.
+        seed: of the bootstrap over sentences.
+        path: selection.json.
+
+    Raises:
+        OnejumpError: the file is damaged or its cosines are not finite.
+    """
+    values = signed_square(TensorFile(cosines).tensor("cosine"))
+    if not values.isfinite().all():
+        raise OnejumpError(f"{cosines}: NaN or infinite cosines; rerun score-jumps")
+    values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
+    by_sentence = values.double().mean(1).T.numpy()  # [N, K]
+    scores = by_sentence.mean(0)
+    winners = np.concatenate([means.argmax(1) for means in resampled_means(by_sentence, seed)])
+    softmax = torch.softmax(torch.from_numpy(scores) / TEMPERATURE, 0)
+    selection = {
+        "ojfa": int(scores.argmax()),
+        "score_levels": score_levels,
+        "scores": scores.tolist(),
+        "softmax": softmax.tolist(),
+        "temperature": TEMPERATURE,
+        "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
+    }
+    write_json(path, selection)
+
+
+def read_ojfa(path: str | Path, n_jumps: int) -> int:
+    """The selected jump of a selection.json.
+
+    Raises:
+        OnejumpError: the file is damaged, or selects among another number of jumps.
+    """
+    selection = read_json(path)
+    if len(selection["scores"]) != n_jumps:
+        raise OnejumpError(
+            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
+        )
+    return selection["ojfa"]

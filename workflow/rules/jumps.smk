@@ -1,0 +1,98 @@
+# One job a level: the jumps of each variant, their joint jump, and the full-rank reference (JTC).
+
+TRAIN_ARGS = (
+    " --head {input.head:q} --positions-file {input.positions:q} {params.shards} --target {params.target}"
+    " --positions {params.positions} --threads {threads}"
+)
+TRAIN_JUMP = (
+    "onejump train-jump"
+    + TRAIN_ARGS
+    + " --level {params.level} --fit {params.fit} {params.rank}"
+    " --joint-batches {params.joint_batches} --seed {wildcards.seed} --out {output.jump:q} 2> {log:q}"
+)
+
+
+def rank_args(wildcards):
+    rank = choice("rank")(wildcards)
+    return "" if rank is None else f"--rank {rank}"
+
+
+rule train_jump:
+    input:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        shards=shard_paths("train"),
+    output:
+        jump=f"{VARIANT}/jumps/level-{{level}}.safetensors",
+    log:
+        f"{LOGS}/train_jump/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_jump/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(3000),
+        runtime=60,
+        gpu=1,
+    params:
+        level=lambda wildcards: int(wildcards.level),
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        fit=choice("fit"),
+        target=choice("target"),
+        positions=choice("positions"),
+        rank=rank_args,
+        joint_batches="mixed",
+        code=code("fitting.train"),
+    shell:
+        TRAIN_JUMP
+
+
+# Of all fits the joint one takes longest: let it start first.
+use rule train_jump as train_joint_jump with:
+    output:
+        jump=f"{VARIANT}/jumps/joint.safetensors",
+    log:
+        f"{LOGS}/train_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    priority: 10
+    params:
+        level="joint",
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        fit=choice("fit"),
+        target=choice("target"),
+        positions=choice("positions"),
+        rank=rank_args,
+        joint_batches=choice("joint_batches"),
+        code=code("fitting.train"),
+
+
+rule fit_jtc:
+    input:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        shards=shard_paths("train"),
+    output:
+        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}/level-{{level}}.safetensors",
+    log:
+        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.{{level}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.{{level}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(3000),
+        runtime=60,
+        gpu=1,
+    params:
+        level=lambda wildcards: int(wildcards.level),
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        target=lambda wildcards: wildcards.target,
+        positions=lambda wildcards: wildcards.positions,
+        code=code("fitting.train"),
+    shell:
+        "onejump fit-jtc"
+        + TRAIN_ARGS
+        + " --level {params.level} --out {output.jtc:q} 2> {log:q}"

@@ -1,0 +1,154 @@
+# Tables, figures, and the report.
+import itertools
+
+TABLES = (
+    "models",
+    "levels",
+    "methods",
+    "single_jumps",
+    "transfer",
+    "jumps",
+    "curves",
+    "scores",
+)
+FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits")
+FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
+
+
+def branches(pattern, **lists):
+    """A path for each model, seed and variant; each model has its own levels."""
+    paths = []
+    for model, seed, variant in itertools.product(
+        config["models"], config["seeds"], config["variants"]
+    ):
+        levels = [f"{k:02d}" for k in range(config["models"][model]["blocks"])]
+        choices = config["variants"][variant]
+        values = {
+            "model": model,
+            "seed": seed,
+            "variant": variant,
+            "level": levels,
+            **lists,
+        }
+        paths += expand(
+            pattern, target=choices["target"], positions=choices["positions"], **values
+        )
+    return sorted(set(paths))
+
+
+localrules:
+    write_config,
+
+
+rule write_config:
+    output:
+        config=f"{RESULTS}/config.json",
+    log:
+        f"{LOGS}/write_config.log",
+    benchmark:
+        f"{BENCHMARKS}/write_config.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(500),
+        runtime=5,
+    params:
+        config=json.dumps(config, sort_keys=True),
+    shell:
+        "onejump write-config --config {params.config:q} --out {output.config:q} 2> {log:q}"
+
+
+rule summarise:
+    input:
+        config=f"{RESULTS}/config.json",
+        heads=expand(f"{RESULTS}/{{model}}/head.safetensors", model=config["models"]),
+        positions=branches(f"{BRANCH}/positions.parquet"),
+        jumps=branches(f"{VARIANT}/jumps/level-{{level}}.safetensors"),
+        joint=branches(f"{VARIANT}/jumps/joint.safetensors"),
+        jtc=branches(
+            f"{BRANCH}/jtc/{{target}}.{{positions}}/level-{{level}}.safetensors"
+        ),
+        selections=branches(f"{VARIANT}/selection.json"),
+        evaluations=branches(f"{VARIANT}/evaluation/level-{{level}}.parquet"),
+        transfer=branches(f"{VARIANT}/transfer.parquet"),
+    output:
+        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+    log:
+        f"{LOGS}/summarise.log",
+    benchmark:
+        f"{BENCHMARKS}/summarise.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(4000),
+        runtime=60,
+    params:
+        results=RESULTS,
+        summary=f"{RESULTS}/summary",
+        code=code("statistics"),
+    shell:
+        "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
+
+
+rule plot_figures:
+    input:
+        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+    output:
+        **{
+            kind: report(
+                f"{FIGURE}.{kind}.svg",
+                caption=f"../report/{kind}.rst",
+                category="{model}",
+                subcategory="{variant}",
+                labels={"seed": "{seed}", "figure": kind},
+            )
+            for kind in FIGURES
+        },
+    log:
+        f"{LOGS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=30,
+    params:
+        summary=f"{RESULTS}/summary",
+        figures=f"{RESULTS}/figures",
+        code=code("figures"),
+    shell:
+        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
+        " --variant {wildcards.variant} --out {params.figures:q} 2> {log:q}"
+
+
+rule render_report:
+    input:
+        config=f"{RESULTS}/config.json",
+        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+        figures=branches(f"{FIGURE}.{{kind}}.svg", kind=FIGURES),
+    output:
+        report=report(
+            f"reports/{STUDY}.html", caption="../report/study.rst", category="Report"
+        ),
+    log:
+        f"{LOGS}/render_report.log",
+    benchmark:
+        f"{BENCHMARKS}/render_report.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=30,
+    params:
+        summary=f"{RESULTS}/summary",
+        figures=f"{RESULTS}/figures",
+        benchmarks=BENCHMARKS,
+        code=code("report"),
+    shell:
+        "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"
+        " --benchmarks {params.benchmarks:q} --out {output.report:q} 2> {log:q}"

@@ -1,0 +1,56 @@
+# D_m of every jump, and the choice of one.
+
+
+rule score_jumps:
+    input:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        shards=shard_paths("train"),
+        jumps=level_paths("jumps/level-{level}.safetensors"),
+    output:
+        scores=f"{VARIANT}/scores.parquet",
+        cosines=f"{VARIANT}/cosines.safetensors",
+    log:
+        f"{LOGS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 2
+    resources:
+        mem_mb=grow(3000),
+        runtime=60,
+        gpu=1,
+    params:
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        target=choice("target"),
+        positions=choice("positions"),
+        code=code("selection"),
+    shell:
+        "onejump score-jumps --head {input.head:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
+        " --target {params.target} --positions {params.positions} --threads {threads} --scores {output.scores:q}"
+        " --cosines {output.cosines:q} 2> {log:q}"
+
+
+rule select_jump:
+    input:
+        cosines=f"{VARIANT}/cosines.safetensors",
+    output:
+        selection=f"{VARIANT}/selection.json",
+    log:
+        f"{LOGS}/select_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/select_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=30,
+    params:
+        score_levels=choice("score_levels"),
+        code=code("selection"),
+    shell:
+        "onejump select-jump --cosines {input.cosines:q} --score-levels {params.score_levels} --seed {wildcards.seed}"
+        " --out {output.selection:q} 2> {log:q}"
