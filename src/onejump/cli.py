@@ -222,17 +222,16 @@ def train_jump(
 
 @cli.command()
 @activation_options
-@click.option("--level", type=int, required=True, help="Exit level 0..K-1.")
 @target_option
 @compute_options
 @out_option
-def fit_jtc(head_file, positions_file, shards, positions, level, target, device, threads, out) -> None:
-    """Fit the full-rank linear jump of one level (JTC), the upper reference."""
+def fit_jtc(head_file, positions_file, shards, positions, target, device, threads, out) -> None:
+    """Fit the full-rank linear jump of every level (JTC), the upper reference."""
     device = _device(device, threads)
     from onejump.fitting.train import fit_jtc
 
     head, activations = _activations(head_file, positions_file, shards, positions, "train")
-    fit_jtc(activations, head, level, out, target, device)
+    fit_jtc(activations, head, out, target, device)
 
 
 @cli.command()
@@ -276,7 +275,7 @@ def select_jump(cosines, score_levels, seed, out) -> None:
 @click.option("--level", type=int, required=True, help="Exit level 0..K-1.")
 @jumps_option
 @click.option("--joint", type=FILE, required=True, help="The joint jump.")
-@click.option("--jtc", type=FILE, required=True, help="The level's full-rank jump.")
+@click.option("--jtc", type=FILE, required=True, help="The full-rank jumps.")
 @click.option("--selection", "selection_file", type=FILE, required=True, help="selection.json.")
 @target_option
 @click.option("--transfer-sentences", type=click.IntRange(min=1), required=True, help="Sentences for the K x K grid.")

@@ -10,7 +10,7 @@ Metrics (all of the token after the chosen position; logarithms are natural):
 - confidence: the exit's largest probability.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,17 @@ from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, read_table, write_table
-from onejump.exit_head import FusedHead
+from onejump.exit_head import fuse
 from onejump.jumps import FoldedJump
 from onejump.models import Head
 
 METRICS = ("correct", "correct_at_5", "surprisal", "exit_surprisal", "kl", "confidence")
-METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc", "arbitrary")
-# Logits held at once. On the CPU a chunk must stay in the cache: that is worth a factor of three.
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27, "mps": 1 << 25}
+Key = tuple[str, int | None]
+# Rows whose full-width logits are held at once, and elements that metrics are computed on at once. On the CPU the
+# first must be many, so that a product with the output embedding is not bound by memory, and the second few, so that
+# they stay in the cache.
+ROWS = {"cpu": 256, "cuda": 1024, "mps": 512}
+CACHED_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class FullPrediction:
         top = log_probabilities.topk(min(5, logits.shape[1]), -1)
         entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
         return cls(probabilities, log_probabilities, entropy, top.indices[:, 0], top.values[:, -1])
+
+    def __getitem__(self, rows: slice) -> "FullPrediction":
+        """The same for some of the sentences."""
+        return FullPrediction(**{name: value[rows] for name, value in vars(self).items()})
 
 
 def exit_metrics(logits: Tensor, full: FullPrediction) -> Tensor:
@@ -125,7 +132,7 @@ def evaluate_level(
         level: 0..K-1.
         exits: what to exit with.
         target: `pre_norm` or `post_norm`.
-        transfer_sentences: of how many test sentences, the first ones, every arbitrary jump is evaluated.
+        transfer_sentences: on how many of the rows, the first ones, every arbitrary jump is evaluated.
         device: where to compute.
 
     Returns:
@@ -133,61 +140,62 @@ def evaluate_level(
         others float32).
 
     Raises:
-        OnejumpError: the level is not an exit level, or there are fewer test sentences than `transfer_sentences`.
+        OnejumpError: the level is not an exit level.
     """
     if not 0 <= level < activations.n_blocks:
         raise OnejumpError(
             f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
         )
     n = len(activations)
-    if transfer_sentences > n:
-        raise OnejumpError(
-            f"transfer_sentences is {transfer_sentences}, but only {n} test sentences are kept; ask for fewer"
-        )
+    transfer_sentences = min(transfer_sentences, n)  # `not_first` keeps fewer rows than there are test sentences
     x = activations.level(level).to(device)
     final = activations.level(activations.n_blocks).to(device)
-    fused = [FusedHead(head, jump.B, target) for jump in exits.jumps]
-    joint = FusedHead(head, exits.joint.B, target)
+    fused = fuse(head, [jump.B for jump in (*exits.jumps, exits.joint)], target)
+    coordinates = [jump(x) for jump in (*exits.jumps, exits.joint)]
     after_jump = head.project if target == "post_norm" else head.logits
     weight, bias = exits.jtc
 
-    def low_rank(jump: FoldedJump, fused_head: FusedHead) -> Callable[[slice], Tensor]:
-        z = jump(x)
-        return lambda rows: fused_head.logits(z[rows])
-
-    methods: dict[tuple[str, int | None], tuple[int, Callable[[slice], Tensor]]] = {
-        ("identity", None): (n, lambda rows: head.logits(x[rows])),
-        ("n_njtc", level): (n, low_rank(exits.jumps[level], fused[level])),
-        ("ojfa", exits.ojfa): (n, low_rank(exits.jumps[exits.ojfa], fused[exits.ojfa])),
-        ("joint", None): (n, low_rank(exits.joint, joint)),
-        ("jtc", None): (n, lambda rows: after_jump(x[rows] @ weight + bias)),
+    # Methods by their key (name, and jump where it is one of the K): how to get logits, or which of the exits to take.
+    full_rank: dict[Key, Callable[[slice], Tensor]] = {
+        ("identity", None): lambda rows: head.logits(x[rows]),
+        ("jtc", None): lambda rows: after_jump(x[rows] @ weight + bias),
     }
-    for m, jump in enumerate(exits.jumps):
-        methods["arbitrary", m] = (transfer_sentences, low_rank(jump, fused[m]))
-
-    results = {key: torch.empty(len(METRICS), size) for key, (size, _) in methods.items()}
+    low_rank: dict[Key, int] = {
+        ("n_njtc", level): level,
+        ("ojfa", exits.ojfa): exits.ojfa,
+        ("joint", None): len(exits.jumps),
+        **{("arbitrary", m): m for m in range(len(exits.jumps))},
+    }
+    size = {key: transfer_sentences if key[0] == "arbitrary" else n for key in (*full_rank, *low_rank)}
+    results = {key: torch.empty(len(METRICS), size[key]) for key in size}
+    cached = max(1, CACHED_ELEMENTS[device.type] // head.weight.shape[0])
     with torch.inference_mode():
-        for rows in _chunks(n, head.weight.shape[0], device, f"level {level}"):
+        for rows in tqdm(_slices(0, n, ROWS[device.type]), desc=f"level {level}", unit="chunk", mininterval=30):
             full = FullPrediction.of(head.logits(final[rows]))
-            for key, (size, logits) in methods.items():
-                if rows.start < size:
-                    some = slice(rows.start, min(rows.stop, size))
-                    results[key][:, some] = exit_metrics(logits(some), _first(full, some.stop - some.start)).cpu()
-    parts = [_table(key, activations.sentence_ids, values) for key, values in results.items()]
-    return pa.concat_tables(parts)
+            parts = [
+                (part, full[part.start - rows.start : part.stop - rows.start])
+                for part in _slices(rows.start, rows.stop, cached)
+            ]
+            for key, logits in full_rank.items():
+                block = logits(rows)
+                for part, expected in parts:
+                    found = block[part.start - rows.start : part.stop - rows.start]
+                    results[key][:, part] = exit_metrics(found, expected)
+            for part, expected in parts:
+                for key, m in low_rank.items():
+                    some = slice(part.start, min(part.stop, size[key]))
+                    if some.start < some.stop:
+                        found = fused[m].logits(coordinates[m][some])
+                        results[key][:, some] = exit_metrics(found, expected[: some.stop - some.start])
+    return pa.concat_tables([_table(key, activations.sentence_ids, values) for key, values in results.items()])
 
 
-def _chunks(n: int, vocabulary: int, device: torch.device, title: str) -> Iterator[slice]:
-    size = max(1, CHUNK_ELEMENTS[device.type] // vocabulary)
-    for start in tqdm(range(0, n, size), desc=title, unit="chunk", mininterval=30):
-        yield slice(start, min(start + size, n))
+def _slices(start: int, stop: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size` that cover start..stop."""
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
-def _first(full: FullPrediction, n: int) -> FullPrediction:
-    return FullPrediction(**{name: value[:n] for name, value in vars(full).items()})
-
-
-def _table(key: tuple[str, int | None], sentence_ids: Tensor, values: Tensor) -> pa.Table:
+def _table(key: Key, sentence_ids: Tensor, values: Tensor) -> pa.Table:
     method, jump = key
     n = values.shape[1]
     columns = {

@@ -8,6 +8,8 @@ and for LayerNorm the same with B's rows centred, plus the constant `b W' + head
 of H V multiply-adds.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,27 +26,8 @@ class FusedHead:
         constant: [V] float32 or None.
     """
 
-    def __init__(self, head: Head, B: Tensor, target: str) -> None:
-        """Fuse.
-
-        Args:
-            head: on B's device.
-            B: [r, H] float32.
-            target: `pre_norm` or `post_norm`.
-        """
-        self._head = head
-        self.constant = head.bias
-        if target == "post_norm":
-            self.gram = None
-        else:
-            if head.norm_kind == "layer":
-                B = B - B.mean(1, keepdim=True)
-            self.gram = B @ B.T
-            B = B * head.norm_weight
-            if head.norm_bias is not None:
-                shift = head.weight.float() @ head.norm_bias
-                self.constant = shift if head.bias is None else shift + head.bias
-        self.M = B @ head.weight.float().T
+    def __init__(self, M: Tensor, gram: Tensor | None, constant: Tensor | None, head: Head) -> None:
+        self.M, self.gram, self.constant, self._head = M, gram, constant, head
 
     def logits(self, z: Tensor) -> Tensor:
         """[N, r] -> [N, V], equal to the model's head on `z B`."""
@@ -53,3 +36,26 @@ class FusedHead:
             z = z * torch.rsqrt(mean_square + self._head.eps)
         logits = z @ self.M if self.constant is None else torch.addmm(self.constant, z, self.M)
         return self._head.finish(logits)
+
+
+def fuse(head: Head, Bs: Sequence[Tensor], target: str) -> list[FusedHead]:
+    """The exit heads of several jumps, from one product with the output embedding.
+
+    Args:
+        head: on the jumps' device.
+        Bs: each jump's B, [r, H] float32.
+        target: `pre_norm` or `post_norm`.
+    """
+    sizes = [len(B) for B in Bs]
+    B, constant = torch.cat(list(Bs)), head.bias
+    grams = [None] * len(sizes)
+    if target == "pre_norm":
+        if head.norm_kind == "layer":
+            B = B - B.mean(1, keepdim=True)
+        grams = [part @ part.T for part in B.split(sizes)]
+        B = B * head.norm_weight
+        if head.norm_bias is not None:
+            shift = head.weight.float() @ head.norm_bias
+            constant = shift if head.bias is None else shift + head.bias
+    M = B @ head.weight.float().T
+    return [FusedHead(part, gram, constant, head) for part, gram in zip(M.split(sizes), grams, strict=True)]

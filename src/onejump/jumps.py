@@ -78,11 +78,12 @@ class Jump(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> FoldedJump:
-        """The jump in evaluation mode as one affine map; folded in float64, kept in float32."""
-        scale = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
-        P = scale[:, None] * self.A.double()
-        q = (self.bn.bias.double() - self.bn.running_mean.double() * scale) @ self.A.double()
-        return FoldedJump(P.float(), q.float(), self.B.detach().float())
+        """The jump in evaluation mode as one affine map; folded in float64 on the CPU, kept in float32."""
+        double = {name: tensor.cpu().double() for name, tensor in self._tensors().items()}
+        scale = double["bn.weight"] / (double["bn.running_var"] + self.bn.eps).sqrt()
+        P = scale[:, None] * double["A"]
+        q = (double["bn.bias"] - double["bn.running_mean"] * scale) @ double["A"]
+        return FoldedJump(P.float(), q.float(), double["B"].float()).to(self.A.device)
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the jump's tensors; `metadata` must hold level, target and head_sha256."""

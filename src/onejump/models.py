@@ -114,8 +114,10 @@ def convert_gguf(gguf: str | Path, folder: str | Path, sha256: str | None = None
         raise OnejumpError(f"{gguf}: not a GGUF model that Transformers can read ({_first_line(error)})") from error
     # A model loaded from GGUF refuses save_pretrained while its config says that it is quantised.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    plain = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings))
-    plain.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # no time lost on random weights
+        plain = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings))
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

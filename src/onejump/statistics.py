@@ -36,7 +36,7 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
             tables["models"].append(_model_table(model, seed, head, branch, config))
             for variant, choices in config["variants"].items():
                 key = {"model": model, "seed": seed, "variant": variant}
-                jtc = branch / "jtc" / f"{choices['target']}.{choices['positions']}"
+                jtc = branch / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors"
                 for name, table in _variant_tables(branch / variant, jtc, head.value("n_blocks")).items():
                     tables[name].append(table.assign(**key)[[*key, *table.columns]])
     for name, parts in tables.items():
@@ -77,7 +77,7 @@ def _variant_tables(folder: Path, jtc: Path, n_blocks: int) -> dict[str, pd.Data
         "n_njtc": size.drop("joint").sum(),
         "ojfa": size[str(ojfa)],
         "joint": size["joint"],
-        "jtc": sum(_n_parameters(TensorFile(jtc / f"level-{k:02d}.safetensors")) for k in range(n_blocks)),
+        "jtc": _n_parameters(TensorFile(jtc)),
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
     return {

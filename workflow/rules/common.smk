@@ -92,6 +92,12 @@ def code(*modules):
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def template():
+    """Digest of the report's template."""
+    folder = Path(importlib.util.find_spec("onejump").origin).parent / "templates"
+    return hashlib.sha256((folder / "report.html.j2").read_bytes()).hexdigest()[:16]
+
+
 def grow(megabytes):
     """Memory that doubles with each attempt."""
     return lambda wildcards, attempt: megabytes * 2 ** (attempt - 1)

@@ -2,8 +2,8 @@
 
 
 def jtc_path(wildcards):
-    folder = f"{choice('target')(wildcards)}.{choice('positions')(wildcards)}"
-    return f"{BRANCH}/jtc/{folder}/level-{{level}}.safetensors".format(**wildcards)
+    name = f"{choice('target')(wildcards)}.{choice('positions')(wildcards)}"
+    return f"{BRANCH}/jtc/{name}.safetensors".format(**wildcards)
 
 
 rule evaluate_level:

@@ -1,4 +1,4 @@
-# One job a level: the jumps of each variant, their joint jump, and the full-rank reference (JTC).
+# One job a level: the jumps of each variant; beside them their joint jump, and the full-rank reference (JTC).
 
 TRAIN_ARGS = (
     " --head {input.head:q} --positions-file {input.positions:q} {params.shards} --target {params.target}"
@@ -74,25 +74,22 @@ rule fit_jtc:
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
     output:
-        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}/level-{{level}}.safetensors",
+        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors",
     log:
-        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.{{level}}.log",
+        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
-        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.{{level}}.tsv"
+        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=60,
+        runtime=120,
         gpu=1,
     params:
-        level=lambda wildcards: int(wildcards.level),
         shards=lambda wildcards, input: repeat("--shard", input.shards),
         target=lambda wildcards: wildcards.target,
         positions=lambda wildcards: wildcards.positions,
         code=code("fitting.train"),
     shell:
-        "onejump fit-jtc"
-        + TRAIN_ARGS
-        + " --level {params.level} --out {output.jtc:q} 2> {log:q}"
+        "onejump fit-jtc" + TRAIN_ARGS + " --out {output.jtc:q} 2> {log:q}"

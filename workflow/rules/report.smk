@@ -66,9 +66,7 @@ rule summarise:
         positions=branches(f"{BRANCH}/positions.parquet"),
         jumps=branches(f"{VARIANT}/jumps/level-{{level}}.safetensors"),
         joint=branches(f"{VARIANT}/jumps/joint.safetensors"),
-        jtc=branches(
-            f"{BRANCH}/jtc/{{target}}.{{positions}}/level-{{level}}.safetensors"
-        ),
+        jtc=branches(f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors"),
         selections=branches(f"{VARIANT}/selection.json"),
         evaluations=branches(f"{VARIANT}/evaluation/level-{{level}}.parquet"),
         transfer=branches(f"{VARIANT}/transfer.parquet"),
@@ -149,6 +147,7 @@ rule render_report:
         figures=f"{RESULTS}/figures",
         benchmarks=BENCHMARKS,
         code=code("report"),
+        template=template(),
     shell:
         "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"
         " --benchmarks {params.benchmarks:q} --out {output.report:q} 2> {log:q}"

@@ -55,8 +55,8 @@ class Rows:
     def mse(self, jump: Jump) -> float:
         """Squared error of a jump in evaluation mode, summed over H, averaged over rows and levels."""
         folded = jump.fold()
-        errors = [mse_loss(folded(x) @ folded.B, self.y, reduction="sum").double() for x in self.x]
-        return float(sum(errors)) / (len(errors) * len(self.y))
+        errors = [float(mse_loss(folded(x) @ folded.B, self.y, reduction="sum")) for x in self.x]
+        return sum(errors) / (len(errors) * len(self.y))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from onejump.activations import Activations
+from onejump.activations import Activations, level_name
 from onejump.artifacts import OnejumpError, write_tensors
 from onejump.fitting.adam import Rows, fit_adam
 from onejump.fitting.exact import ExactFit, fit_exact
@@ -119,10 +120,8 @@ def _rows(
     return Rows(x[:, :cut].contiguous(), y[:cut]), Rows(x[:, cut:], y[cut:])
 
 
-def fit_jtc(
-    activations: Activations, head: Head, level: int, path: str | Path, target: str, device: torch.device
-) -> None:
-    """Stage `fit-jtc`: the full-rank linear jump of one level by ridge least squares, the upper reference.
+def fit_jtc(activations: Activations, head: Head, path: str | Path, target: str, device: torch.device) -> None:
+    """Stage `fit-jtc`: the full-rank linear jump of every level by ridge least squares, the upper reference.
 
     Din et al. fit without a constant and without ridge; here it is the full-rank member of the exact fits, so that
     rank alone sets it apart from them.
@@ -130,31 +129,24 @@ def fit_jtc(
     Raises:
         OnejumpError: as `train_jump`.
     """
-    exact = _exact_fit(activations, exit_levels(activations, level), head, target, activations.hidden_size, device)
-    weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
-    bias = exact.map.V @ exact.map.c - exact.map.mean_x @ weight
-    metadata = {
-        "kind": "jtc",
-        "level": str(level),
-        "target": target,
-        "head_sha256": head.metadata["sha256"],
-        "ridge": exact.ridge,
-        "train_mse": exact.train_mse,
-        "validation_mse": exact.validation_mse,
-    }
-    write_tensors(path, {"weight": weight.float(), "bias": bias.float()}, metadata)
+    tensors, metadata = {}, {"kind": "jtc", "target": target, "head_sha256": head.metadata["sha256"]}
+    for level in tqdm(exit_levels(activations, None), desc="JTC", unit="level", mininterval=30):
+        exact = _exact_fit(activations, [level], head, target, activations.hidden_size, device)
+        weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
+        tensors[f"{level_name(level)}.weight"] = weight.float()
+        tensors[f"{level_name(level)}.bias"] = (exact.map.V @ exact.map.c - exact.map.mean_x @ weight).float()
+        errors = {"ridge": exact.ridge, "train_mse": exact.train_mse, "validation_mse": exact.validation_mse}
+        metadata[level_name(level)] = errors
+    write_tensors(path, tensors, metadata)
 
 
 def load_jtc(path: str | Path, head: Head, level: int, target: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight [H, H] and bias [H] of a full-rank jump, `y = h weight + bias`.
+    """Weight [H, H] and bias [H] of one level's full-rank jump, `y = h weight + bias`.
 
     Raises:
-        OnejumpError: the file is of another head, level or target.
+        OnejumpError: the file is of another head or target, or has no such level.
     """
     file = open_for_head(path, head, "jtc")
-    if (file.metadata["level"], file.metadata["target"]) != (str(level), target):
-        raise OnejumpError(
-            f"{path}: is for level {file.metadata['level']} and target {file.metadata['target']}, expected {level} and "
-            f"{target}"
-        )
-    return file.tensor("weight"), file.tensor("bias")
+    if file.metadata["target"] != target:
+        raise OnejumpError(f"{path}: was fitted to the {file.metadata['target']} target, expected {target}")
+    return file.tensor(f"{level_name(level)}.weight"), file.tensor(f"{level_name(level)}.bias")

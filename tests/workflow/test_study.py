@@ -1,0 +1,120 @@
+"""The whole DAG on two tiny models, as a user runs it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from onejump.artifacts import TensorFile
+
+pytestmark = pytest.mark.xdist_group("study")
+
+MODELS = ("tiny-llama", "tiny-gpt2")
+VARIANTS = ("paper", "exact", "other")
+
+
+def test_the_report_shows_every_model_and_variant(finished_study):
+    page = (finished_study.folder / "reports" / "test.html").read_text()
+    for name in (*MODELS, *VARIANTS):
+        assert name in page
+    assert page.count("<svg") >= len(MODELS) * len(VARIANTS) * 5
+
+
+def test_every_file_of_the_contract_is_there(finished_study):
+    for model in MODELS:
+        branch = finished_study.results(model, "seed-0")
+        assert {"position", "input_ids", "n_tokens"} <= set(pq.read_schema(branch / "positions.parquet").names)
+        for split, shards in (("train", 2 if model == "tiny-llama" else 1), ("test", 1)):
+            files = sorted((branch / "activations" / split).iterdir())
+            assert [file.name for file in files] == [f"shard-{i:02d}.safetensors" for i in range(shards)]
+            assert {f"level.{k:02d}" for k in range(4)} <= set(TensorFile(files[0]).names)
+        for variant in VARIANTS:
+            names = {
+                str(file.relative_to(branch / variant)) for file in (branch / variant).rglob("*.*") if file.is_file()
+            }
+            levels = range(3)
+            assert names == (
+                {f"jumps/level-{k:02d}.safetensors" for k in levels}
+                | {f"evaluation/level-{k:02d}.parquet" for k in levels}
+                | {
+                    "jumps/joint.safetensors",
+                    "scores.parquet",
+                    "cosines.safetensors",
+                    "selection.json",
+                    "transfer.parquet",
+                }
+            )
+
+
+def test_no_temporary_file_is_left(finished_study):
+    assert [file for file in finished_study.folder.rglob("*.tmp")] == []
+
+
+def test_the_selected_jump_has_the_largest_mean_score(finished_study):
+    for model in MODELS:
+        for variant, levels in (("paper", [1, 2, 3]), ("exact", [1, 2, 3]), ("other", [0, 1, 2])):
+            folder = finished_study.results(model, "seed-0", variant)
+            scores = pd.read_parquet(folder / "scores.parquet")
+            D = scores[scores["level"].isin(levels)].groupby("jump")["signed_squared_cosine"].mean()
+            selection = json.loads((folder / "selection.json").read_text())
+            assert selection["ojfa"] == D.idxmax()
+            np.testing.assert_allclose(selection["scores"], D, atol=1e-6)
+
+
+def test_ojfa_is_the_selected_arbitrary_jump_on_the_transfer_sentences(finished_study):
+    folder = finished_study.results("tiny-gpt2", "seed-0", "paper")
+    ojfa = json.loads((folder / "selection.json").read_text())["ojfa"]
+    for k in range(3):
+        rows = pd.read_parquet(folder / "evaluation" / f"level-{k:02d}.parquet")
+        arbitrary = rows[(rows["method"] == "arbitrary") & (rows["jump"] == ojfa)]
+        selected = rows[rows["method"] == "ojfa"].head(len(arbitrary))
+        assert len(arbitrary) == 8
+        np.testing.assert_allclose(arbitrary["surprisal"], selected["surprisal"], atol=1e-4)
+
+
+def test_a_variant_is_fitted_as_it_says(finished_study):
+    folder = finished_study.results("tiny-llama", "seed-0", "other")
+    facts = TensorFile(folder / "jumps" / "level-01.safetensors").metadata
+    assert (facts["fit"], facts["target"], facts["rank"]) == ("exact", "post_norm", "2")
+    evaluated = pd.read_parquet(folder / "evaluation" / "level-01.parquet")["sentence_id"]
+    positions = pd.read_parquet(folder.parent / "positions.parquet").set_index("sentence_id")["position"]
+    assert (positions[evaluated] > 0).all()
+    assert set(evaluated) == set(positions[(positions.index >= 60) & (positions > 0)].index)
+
+
+def test_a_second_run_does_nothing(finished_study):
+    assert "Nothing to be done" in finished_study.snakemake().stdout
+
+
+def test_a_new_variant_runs_only_its_own_jobs(finished_study):
+    config = finished_study.config
+    finished_study.config = config | {"variants": config["variants"] | {"late": {"fit": "exact", "rank": 3}}}
+    plan = finished_study.snakemake("-n", "--quiet", "host").stdout
+    finished_study.config = config
+    table = plan.split("Job stats:")[1].split("total")[0]
+    jobs = dict(line.split() for line in table.splitlines() if line.split()[-1:] and line.split()[-1].isdigit())
+    assert {name: int(count) for name, count in jobs.items()} == {
+        "all": 1,
+        "write_config": 1,
+        "train_jump": 6,
+        "train_joint_jump": 2,
+        "score_jumps": 2,
+        "select_jump": 2,
+        "evaluate_level": 6,
+        "collect_transfer": 2,
+        "summarise": 1,
+        "plot_figures": 8,
+        "render_report": 1,
+    }
+
+
+def test_the_same_study_elsewhere_gives_the_same_bytes(finished_study, tiny_study):
+    wanted = [
+        "results/test/tiny-llama/seed-0/paper/jumps/joint.safetensors",
+        "results/test/tiny-llama/seed-0/paper/evaluation/level-01.parquet",
+        "results/test/tiny-gpt2/seed-0/exact/transfer.parquet",
+    ]
+    tiny_study.snakemake("--", *wanted)
+    for path in wanted:
+        assert (tiny_study.folder / path).read_bytes() == (finished_study.folder / path).read_bytes(), path
