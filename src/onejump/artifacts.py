@@ -119,7 +119,20 @@ def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, obj
     header[DIGEST_KEY] = _header_digest(header)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, header)
+        _sort_header(temporary)
     return header[DIGEST_KEY]
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header's keys in order, which safetensors leaves to chance, so that equal content gives equal bytes."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) != size:
+            raise OnejumpError(f"{path}: its metadata cannot be written in order; use plain text in names")
+        file.seek(8)
+        file.write(text)
 
 
 class TensorFile:

@@ -340,7 +340,7 @@ def draw_figures(summary, model, seed, variant, out) -> None:
     """Draw all figures of one model, seed and variant from the summary tables."""
     from onejump import figures
 
-    for kind in figures.KINDS:
+    for kind in figures.FIGURES:
         figures.draw(kind, summary, model, seed, variant, out / f"{model}.seed-{seed}.{variant}.{kind}.svg")
 
 
@@ -354,10 +354,11 @@ def render_report(config_file, summary, figures, benchmarks, out) -> None:
     """Render the study's report: one self-contained HTML file."""
     from onejump import report
     from onejump.artifacts import read_json
+    from onejump.statistics import read_timings
 
     config = read_json(config_file)
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in REPORTED_PACKAGES}
-    timings = report.read_timings(benchmarks)
+    timings = read_timings(benchmarks)
     report.render(config["study"], summary, figures, config, versions, timings, out)
 
 

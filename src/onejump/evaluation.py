@@ -58,7 +58,7 @@ class FullPrediction:
         probabilities = log_probabilities.exp()
         top = log_probabilities.topk(min(5, logits.shape[1]), -1)
         entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
-        return cls(probabilities, log_probabilities, entropy, top.indices[:, 0], top.values[:, -1])
+        return cls(probabilities, log_probabilities, entropy, _argmax(logits)[0][:, 0], top.values[:, -1])
 
     def __getitem__(self, rows: slice) -> "FullPrediction":
         """The same for some of the sentences."""
@@ -218,6 +218,7 @@ def collect_transfer(levels: Iterable[str | Path], path: str | Path) -> None:
     levels = list(levels)
     for level, file in enumerate(levels):
         table = read_table(file, ["method", "jump", "correct", "surprisal"])
+        own = pc.unique(table.filter(pc.field("method") == "n_njtc")["jump"]).to_pylist()
         table = table.filter(pc.field("method") == "arbitrary")
         table = table.set_column(2, "correct", pc.cast(table["correct"], pa.float64()))
         means = table.group_by("jump").aggregate([("correct", "mean"), ("surprisal", "mean")]).sort_by("jump")
@@ -225,6 +226,8 @@ def collect_transfer(levels: Iterable[str | Path], path: str | Path) -> None:
             raise OnejumpError(
                 f"{file}: has jumps {means['jump'].to_pylist()}, expected 0..{len(levels) - 1}; rerun it"
             )
+        if own != [level]:
+            raise OnejumpError(f"{file}: evaluates level {own}, expected {level}; give the levels in order")
         parts.append(
             pa.table(
                 {

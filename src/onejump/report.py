@@ -3,7 +3,6 @@
 Every number in it comes from a table or the configuration and is formatted here; the template holds words only.
 """
 
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -29,6 +28,7 @@ VARIANT_DEFAULTS = {
 METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 # The single jumps of equal size that were measured on the same sentences; the arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _INTERVAL = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
 
 
@@ -71,14 +71,14 @@ def render(
             branches=[branch for model in models for branch in model["branches"]],
             first_screen=[(model["branches"][0], drawing.inline(model["branches"][0], "methods")) for model in models],
             several_seeds=len(config["seeds"]) > 1,
-            rivals=[METHOD_STYLES[method].name for method in RIVALS],
             methods=METHOD_ORDER,
             method_styles=METHOD_STYLES,
             temperature=SOFTMAX_TEMPERATURE,
             config=config,
-            config_yaml=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+            config_yaml=yaml.dump(config, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=100),
             corpus_source=_flat(config["corpus"]["source"]),
             choices=list(VARIANT_DEFAULTS),
+            defaults=VARIANT_DEFAULTS,
             variants={name: VARIANT_DEFAULTS | (given or {}) for name, given in config["variants"].items()},
             versions=versions,
             timings=timings.to_dict("records"),
@@ -153,22 +153,22 @@ def _rank_of(rows: Rows, chosen: int) -> dict:
 
 def _methods(rows: Rows) -> dict[str, dict]:
     """Each method's means over the exit levels, in the order of the report."""
-    table = rows.table("methods", "method", "parameters", *_INTERVAL, "worst_precision", "worst_level")
-    table = table.set_index("method")
+    columns = ["parameters", *_INTERVAL, "precision_at_5", "worst_precision", "worst_level"]
+    table = rows.table("methods", "method", *columns).set_index("method")
     missing = [method for method in METHOD_ORDER if method not in table.index]
     if missing:
         raise OnejumpError(
             f"{rows.summary / 'methods.csv'}: has no method {', '.join(missing)} for model {rows.model}, "
             f"seed {rows.seed}, variant {rows.variant}; rerun the summary stage"
         )
-    at_5 = rows.table("levels", "method", "precision_at_5").groupby("method")["precision_at_5"].mean()
-    best = table.loc[RIVALS, "precision"].max()
+    # Bold marks what a reader sees to be the largest, so methods that are equal as written share it.
+    written = table["precision"].map(FORMATS["share"])
+    best = written[table.loc[RIVALS, "precision"].idxmax()]
     return {
         method: {
             **table.loc[method].to_dict(),
             "ratio": table.loc[method, "parameters"] / table.loc["ojfa", "parameters"],
-            "precision_at_5": at_5.get(method, math.nan),  # not measured for the arbitrary jumps
-            "best": method in RIVALS and table.loc[method, "precision"] == best,
+            "best": method in RIVALS and written[method] == best,
         }
         for method in METHOD_ORDER
     }
@@ -217,7 +217,6 @@ def _fits(rows: Rows) -> dict:
         "worst_jump": worst["jump"],
         "joint": joint.iloc[0].to_dict(),
         "has_curves": not curves.empty,
-        "not_drawable": int((curves["gap"] <= 0).sum()),
     }
 
 
@@ -235,6 +234,13 @@ def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
     if not isinstance(value, dict):
         return [(name, value)]
     return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """YAML without anchors, which nobody writes by hand."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -333,6 +339,12 @@ def _ratio(value: float) -> str:
     return f"{value:,.0f}×" if value >= 10 or value == int(value) else f"{value:.2g}×"
 
 
+def _general(value: float) -> str:
+    """Three digits, with a power of ten where that is shorter."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
+
+
 FORMATS: dict[str, Callable] = {
     "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and its like: 0 to 1
     "nats": _or_dash(lambda value: f"{value:.2f}"),
@@ -340,9 +352,10 @@ FORMATS: dict[str, Callable] = {
     "percent": _or_dash(lambda value: f"{value:.0%}"),
     "count": _or_dash(lambda value: f"{value:,.0f}"),
     "ratio": _or_dash(_ratio),
-    "general": _or_dash(lambda value: f"{value:.3g}"),
+    "general": _or_dash(_general),
     "duration": _or_dash(_duration),
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
 }
+FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
 FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
 FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

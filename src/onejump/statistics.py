@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_json, read_table
 from onejump.bootstrap import interval
 from onejump.evaluation import METRICS
+from onejump.selection import read_ojfa
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
 TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores")
@@ -71,7 +72,7 @@ def _variant_tables(folder: Path, jtc: Path, n_blocks: int) -> dict[str, pd.Data
     grids = EvaluationGrids(folder / "evaluation" / f"level-{k:02d}.parquet" for k in range(n_blocks))
     jumps = pd.DataFrame([_jump_row(name, file) for name, file in jump_files.items()])
     size = jumps.set_index("jump")["parameters"]
-    ojfa = selection["ojfa"]
+    ojfa = read_ojfa(folder / "selection.json", n_blocks)
     parameters = {
         "identity": 0,
         "n_njtc": size.drop("joint").sum(),
@@ -113,13 +114,17 @@ class EvaluationGrids:
     def __init__(self, files: Iterable[str | Path]) -> None:
         methods: dict[str, list] = {method: [] for method in EVERY_SENTENCE_METHODS}
         arbitrary, expected = [], None
-        for file in files:
+        for level, file in enumerate(files):
             table = read_table(file).to_pandas()
+            if (table.loc[table["method"] == "n_njtc", "jump"] != level).any():
+                raise OnejumpError(f"{file}: is not of level {level}; rerun evaluate-level")
             sentences = {
                 method: rows["sentence_id"].to_numpy() for method, rows in table.groupby("method", observed=True)
             }
             expected = sentences if expected is None else expected
-            if sentences.keys() != expected.keys() or any((sentences[m] != expected[m]).any() for m in expected):
+            if sentences.keys() != expected.keys() or any(
+                not np.array_equal(sentences[m], expected[m]) for m in expected
+            ):
                 raise OnejumpError(
                     f"{file}: its sentences are not those of level 0; rerun evaluate-level for all levels"
                 )
@@ -241,3 +246,27 @@ def _curve(name: str, file: TensorFile) -> pd.DataFrame:
     validation = file.value("validation_curve")
     gap = (errors - optimum) / (mean - optimum)
     return pd.DataFrame({"jump": name, "epoch": range(1, len(errors) + 1), "gap": gap, "validation_mse": validation})
+
+
+def read_timings(folder: str | Path) -> pd.DataFrame:
+    """What each stage cost, from Snakemake's benchmark files `<folder>/<rule>.tsv` and `<folder>/<rule>/<job>.tsv`.
+
+    Returns:
+        rule, jobs, seconds_total, seconds_max, max_rss_mb: one row a rule; empty where there are no files.
+    """
+    folder, rows = Path(folder), []
+    for file in sorted(folder.rglob("*.tsv")):
+        rule = file.relative_to(folder).parts[0].removesuffix(".tsv")
+        job = pd.read_csv(file, sep="\t", na_values="-").iloc[-1]
+        rows.append({"rule": rule, "seconds": job["s"], "max_rss_mb": job["max_rss"]})
+    jobs = pd.DataFrame(rows, columns=["rule", "seconds", "max_rss_mb"])
+    return (
+        jobs.groupby("rule", sort=False)
+        .agg(
+            jobs=("seconds", "size"),
+            seconds_total=("seconds", "sum"),
+            seconds_max=("seconds", "max"),
+            max_rss_mb=("max_rss_mb", "max"),
+        )
+        .reset_index()
+    )

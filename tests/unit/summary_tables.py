@@ -176,6 +176,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
                 "surprisal": nats.mean(),
                 "surprisal_low": nats.mean() - 0.07,
                 "surprisal_high": nats.mean() + 0.07,
+                "precision_at_5": np.minimum(0.99, 1.7 * values).mean(),
                 "worst_precision": values.min(),
                 "worst_level": int(values.argmin()),
             }

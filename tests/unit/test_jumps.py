@@ -204,7 +204,11 @@ def test_the_joint_jump_is_told_from_the_jump_of_a_level(jump_files, tmp_path):
 
 def test_a_full_rank_map_given_as_a_jump_is_refused(tmp_path):
     path = tmp_path / "jtc.safetensors"
-    write_tensors(path, {"level.00.weight": torch.eye(H), "level.00.bias": torch.zeros(H)}, {"kind": "jtc", "target": "pre_norm", "head_sha256": "a" * 64})
+    write_tensors(
+        path,
+        {"level.00.weight": torch.eye(H), "level.00.bias": torch.zeros(H)},
+        {"kind": "jtc", "target": "pre_norm", "head_sha256": "a" * 64},
+    )
     with pytest.raises(OnejumpError, match="holds jtc, expected jump"):
         Jump.load(path, make_head())
 

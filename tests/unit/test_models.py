@@ -541,7 +541,7 @@ def index(monkeypatch):
     return commands
 
 
-SHA_OF_DATA = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"  # sha256 of b"data", not of the member
+OTHER_SHA256 = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
 
 
 def sha_of(tmp_path, content):
@@ -561,28 +561,28 @@ def test_a_member_of_a_wheel_is_fetched_and_nothing_else_is_left(tmp_path, index
 @pytest.mark.parametrize(
     "wheel, member, named",
     [
-        ("demo==1.0", "demo/data.bin", SHA_OF_DATA),
+        ("demo==1.0", "demo/data.bin", OTHER_SHA256),
         ("demo==1.0", "demo/other.bin", "has no member 'demo/other.bin'"),
         ("demo==2.0", "demo/data.bin", "cannot be downloaded (ERROR: No matching distribution found)"),
     ],
     ids=["wrong sha256", "missing member", "missing wheel"],
 )
 def test_a_wheel_that_is_not_as_configured_is_refused_and_nothing_is_left(tmp_path, index, wheel, member, named):
-    message = error_of(lambda: fetch_wheel_member(wheel, member, SHA_OF_DATA, tmp_path / "data.bin"))
+    message = error_of(lambda: fetch_wheel_member(wheel, member, OTHER_SHA256, tmp_path / "data.bin"))
     assert wheel in message and named in message
     assert files_under(tmp_path) == []
 
 
 def test_a_failed_fetch_leaves_the_file_of_an_earlier_one_alone(tmp_path, index):
     (tmp_path / "data.bin").write_text("earlier")
-    error_of(lambda: fetch_wheel_member("demo==1.0", "demo/data.bin", SHA_OF_DATA, tmp_path / "data.bin"))
+    error_of(lambda: fetch_wheel_member("demo==1.0", "demo/data.bin", OTHER_SHA256, tmp_path / "data.bin"))
     assert (tmp_path / "data.bin").read_text() == "earlier"
 
 
 def test_a_file_with_another_digest_is_refused_with_both(tmp_path):
     (tmp_path / "f").write_bytes(b"the data")
-    message = error_of(lambda: check_sha256(tmp_path / "f", SHA_OF_DATA))
-    assert str(tmp_path / "f") in message and SHA_OF_DATA in message and sha256_of_file(tmp_path / "f") in message
+    message = error_of(lambda: check_sha256(tmp_path / "f", OTHER_SHA256))
+    assert str(tmp_path / "f") in message and OTHER_SHA256 in message and sha256_of_file(tmp_path / "f") in message
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_a_file_that_is_no_gguf_model_is_refused_and_leaves_no_folder(tmp_path, 
 def test_a_gguf_file_with_another_digest_is_refused_and_leaves_no_folder(tmp_path):
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
-    assert "its sha256 is" in error_of(lambda: convert_gguf(gguf, tmp_path / "out", SHA_OF_DATA))
+    assert "its sha256 is" in error_of(lambda: convert_gguf(gguf, tmp_path / "out", OTHER_SHA256))
     assert files_under(tmp_path) == ["model.gguf"]
 
 

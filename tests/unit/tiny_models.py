@@ -1,5 +1,6 @@
 """Tiny causal language models with random weights, their tokenizers, and dumps made of them by the real stages."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def model_from(config: PretrainedConfig, seed: int = 0, dtype: str = "float32") 
     """A model in evaluation mode, with random weights that the seed determines."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
     return perturbed(model, seed).to(DTYPES[dtype]).eval()
 
 

@@ -10,15 +10,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-
-from tiny_models import save_tiny_model  # noqa: E402
-
-NOUNS = "river castle engine painter mountain treaty planet library harbour winter museum garden".split()
-VERBS = "crosses resembles shaped followed replaced described surrounds supports".split()
-PLACES = "in the north|near the old town|after the war|during that century|along the coast|for many years".split("|")
+NOUNS = [
+    "river",
+    "castle",
+    "engine",
+    "painter",
+    "mountain",
+    "treaty",
+    "planet",
+    "library",
+    "harbour",
+    "winter",
+    "museum",
+]
+VERBS = ["crosses", "resembles", "shaped", "followed", "replaced", "described", "surrounds", "supports"]
+PLACES = ["in the north", "near the old town", "after the war", "during that century", "along the coast"]
 
 
 def write_texts(folder: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Study
+
 from onejump.activations import Activations
 from onejump.artifacts import read_table
 from onejump.models import Head, ModelSource
@@ -54,6 +55,10 @@ def test_saved_states_through_the_saved_head_give_the_models_own_logits(embedded
         with torch.inference_mode():
             expected = model(input_ids=ids).logits[0, positions["position"][sentence]]
         torch.testing.assert_close(logits[row], expected, rtol=1e-3, atol=1e-3)
+
+
+def _by_sentence(path) -> pd.DataFrame:
+    return read_table(path).to_pandas().set_index("sentence_id")
 
 
 def test_the_sentences_are_prose_of_one_split_each(embedded):

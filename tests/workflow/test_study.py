@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+
 from onejump.artifacts import TensorFile
 
 pytestmark = pytest.mark.xdist_group("study")

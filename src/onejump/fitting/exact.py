@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from onejump.artifacts import OnejumpError
 from onejump.fitting.moments import Moments
 from onejump.jumps import BATCH_NORM_EPS, Jump
 
@@ -114,6 +115,11 @@ class ExactFit:
         hidden_size, rank = self.map.W.shape
         jump = Jump(hidden_size, rank)
         beta = torch.linalg.lstsq(self.map.W.T.cpu(), self.map.c.cpu()[:, None], driver="gelsd").solution[:, 0]
+        lost = float((self.map.W.T.cpu() @ beta - self.map.c.cpu()).norm() / self.map.c.norm().clamp_min(1e-30))
+        if lost > 1e-6:
+            raise OnejumpError(
+                f"rank {rank} is more than the fitting rows span; use a lower rank or more training sentences"
+            )
         with torch.no_grad():
             jump.A.copy_(self.map.W)
             jump.B.copy_(self.map.V.T)

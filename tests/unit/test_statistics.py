@@ -1,0 +1,462 @@
+"""The bootstrap against theory, and every number of the summary against the stages' files."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_models import make_dump
+
+from onejump import bootstrap
+from onejump.activations import Activations
+from onejump.artifacts import OnejumpError, read_json, read_table, write_table
+from onejump.bootstrap import interval, resampled_means
+from onejump.evaluation import LevelJumps, collect_transfer, evaluate_level
+from onejump.fitting.train import fit_jtc, load_jtc, train_jump
+from onejump.jumps import load_folded_jumps, load_joint_jump
+from onejump.models import Head
+from onejump.selection import read_ojfa, save_scores, score_jumps, select_jump
+from onejump.statistics import TABLES, summarise
+
+torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
+CPU = torch.device("cpu")
+K, N_TRAIN, N_TEST, TRANSFER = 3, 80, 25, 12
+VARIANTS = {
+    "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},
+    "exact": {"fit": "exact", "target": "post_norm", "positions": "not_first", "score_levels": "0..K-1", "rank": 3},
+}
+CONFIG = {
+    "models": {"tiny": {}},
+    "seeds": [0, 1],
+    "variants": VARIANTS,
+    "evaluation": {"transfer_sentences": TRANSFER},
+}
+
+# --------------------------------------------------------------------------------------------------------- bootstrap
+
+
+def all_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLES) -> np.ndarray:
+    return np.concatenate(list(resampled_means(values, seed, resamples)))
+
+
+def naive_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLES) -> np.ndarray:
+    """One resample after another: how often each row is drawn, and the mean of the rows drawn."""
+    generator, n = np.random.default_rng(seed), len(values)
+    means = []
+    for _ in range(resamples):
+        drawn = np.repeat(np.arange(n), generator.multinomial(n, np.full(n, 1 / n)))
+        means.append(values[drawn].mean(0))
+    return np.array(means)
+
+
+def test_each_mean_is_over_as_many_rows_drawn_with_replacement():
+    values = np.random.default_rng(0).normal(size=(30, 2, 3))
+    found = all_means(values, seed=5, resamples=300)
+    assert found.shape == (300, 2, 3) and found.dtype == np.float64
+    np.testing.assert_allclose(found, naive_means(values, seed=5, resamples=300), rtol=1e-9, atol=1e-12)
+
+
+def test_the_means_have_the_mean_and_the_variance_that_theory_gives():
+    values = np.random.default_rng(0).gamma(2.0, size=40)
+    means = all_means(values, seed=1, resamples=20_000)
+    standard_error = values.std() / np.sqrt(40)
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * standard_error / np.sqrt(20_000))
+    assert means.std() == pytest.approx(standard_error, rel=0.02)  # four standard errors of a standard deviation
+
+
+def test_a_seed_determines_the_resamples():
+    values = np.arange(20.0)
+    assert np.array_equal(all_means(values, 3, 50), all_means(values, 3, 50))
+    assert not np.array_equal(all_means(values, 3, 50), all_means(values, 4, 50))
+
+
+@pytest.mark.parametrize("block", [1, 7, 999, 5000])
+def test_the_size_of_a_block_does_not_change_the_resamples(monkeypatch, block):
+    values = np.random.default_rng(0).normal(size=(15, 2))
+    expected = all_means(values, 3, 1000)
+    monkeypatch.setattr(bootstrap, "BLOCK", block)
+    blocks = list(resampled_means(values, 3, 1000))
+    assert max(len(part) for part in blocks) == min(block, 1000)
+    assert sum(len(part) for part in blocks) == 1000
+    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_columns_share_each_resample_so_that_a_constant_difference_has_no_spread():
+    first = np.random.default_rng(0).normal(size=50)
+    means = all_means(np.stack([first, first + 2.0], 1), seed=0, resamples=500)
+    assert means[:, 0].std() > 0.05
+    np.testing.assert_allclose(means[:, 1] - means[:, 0], 2.0, rtol=1e-12)
+
+
+def test_an_interval_is_the_quantiles_of_the_resampled_means():
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    for level, (lowest, highest) in {0.95: (2.5, 97.5), 0.8: (10, 90)}.items():
+        low, high = interval(values, 4, level)
+        means = naive_means(values, 4)
+        np.testing.assert_allclose(low, np.percentile(means, lowest, axis=0), rtol=1e-9)
+        np.testing.assert_allclose(high, np.percentile(means, highest, axis=0), rtol=1e-9)
+
+
+def test_a_95_percent_interval_covers_the_true_mean_in_about_95_of_100_samples():
+    samples = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 1000))  # 1,000 samples of 100 rows
+    low, high = interval(samples, seed=0)
+    covered = ((low <= 3.0) & (high >= 3.0)).mean()
+    assert 0.92 < covered < 0.97  # percentile intervals of 100 rows cover a little less than 95 %
+
+
+def test_an_interval_of_equal_values_has_no_width():
+    low, high = interval(np.full((20, 3), 0.25), seed=0)
+    np.testing.assert_allclose([low, high], 0.25, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------- study
+
+
+def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
+    """All stages of a variant on dumped activations, as the workflow runs them."""
+    choices, head, folder = VARIANTS[variant], Head.load(dump.head), branch / variant
+    target, positions = choices["target"], choices["positions"]
+    train = Activations(dump.train, dump.positions, head, "train", positions)
+    test = Activations(dump.test, dump.positions, head, "test", positions)
+    jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
+    fit_jtc(train, head, jtc, target, CPU)
+    paths = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
+    for level, path in [*enumerate(paths), (None, folder / "jumps" / "joint.safetensors")]:
+        train_jump(train, head, level, path, choices["fit"], target, choices["rank"], "mixed", seed, CPU)
+    jumps = load_folded_jumps(paths, head, target)
+    cosines = score_jumps(train, head, jumps, target, CPU)
+    save_scores(cosines, train, target, head, folder / "scores.parquet", folder / "cosines.safetensors")
+    select_jump(folder / "cosines.safetensors", choices["score_levels"], seed, folder / "selection.json")
+    joint = load_joint_jump(folder / "jumps" / "joint.safetensors", head, target)
+    ojfa = read_ojfa(folder / "selection.json", K)
+    evaluations = [folder / "evaluation" / f"level-{level:02d}.parquet" for level in range(K)]
+    for level, path in enumerate(evaluations):
+        exits = LevelJumps(jumps, ojfa, joint, load_jtc(jtc, head, level, target))
+        write_table(path, evaluate_level(test, head, level, exits, target, TRANSFER, CPU))
+    collect_transfer(evaluations, folder / "transfer.parquet")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A whole study of a tiny model: two seeds, two variants, every file written by its stage."""
+    folder = tmp_path_factory.mktemp("results")
+    for seed in CONFIG["seeds"]:
+        made = make_dump(tmp_path_factory.mktemp("dump"), N_TRAIN, N_TEST, seed=seed)
+        branch = folder / "tiny" / f"seed-{seed}"
+        branch.mkdir(parents=True)
+        shutil.copy(made.positions, branch / "positions.parquet")
+        shutil.copy(made.head, folder / "tiny" / "head.safetensors")
+        for variant in VARIANTS:
+            run_variant(branch, made, seed, variant)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(results, tmp_path_factory):
+    """A function that reads a table of the study's summary, one variant of one seed of it."""
+    folder = tmp_path_factory.mktemp("summary")
+    summarise(results, CONFIG, folder)
+
+    @functools.cache
+    def read(name: str, seed: int | None = None, variant: str | None = None) -> pd.DataFrame:
+        table = pd.read_csv(folder / f"{name}.csv", float_precision="round_trip")
+        table = table if seed is None else table[table["seed"] == seed]
+        table = table if variant is None else table[table["variant"] == variant]
+        return table.reset_index(drop=True)
+
+    return SimpleNamespace(read=read, folder=folder)
+
+
+BRANCHES = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact")])
+
+
+def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
+    """All evaluations of a variant as one table, by plain pandas."""
+    folder = results / "tiny" / f"seed-{seed}" / variant / "evaluation"
+    parts = [pd.read_parquet(folder / f"level-{level:02d}.parquet").assign(level=level) for level in range(K)]
+    return pd.concat(parts).astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
+
+
+def read_ojfa_of(results: Path, seed: int, variant: str) -> int:
+    return json.loads((results / "tiny" / f"seed-{seed}" / variant / "selection.json").read_text())["ojfa"]
+
+
+def read_facts(path: Path) -> tuple[dict, int]:
+    """Metadata of a safetensors file, and how many numbers its tensors hold."""
+    with safe_open(path, "np") as file:
+        return file.metadata(), sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+
+
+def test_the_summary_has_all_tables_and_nothing_else(summary):
+    assert {path.name for path in summary.folder.iterdir()} == {f"{name}.csv" for name in TABLES}
+    for name in set(TABLES) - {"models"}:
+        table = summary.read(name)
+        assert list(table.columns[:3]) == ["model", "seed", "variant"]
+        found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
+        adam_only = {(0, "paper"), (1, "paper")}
+        assert found == (adam_only if name == "curves" else adam_only | {(0, "exact"), (1, "exact")})
+
+
+def test_models_csv_counts_what_the_files_hold(summary, results):
+    facts, _ = read_facts(results / "tiny" / "head.safetensors")
+    table = summary.read("models")
+    assert table["seed"].tolist() == [0, 1]
+    for row in table.itertuples():
+        assert (row.model, row.name, row.revision, row.dtype) == ("tiny", "model", facts["revision"], "float32")
+        assert (row.n_blocks, row.hidden_size, row.vocabulary) == (K, 32, 97)
+        assert row.parameters == int(facts["parameters"])
+        assert (row.n_train, row.n_test, row.transfer_sentences) == (N_TRAIN, N_TEST, TRANSFER)
+
+
+@BRANCHES
+def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, results, seed, variant):
+    rows = read_evaluations(results, seed, variant)
+    table = summary.read("levels", seed, variant)
+    assert len(table) == 5 * K
+    names = {
+        "precision": "correct",
+        "precision_at_5": "correct_at_5",
+        "surprisal": "surprisal",
+        "exit_surprisal": "exit_surprisal",
+        "kl": "kl",
+        "confidence": "confidence",
+    }
+    for found in table.itertuples():
+        some = rows[(rows["method"] == found.method) & (rows["level"] == found.level)]
+        assert found.n == len(some) == some["sentence_id"].nunique()
+        for column, name in names.items():
+            assert getattr(found, column) == pytest.approx(some[name].astype(float).mean(), rel=1e-9, abs=1e-12)
+        for column in ("precision", "surprisal"):
+            low, high = np.percentile(naive_means(some[names[column]].to_numpy(), seed=0), [2.5, 97.5])
+            assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
+            assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
+    every = N_TEST if variant == "paper" else table["n"].iloc[0]
+    assert set(table["n"]) == {every} and TRANSFER < every <= N_TEST
+
+
+@BRANCHES
+def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, variant):
+    rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
+    table = summary.read("methods", seed, variant)
+    assert table["method"].tolist() == ["identity", "n_njtc", "ojfa", "joint", "jtc", "arbitrary"]
+    for found in table.itertuples():
+        some = rows[rows["method"] == found.method]
+        if found.method == "arbitrary":
+            some = some[some["jump"] != ojfa]
+        for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+            by_sentence = some.groupby("sentence_id", sort=False)[name].mean().to_numpy()
+            assert getattr(found, column) == pytest.approx(some[name].mean(), rel=1e-9)
+            low, high = np.percentile(naive_means(by_sentence, seed=0), [2.5, 97.5])
+            assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
+            assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
+        by_level = some.groupby("level")["correct"].mean()
+        assert found.precision_at_5 == pytest.approx(some["correct_at_5"].mean(), rel=1e-9)
+        assert found.worst_precision == pytest.approx(by_level.min(), rel=1e-9)
+        assert by_level[found.worst_level] == pytest.approx(by_level.min(), rel=1e-9)
+
+
+@BRANCHES
+def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, variant):
+    folder = results / "tiny" / f"seed-{seed}"
+    choices = VARIANTS[variant]
+    jumps = [read_facts(folder / variant / "jumps" / f"level-{level:02d}.safetensors")[1] for level in range(K)]
+    joint = read_facts(folder / variant / "jumps" / "joint.safetensors")[1]
+    jtc = read_facts(folder / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors")[1]
+    found = summary.read("methods", seed, variant).set_index("method")["parameters"].to_dict()
+    one = 2 * 32 * choices["rank"] + 4 * 32
+    assert jumps == [one] * K and joint == one and jtc == K * (32 * 32 + 32)
+    expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": one, "jtc": jtc, "arbitrary": one}
+    assert found == expected
+
+
+@BRANCHES
+def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, results, seed, variant):
+    rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
+    table = summary.read("single_jumps", seed, variant)
+    assert list(zip(table["metric"], table["level"], strict=True)) == [
+        (metric, level) for metric in ("precision", "surprisal") for level in range(K)
+    ]
+    transfer = set(rows.loc[rows["method"] == "arbitrary", "sentence_id"])
+    assert len(transfer) == TRANSFER
+    for found in table.itertuples():
+        name = {"precision": "correct", "surprisal": "surprisal"}[found.metric]
+        some = rows[(rows["level"] == found.level) & rows["sentence_id"].isin(transfer)]
+        means = some[some["method"] == "arbitrary"].groupby("jump")[name].mean()
+        others = means.drop(ojfa)
+        assert len(others) == K - 1
+        assert found.ojfa == pytest.approx(means[ojfa], rel=1e-9)
+        assert found.joint == pytest.approx(some.loc[some["method"] == "joint", name].mean(), rel=1e-9)
+        assert found.arbitrary_mean == pytest.approx(others.mean(), rel=1e-9)
+        for q in (5, 25, 75, 95):
+            value = getattr(found, f"arbitrary_q{q:02d}")
+            assert value == pytest.approx(others.quantile(q / 100), rel=1e-9, abs=1e-12)
+
+
+@BRANCHES
+def test_transfer_csv_is_the_grid_of_the_arbitrary_jumps(summary, results, seed, variant):
+    rows = read_evaluations(results, seed, variant).query("method == 'arbitrary'")
+    expected = rows.groupby(["jump", "level"])[["correct", "surprisal"]].mean()
+    table = summary.read("transfer", seed, variant).set_index(["jump", "level"])
+    assert sorted(table.index) == [(m, k) for m in range(K) for k in range(K)]
+    for cell, found in table.iterrows():
+        assert found["precision"] == pytest.approx(expected.loc[cell, "correct"], rel=1e-9)
+        assert found["surprisal"] == pytest.approx(expected.loc[cell, "surprisal"], rel=1e-6)
+
+
+@BRANCHES
+def test_jumps_csv_is_what_the_jumps_files_say(summary, results, seed, variant):
+    table = summary.read("jumps", seed, variant)
+    assert table["jump"].tolist() == ["0", "1", "2", "joint"]
+    for found in table.itertuples():
+        name = "joint" if found.jump == "joint" else f"level-{int(found.jump):02d}"
+        facts, size = read_facts(results / "tiny" / f"seed-{seed}" / variant / "jumps" / f"{name}.safetensors")
+        assert facts["level"] == found.jump
+        assert (found.fit, found.target) == (facts["fit"], facts["target"]) == tuple(VARIANTS[variant].values())[:2]
+        assert (found.rank, found.n_rows, found.parameters) == (int(facts["rank"]), int(facts["n_rows"]), size)
+        for column in ("train_mse", "validation_mse", "optimum_mse", "mean_mse", "gap"):
+            assert getattr(found, column) == float(facts[column])
+        gap = (found.train_mse - found.optimum_mse) / (found.mean_mse - found.optimum_mse)
+        assert found.gap == pytest.approx(gap, rel=1e-9)
+        for column in ("ridge", "best_epoch"):
+            value = getattr(found, column)
+            assert value == float(facts[column]) if column in facts else np.isnan(value)
+        assert ("ridge" in facts, "best_epoch" in facts) == (variant == "exact", variant == "paper")
+
+
+@pytest.mark.parametrize("seed", CONFIG["seeds"])
+def test_curves_csv_is_each_adam_fits_course_towards_its_optimum(summary, results, seed):
+    table = summary.read("curves", seed, "paper")
+    for jump, found in table.groupby("jump"):
+        name = "joint" if jump == "joint" else f"level-{int(jump):02d}"
+        facts, _ = read_facts(results / "tiny" / f"seed-{seed}" / "paper" / "jumps" / f"{name}.safetensors")
+        errors = json.loads(facts["train_curve"])
+        optimum, mean = float(facts["optimum_mse"]), float(facts["mean_mse"])
+        assert found["epoch"].tolist() == list(range(1, len(errors) + 1))
+        np.testing.assert_allclose(found["gap"], [(e - optimum) / (mean - optimum) for e in errors], rtol=1e-9)
+        assert found["validation_mse"].tolist() == json.loads(facts["validation_curve"])
+    assert set(table["jump"]) == {"0", "1", "2", "joint"}
+
+
+@BRANCHES
+def test_scores_csv_is_the_selection_and_its_scores_are_those_of_the_training_rows(summary, results, seed, variant):
+    folder = results / "tiny" / f"seed-{seed}" / variant
+    selection = json.loads((folder / "selection.json").read_text())
+    table = summary.read("scores", seed, variant)
+    assert table["jump"].tolist() == list(range(K))
+    for column, key in (("score", "scores"), ("softmax", "softmax"), ("bootstrap_share", "bootstrap_share")):
+        assert table[column].tolist() == selection[key]
+    assert table["ojfa"].tolist() == [jump == selection["ojfa"] for jump in range(K)]
+    assert table["score"].idxmax() == selection["ojfa"]
+    left_out = 0 if VARIANTS[variant]["score_levels"] == "1..K" else K
+    scores = pd.read_parquet(folder / "scores.parquet")
+    means = scores[scores["level"] != left_out].groupby("jump")["signed_squared_cosine"].mean()
+    np.testing.assert_allclose(table["score"], means, rtol=1e-5)
+
+
+def test_a_study_of_exact_fits_alone_has_a_table_of_curves_without_rows(results, tmp_path):
+    summarise(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path)
+    curves = pd.read_csv(tmp_path / "curves.csv")
+    assert list(curves.columns) == ["model", "seed", "variant", "jump", "epoch", "gap", "validation_mse"]
+    assert len(curves) == 0
+
+
+def test_the_same_files_give_the_same_bytes(results, summary, tmp_path):
+    summarise(results, CONFIG, tmp_path)
+    for name in TABLES:
+        assert (tmp_path / f"{name}.csv").read_bytes() == (summary.folder / f"{name}.csv").read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+ONE = CONFIG | {"seeds": [0], "variants": {"paper": VARIANTS["paper"]}}
+
+
+@pytest.fixture
+def own_results(results, tmp_path):
+    """A copy of the study that a test may spoil."""
+    shutil.copytree(results, tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny/head.safetensors",
+        "tiny/seed-0/positions.parquet",
+        "tiny/seed-0/jtc/pre_norm.all.safetensors",
+        "tiny/seed-0/paper/jumps/level-01.safetensors",
+        "tiny/seed-0/paper/jumps/joint.safetensors",
+        "tiny/seed-0/paper/selection.json",
+        "tiny/seed-0/paper/evaluation/level-02.parquet",
+        "tiny/seed-0/paper/transfer.parquet",
+    ],
+)
+def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, tmp_path, name):
+    (own_results / name).unlink()
+    with pytest.raises(OnejumpError, match=f"{name}: no such file"):
+        summarise(own_results, ONE, tmp_path / "summary")
+    assert not (tmp_path / "summary").exists()
+
+
+def evaluation_file(results: Path, level: int) -> Path:
+    return results / "tiny" / "seed-0" / "paper" / "evaluation" / f"level-{level:02d}.parquet"
+
+
+def test_levels_with_other_sentences_are_refused(own_results, tmp_path):
+    path = evaluation_file(own_results, 1)
+    table = read_table(path)
+    moved = pc.add(table["sentence_id"], pa.scalar(1, pa.int32()))
+    write_table(path, table.set_column(table.schema.get_field_index("sentence_id"), "sentence_id", moved))
+    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+        summarise(own_results, ONE, tmp_path / "summary")
+
+
+def test_levels_with_the_same_sentences_in_another_order_are_refused(own_results, tmp_path):
+    path = evaluation_file(own_results, 2)
+    write_table(path, read_table(path).sort_by([("sentence_id", "descending")]))
+    with pytest.raises(OnejumpError, match="level-02.parquet: its sentences are not those of level 0"):
+        summarise(own_results, ONE, tmp_path / "summary")
+
+
+def test_levels_with_fewer_sentences_are_refused(own_results, tmp_path):
+    path = evaluation_file(own_results, 1)
+    table = read_table(path)
+    last = table.filter(pc.field("method") == "identity")["sentence_id"][-1]
+    write_table(path, table.filter(pc.field("sentence_id") != last))
+    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+        summarise(own_results, ONE, tmp_path / "summary")
+
+
+def test_a_level_without_one_of_the_methods_is_refused(own_results, tmp_path):
+    path = evaluation_file(own_results, 1)
+    write_table(path, read_table(path).filter(pc.field("method") != "joint"))
+    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+        summarise(own_results, ONE, tmp_path / "summary")
+
+
+def test_evaluations_of_swapped_levels_are_refused(own_results, tmp_path):
+    one, two = evaluation_file(own_results, 1), evaluation_file(own_results, 2)
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    with pytest.raises(OnejumpError, match="level-01.parquet"):
+        summarise(own_results, ONE, tmp_path / "summary")
+
+
+def test_a_selection_among_another_number_of_jumps_is_refused(own_results, tmp_path):
+    path = own_results / "tiny" / "seed-0" / "paper" / "selection.json"
+    selection = read_json(path)
+    for key in ("scores", "softmax", "bootstrap_share"):
+        selection[key] = [*selection[key], 0.0]
+    path.write_text(json.dumps(selection))
+    with pytest.raises(OnejumpError, match="selection.json"):
+        summarise(own_results, ONE, tmp_path / "summary")
