@@ -1,5 +1,7 @@
 """Tokens, positions, the dump of hidden states into shards, and their checked reading."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -147,6 +149,12 @@ def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, 
     return levels
 
 
+def rows_digest(table: pa.Table) -> str:
+    """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
+    rows = zip(table["sentence_id"].to_pylist(), table["position"].to_pylist(), strict=True)
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
 def dump_shard(
     source: ModelSource,
     positions: str | Path,
@@ -164,13 +172,13 @@ def dump_shard(
         OnejumpError: the shard does not exist, the model is not the one the head was taken from, or a hidden state is
             NaN or infinite (the sentence and level are named).
     """
-    table = read_table(positions, ["sentence_id", "split", "shard", "input_ids"])
+    table = read_table(positions, ["sentence_id", "split", "shard", "position", "input_ids"])
     table = table.filter((pc.field("split") == split) & (pc.field("shard") == shard))
     if len(table) == 0:
         raise OnejumpError(f"{positions}: has no shard {shard} of split {split!r}; ask for one that it lists")
-    facts = TensorFile(head)
+    facts = Head.load(head).metadata
     model = source.load_model(dtype, device)
-    expected = (facts.metadata["model"], facts.metadata["revision"], facts.metadata["dtype"])
+    expected = (facts["model"], facts["revision"], facts["dtype"])
     found = (*source.identity(model), dtype)
     if found != expected:
         raise OnejumpError(
@@ -187,8 +195,8 @@ def dump_shard(
         )
     tensors = {level_name(level): levels[level] for level in range(len(levels))}
     tensors["sentence_id"] = torch.from_numpy(sentence_ids.copy())
-    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "head_sha256": facts.sha256}
-    write_tensors(path, tensors, metadata | {"split": split, "shard": shard})
+    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "head_sha256": facts["sha256"]}
+    write_tensors(path, tensors, metadata | {"split": split, "shard": shard, "rows_sha256": rows_digest(table)})
 
 
 # -------------------------------------------------------------------------------------------------------------- read
@@ -222,7 +230,7 @@ class Activations:
         table = read_table(positions, ["sentence_id", "split", "shard", "position"])
         table = table.filter(pc.field("split") == split)
         n_shards = len(pc.unique(table["shard"]))
-        if len(shards) != n_shards:
+        if n_shards == 0 or len(shards) != n_shards:
             raise OnejumpError(
                 f"{positions}: split {split!r} has {n_shards} shards, but {len(shards)} files were given"
             )
@@ -233,9 +241,9 @@ class Activations:
             self._check(file, head, split, index)
             part = table.filter(pc.field("shard") == index)
             ids = file.tensor("sentence_id")
-            if ids.tolist() != part["sentence_id"].to_pylist():
+            if file.metadata["rows_sha256"] != rows_digest(part) or ids.tolist() != part["sentence_id"].to_pylist():
                 raise OnejumpError(
-                    f"{path}: its {len(ids)} sentence ids are not the {len(part)} of {positions}; dump it again"
+                    f"{path}: its {len(ids)} sentences are not the {len(part)} of {positions}; dump it again"
                 )
             position = torch.from_numpy(part["position"].to_numpy().copy())
             self._files.append(file)
@@ -247,6 +255,8 @@ class Activations:
 
     def _check(self, file: TensorFile, head: Head, split: str, index: int) -> None:
         facts = file.metadata
+        if not {"split", "shard", "rows_sha256"} <= facts.keys():
+            raise OnejumpError(f"{file.path}: is not a shard of activations; give the files of dump-activations")
         if facts.get("head_sha256") != head.metadata["sha256"]:
             raise OnejumpError(
                 f"{file.path}: comes from {facts.get('model')} with head {facts.get('head_sha256')}, not from "
@@ -274,13 +284,14 @@ class Activations:
             if not 0 <= level <= self.n_blocks:
                 raise OnejumpError(f"level {level} is out of range; this model has levels 0..{self.n_blocks}")
         for file, kept in zip(self._files, self._kept, strict=True):
-            yield tuple(self._read(file, level)[kept].float() for level in levels)
+            yield tuple(self._read(file, level, len(kept))[kept].float() for level in levels)
 
-    def _read(self, file: TensorFile, level: int) -> Tensor:
+    def _read(self, file: TensorFile, level: int, rows: int) -> Tensor:
         tensor = file.tensor(level_name(level))
-        if tensor.shape[1] != self.hidden_size:
+        if tensor.shape != (rows, self.hidden_size):
             raise OnejumpError(
-                f"{file.path}: H is {tensor.shape[1]}, expected {self.hidden_size}; rerun dump-activations"
+                f"{file.path}: level {level} is {tuple(tensor.shape)}, expected {(rows, self.hidden_size)}; rerun "
+                "dump-activations"
             )
         if not tensor.isfinite().all():
             raise OnejumpError(

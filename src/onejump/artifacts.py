@@ -90,7 +90,7 @@ def _tensor_digest(tensor) -> str:
     import torch
 
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b"")
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
     return digest.hexdigest()
 
 
@@ -156,6 +156,10 @@ class TensorFile:
             raise OnejumpError(f"{path}: has no {DIGEST_KEY} in its metadata, so it was not written by onejump")
         if _header_digest(self.metadata) != self.metadata[DIGEST_KEY]:
             raise OnejumpError(self._damaged("its metadata do not match their checksum"))
+        if [key for key in sorted(self.metadata) if key.startswith(f"{DIGEST_KEY}.")] != [
+            f"{DIGEST_KEY}.{name}" for name in self.names
+        ]:
+            raise OnejumpError(self._damaged("its tensors are not those that its metadata list"))
 
     def _damaged(self, why: str) -> str:
         return f"{self.path}: damaged ({why}); remove the file and rerun the stage that makes it"
@@ -191,8 +195,15 @@ class TensorFile:
 # ----------------------------------------------------------------------------------------------------------- Parquet
 
 
+def _column_digest(table: pa.Table, name: str) -> str:
+    """SHA-256 of a column's values."""
+    return hashlib.sha256(repr(table[name].to_pylist()).encode()).hexdigest()
+
+
 def write_table(path: str | Path, table: pa.Table) -> None:
-    """Write a Parquet table atomically, with page checksums."""
+    """Write a Parquet table atomically, with a digest of each column: page checksums do not cover the footer."""
+    digests = {f"{DIGEST_KEY}.{name}": _column_digest(table, name) for name in table.column_names}
+    table = table.replace_schema_metadata(digests)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
@@ -208,10 +219,17 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if not missing:
-                return file.read(columns=columns)
+                table = file.read(columns=columns)
+                facts = table.schema.metadata or {}
+                for name in table.column_names:
+                    digest = _column_digest(table, name).encode()
+                    if facts.get(f"{DIGEST_KEY}.{name}".encode(), digest) != digest:
+                        raise ValueError(f"column {name!r} does not match its checksum")
+                return table.replace_schema_metadata(None)
             found = file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise OnejumpError(
-            f"{path}: damaged (not a whole Parquet file: {error}); remove the file and rerun the stage that makes it"
+            f"{path}: damaged (not a whole Parquet file: {reason}); remove the file and rerun the stage that makes it"
         ) from error
     raise OnejumpError(f"{path}: has no column {', '.join(sorted(missing))}, only {', '.join(found)}")

@@ -379,6 +379,12 @@ def main() -> None:
     except OnejumpError as error:
         print(f"onejump: error: {error}", file=sys.stderr)
         status = 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(
+            f"onejump: error: {error.filename or 'files'}: {error.strerror}; make room or mend the rights",
+            file=sys.stderr,
+        )
+        status = 1
     except click.ClickException as error:
         error.show()
         status = error.exit_code

@@ -260,7 +260,8 @@ def transfer(rows: Rows) -> Figure:
 
     # A mesh of K x K vector squares would be large and show hairlines, so it goes into the SVG as one picture.
     edges = np.arange(size + 1) - 0.5
-    mesh = heat.pcolormesh(edges, edges, grid.to_numpy(), cmap="mako", vmin=0, rasterized=True)
+    top = grid.max(axis=None) or 1  # a grid of nothing but misses is dark, not halfway up a scale around zero
+    mesh = heat.pcolormesh(edges, edges, grid.to_numpy(), cmap="mako", vmin=0, vmax=top, rasterized=True)
     colour = METHOD_STYLES["ojfa"].colour
     heat.add_patch(Rectangle((-0.5, chosen - 0.5), size, 1, fill=False, edgecolor=colour, linewidth=1.6, clip_on=False))
     heat.set(xlabel=LEVEL, ylabel=JUMP, ylim=(size - 0.5, -0.5))

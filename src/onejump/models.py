@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from onejump.artifacts import (
@@ -158,7 +159,7 @@ class ModelSource:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
-        except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
+        except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
             raise OnejumpError(f"model {self.location}: cannot be loaded as {kind} ({_first_line(error)})") from error
 
@@ -170,7 +171,10 @@ class ModelSource:
         """
         from transformers import AutoModelForCausalLM
 
-        model = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype])
+        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True)
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"]))
+            raise OnejumpError(f"model {self.location}: its files lack {missing}; fetch the model again")
         return model.to(device).eval()
 
     def load_tokenizer(self):
@@ -194,7 +198,7 @@ class ModelSource:
             provenance = read_json(folder / PROVENANCE_FILE)
             return provenance["model"], provenance["revision"]
         digest = hashlib.sha256()
-        for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
             digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
         return folder.resolve().name, digest.hexdigest()
 
@@ -362,6 +366,8 @@ class Head:
             OnejumpError: the file is missing or damaged.
         """
         file = TensorFile(path)
+        if "norm_kind" not in file.metadata:
+            raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected a head")
         tensors = file.tensors()
         return cls(
             norm_kind=file.metadata["norm_kind"],
@@ -391,6 +397,8 @@ def _read_norm(norm: nn.Module, hidden_size: int, name: str) -> tuple[str, Tenso
     found = f"{name} is not supported: its final norm {type(norm).__name__}"
     if eps is None or weight is None:
         raise OnejumpError(f"{found} has no weight or no eps")
+    if weight.shape != (hidden_size,):
+        raise OnejumpError(f"{found} is {tuple(weight.shape)} wide, its output head takes {hidden_size}")
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(4, hidden_size, generator=generator) + 0.5
@@ -435,7 +443,7 @@ def extract_head(model: nn.Module) -> tuple[Head, Anatomy]:
     with torch.inference_mode(), anatomy.capture(captured.__setitem__):
         logits = model(input_ids=ids.to(model.device), use_cache=False).logits
     difference = _relative_difference(head.to(model.device).logits(captured[len(anatomy.blocks)]), logits)
-    if difference > tolerance:
+    if not difference <= tolerance:  # NaN too
         raise OnejumpError(
             f"{name} is not supported: final norm, output head, logit scale and soft cap do not give the model's own "
             f"logits (relative difference {difference:.1e}), so something else stands between them"

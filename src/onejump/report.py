@@ -265,7 +265,7 @@ class Drawings:
         except ElementTree.ParseError as error:
             raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and draw it again") from error
         self._count += 1
-        return Markup(_inline_svg(root, f"f{self._count}-"))  # noqa: S704 - our own file, parsed and written anew
+        return Markup(_inline_svg(root, f"f{self._count}-"))  # our own file, parsed and written anew
 
 
 def _inline_svg(root: ElementTree.Element, prefix: str) -> str:

@@ -119,7 +119,9 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     ojfa = int(scores.argmax())
     share = np.exp((scores - scores.max()) / 9e-4)
 
-    noise = lambda: random.normal(1, 0.015, n_levels)  # noqa: E731
+    def noise() -> np.ndarray:
+        return random.normal(1, 0.015, n_levels)
+
     precision = {
         "identity": (0.001 + 0.85 * depth**7) * noise(),
         "n_njtc": np.diag(grid) * noise(),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onejump import evaluation
-from onejump.activations import Activations
+from onejump.activations import Activations, rows_digest
 from onejump.artifacts import OnejumpError, read_table, write_table, write_tensors
 from onejump.evaluation import (
     METRICS,
@@ -63,7 +63,9 @@ def make_activations(folder: Path, head: Head, sizes: tuple[int, ...] = (20, 17)
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": h[rows] for level, h in enumerate(levels)}
         tensors["sentence_id"] = torch.from_numpy(ids.copy())[rows]
-        write_tensors(path, tensors, {"head_sha256": sha256, "split": "test", "shard": i})
+        part = pa.table(columns).filter(pa.array(shard == i))
+        facts = {"head_sha256": sha256, "split": "test", "shard": i, "rows_sha256": rows_digest(part)}
+        write_tensors(path, tensors, facts)
     head = Head.load(folder / "head.safetensors")
     return Activations(paths, folder / "positions.parquet", head, "test", keep), head
 

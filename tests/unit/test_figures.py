@@ -56,7 +56,7 @@ def corners(x, low, high):
 def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     digests = set()
     # Twice at one depth is enough, and drawing is what takes these tests their time.
-    names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) > 2 else ["first.svg"]
+    names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
     for name in names:
         draw(kind, summary, MODEL, SEED, "paper", tmp_path / name)
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
@@ -139,6 +139,13 @@ def test_transfer_is_the_grid_with_the_selected_row_outlined(summary):
     assert [bar.get_width() for bar in side.patches] == rows(summary, "scores")["score"].tolist()
 
 
+def test_a_grid_of_nothing_but_misses_is_dark(tmp_path):
+    write_summary(tmp_path, variants=("paper",), n_levels=3)
+    pd.read_csv(tmp_path / "transfer.csv").assign(precision=0.0).to_csv(tmp_path / "transfer.csv", index=False)
+    mesh = make_figure("transfer", tmp_path, MODEL, SEED, "paper").axes[0].collections[0]
+    assert mesh.get_clim() == (0, 1)
+
+
 def test_fits_by_adam_show_every_course(summary):
     jumps, curves = rows(summary, "jumps"), rows(summary, "curves")
     left, right, *_ = make_figure("fits", summary, MODEL, SEED, "paper").axes
@@ -183,7 +190,7 @@ def test_gaps_and_ridges_of_zero_can_be_drawn(tmp_path):
     draw("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
 
 
-@pytest.mark.parametrize("n_levels", [2, 3, 30, 126])
+@pytest.mark.parametrize("n_levels", [2, 3, 126])
 def test_ticks_are_whole_and_few(tmp_path, n_levels):
     write_summary(tmp_path, variants=("paper",), n_levels=n_levels)
     heat = make_figure("transfer", tmp_path, MODEL, SEED, "paper").axes[0]

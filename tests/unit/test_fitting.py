@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from onejump.activations import Activations
+from onejump.activations import Activations, rows_digest
 from onejump.artifacts import OnejumpError, TensorFile, write_table, write_tensors
 from onejump.fitting import exact as exact_module
 from onejump.fitting.adam import Rows, fit_adam
@@ -101,7 +101,9 @@ def make_activations(folder: Path, levels: torch.Tensor, sizes: list[int]) -> tu
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": levels[level, rows].float() for level in range(n_levels)}
         tensors["sentence_id"] = torch.from_numpy(ids)[rows]
-        write_tensors(path, tensors, {"head_sha256": sha256, "split": "train", "shard": i})
+        part = pa.table(columns).filter(pa.array(shard == i))
+        facts = {"head_sha256": sha256, "split": "train", "shard": i, "rows_sha256": rows_digest(part)}
+        write_tensors(path, tensors, facts)
     head = Head.load(folder / "head.safetensors")
     return Activations(paths, folder / "positions.parquet", head, "train"), head
 
