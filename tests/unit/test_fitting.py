@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from onejump.activations import Activations, rows_digest
 from onejump.artifacts import OnejumpError, TensorFile, write_table, write_tensors
 from onejump.fitting import exact as exact_module
-from onejump.fitting.adam import Rows, fit_adam
+from onejump.fitting.adam import EPOCHS, Rows, fit_adam
 from onejump.fitting.exact import RIDGES, ExactFit, RidgeSolver, fit_exact
 from onejump.fitting.moments import Moments, level_moments, validation_start
 from onejump.fitting.train import fit_jtc, load_jtc, train_jump
@@ -596,7 +596,7 @@ def test_a_trained_jumps_file_says_all_that_it_was_made_from(study, trained, lev
         assert "validation_curve" not in file.metadata
     else:
         curve = file.value("validation_curve")
-        assert len(file.value("train_curve")) == len(curve) == 100
+        assert len(file.value("train_curve")) == len(curve) == EPOCHS
         assert file.value("validation_mse") == min(curve) == curve[file.value("best_epoch") - 1]
         assert "ridge" not in file.metadata
 

@@ -54,7 +54,7 @@ rule write_config:
         mem_mb=grow(500),
         runtime=5,
     params:
-        config=json.dumps(config, sort_keys=True),
+        config=json.dumps(config),
     shell:
         "onejump write-config --config {params.config:q} --out {output.config:q} 2> {log:q}"
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from onejump.artifacts import OnejumpError
 from onejump.jumps import Jump
 
-EPOCHS = 100
+EPOCHS = 80
 BATCH_SIZE = 128
-LEARNING_RATE = 0.02
+LEARNING_RATE = 0.03
 
 
 @dataclass(frozen=True)

@@ -130,16 +130,17 @@ class ExactFit:
         return jump.eval()
 
 
-def fit_exact(fit: Moments, validation: Moments, rank: int) -> ExactFit:
-    """The exact optimum at the ridge that is best on the validation slice.
+def fit_exact(fit: Moments, validation: Moments, rank: int, choose_ridge: bool = True) -> ExactFit:
+    """The exact optimum, at the ridge that is best on the validation slice.
 
     Args:
         fit: moments of the fitting rows.
         validation: moments of the validation slice.
         rank: columns of A; H gives the full-rank linear jump (JTC).
+        choose_ridge: whether to try all RIDGES, or 0 alone.
     """
     solver = RidgeSolver(fit)
-    maps = {ridge: solver.solve(ridge, rank) for ridge in RIDGES}
+    maps = {ridge: solver.solve(ridge, rank) for ridge in (RIDGES if choose_ridge else (0.0,))}
     errors = {ridge: float(candidate.mse_by_rank(validation)[-1]) for ridge, candidate in maps.items()}
     ridge = min(errors, key=errors.get)
     return ExactFit(

@@ -49,7 +49,8 @@ def train_jump(
         raise OnejumpError(
             f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
         )
-    exact = _exact_fit(activations, levels, head, target, rank, device)
+    # An Adam fit needs only the optimum that it is measured by.
+    exact = _exact_fit(activations, levels, head, target, rank, device, choose_ridge=fit == "exact")
     name = "joint" if level is None else str(level)
     metadata = {
         "level": name,
@@ -99,7 +100,13 @@ def exit_levels(activations: Activations, level: int | None) -> list[int]:
 
 
 def _exact_fit(
-    activations: Activations, levels: list[int], head: Head, target: str, rank: int, device: torch.device
+    activations: Activations,
+    levels: list[int],
+    head: Head,
+    target: str,
+    rank: int,
+    device: torch.device,
+    choose_ridge: bool = True,
 ) -> ExactFit:
     if len(activations) < 3:
         raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
@@ -108,7 +115,7 @@ def _exact_fit(
         more_fit, more_validation = level_moments(activations, level, head, target, device)
         fit = more_fit if fit is None else fit + more_fit
         validation = more_validation if validation is None else validation + more_validation
-    return fit_exact(fit, validation, rank)
+    return fit_exact(fit, validation, rank, choose_ridge)
 
 
 def _rows(
