@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import error_of
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     ALL_FAMILIES,
@@ -33,18 +34,10 @@ from onejump.activations import (
     length_sorted_batches,
     save_positions,
 )
-from onejump.artifacts import OnejumpError, TensorFile, read_table, write_table, write_tensors
+from onejump.artifacts import TensorFile, read_table, write_table, write_tensors
 from onejump.models import Head, ModelSource, extract_head, save_head
 
 CPU = torch.device("cpu")
-
-
-def error_of(action):
-    with pytest.raises(OnejumpError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @dataclass

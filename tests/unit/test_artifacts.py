@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import error_of
 from safetensors.torch import save_file
 
 from onejump.artifacts import (
@@ -42,14 +43,6 @@ TABLE = pa.table(
     }
 )
 FAST = settings(max_examples=20, deadline=None)
-
-
-def error_of(action):
-    with pytest.raises(OnejumpError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def flipped(content, position, bit):

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import error_of
 
-from onejump.artifacts import OnejumpError
 from onejump.corpus import (
     GAP,
     Document,
@@ -48,14 +48,6 @@ class Given:
 
     def documents(self, seed, at_least):
         yield from self.shelf
-
-
-def error_of(action):
-    with pytest.raises(OnejumpError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # ---------------------------------------------------------------------------------------------------------- sample

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from refusals import error_of
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     ALL_FAMILIES,
@@ -49,14 +50,6 @@ PLACES = {
 LLAMA_LIKE = ("model.layers", "model.norm")
 FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "parameters": 12}
 SIZES = {"vocab_size": 97, "max_position_embeddings": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-
-
-def error_of(action):
-    with pytest.raises(OnejumpError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def random_ids(shape, seed=0):

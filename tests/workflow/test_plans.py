@@ -1,0 +1,38 @@
+"""What Snakemake plans from the repository's root, as the README says it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+
+def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
+    """Jobs of each rule in a dry run."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["snakemake", "-n", "--directory", str(tmp_path), *args]
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0]
+    rows = [line.split() for line in table.splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def test_the_embedded_study_is_the_default(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    jobs = planned_jobs(tmp_path, "--profile", "profiles/local")
+    assert (jobs["dump_activations"], jobs["train_jump"], jobs["evaluate_level"]) == (3, 60, 60)
+
+
+def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/paper.yaml")
+    n_jumps = 48 + 32 + 32
+    assert jobs["train_jump"] == jobs["evaluate_level"] == 2 * n_jumps
+    assert (jobs["train_joint_jump"], jobs["extract_head"], jobs["dump_activations"]) == (6, 3, 24)
+    assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
+
+
+def test_the_slurm_profile_is_found_by_its_name(tmp_path):
+    jobs = planned_jobs(tmp_path, "--profile", "slurm", "--configfile", "config/paper.yaml")
+    assert jobs["train_jump"] == 224
