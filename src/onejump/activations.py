@@ -17,7 +17,7 @@ from onejump.artifacts import OnejumpError, TensorFile, read_table, write_table,
 from onejump.models import Head, ModelSource, find_anatomy
 
 # Most tokens in a padded batch, by kind of device.
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+TOKEN_BUDGETS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 
 
 def level_name(level: int) -> str:

@@ -197,7 +197,13 @@ class TensorFile:
 
 def _column_digest(table: pa.Table, name: str) -> str:
     """SHA-256 of a column's values."""
-    return hashlib.sha256(repr(table[name].to_pylist()).encode()).hexdigest()
+    column = table[name].combine_chunks()
+    if not pa.types.is_primitive(column.type):
+        return hashlib.sha256(repr(column.to_pylist()).encode()).hexdigest()
+    digest = hashlib.sha256(f"{column.type}".encode())
+    for part in (column.is_valid(), column.fill_null(False if pa.types.is_boolean(column.type) else 0)):
+        digest.update(part.to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
