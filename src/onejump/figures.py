@@ -365,7 +365,7 @@ def _cut_identity(axes: Axes, table: pd.DataFrame) -> None:
     identity = table["method"] == "identity"
     highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
     if highest > 1.5 * jumps:
-        axes.set_ylim(top=1.2 * jumps)
+        axes.set_ylim(bottom=0, top=1.2 * jumps)
         look = METHOD_STYLES["identity"]
         note = f"{look.name}: up to {highest:.1f} ↑"
         axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=look.colour)
