@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("bad input")
+pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
 
 def config_error(study, change) -> str:

@@ -27,7 +27,9 @@ def embedded(tmp_path_factory) -> Study:
 
 def test_the_study_of_the_embedded_model_ends_with_a_report(embedded):
     page = (embedded.folder / "reports" / "embedded.html").read_text()
-    assert "SmolLM2-135M" in page
+    models = pd.read_csv(embedded.results("summary", "models.csv"))
+    assert models["name"].tolist() == ["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    assert models["name"][0] in page
     methods = pd.read_csv(embedded.results("summary", "methods.csv")).set_index("method")
     assert methods.loc["ojfa", "parameters"] == 2 * 576 * 5 + 4 * 576
     assert methods.loc["n_njtc", "parameters"] == 30 * methods.loc["ojfa", "parameters"]

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
+
+pytestmark = pytest.mark.xdist_group("embedded")
 
 
 def planned_jobs(tmp_path, *args: str) -> dict[str, int]:

