@@ -103,10 +103,9 @@ def test_a_damaged_shard_is_named_and_made_again_when_removed(finished_study, tm
     shutil.copytree(finished_study.folder, study.folder)
     shard = study.results("tiny-llama", "seed-0", "activations", "train", "shard-00.safetensors")
     whole = shard.read_bytes()
-    middle = len(whole) // 2
-    shard.write_bytes(
-        whole[:middle] if damage == "cut" else whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    )
+    place = 8 + int.from_bytes(whole[:8], "little") + 5  # in the data of level 0, which comes first and is read
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    shard.write_bytes(whole[: len(whole) // 2] if damage == "cut" else flipped)
     target = "results/test/tiny-llama/seed-0/exact/jumps/level-00.safetensors"
     (study.folder / target).unlink()
     assert f"{shard.relative_to(study.folder)}: damaged (" in failing_log(study, target)
