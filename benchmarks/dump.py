@@ -4,7 +4,9 @@
 - bare model: the very batches of the dump through the backbone, nothing kept;
 - dump: `gather_levels`, as the stage `dump-activations` calls it.
 
-The three take turns over parts of the sentences, so that a drift of the machine's speed falls on all alike.
+Batches of similar length need sentences to choose from: the number of them is a shard's, as in the embedded study. The
+three take turns, so that a drift of the machine's speed falls on all alike; in each round the plain loop runs its share
+of the sentences, the others run all.
 
     python benchmarks/dump.py --model MODEL_FOLDER --sentences SENTENCES_PARQUET
 """
@@ -42,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder in Transformers' format, or hub id")
     parser.add_argument("--sentences", required=True, help="sentences.parquet")
-    parser.add_argument("--number", type=int, default=1024, help="sentences to run")
-    parser.add_argument("--parts", type=int, default=4, help="parts that the three ways take turns over")
+    parser.add_argument("--number", type=int, default=1500, help="sentences to run")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that the three ways take")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
 
@@ -55,22 +57,22 @@ def main() -> None:
     full = tokenizer(table["text"].to_pylist())["input_ids"]
     cut = choose_positions(table, tokenizer, None, {}, seed=0)["input_ids"].to_pylist()
 
+    share = -(-len(full) // args.rounds)
     ways = {
-        "plain loop": lambda rows: plain_loop(model, full[rows]),
-        "bare model": lambda rows: bare_model(model, cut[rows], budget),
-        "dump": lambda rows: gather_levels(model, cut[rows], budget),
+        "plain loop": lambda turn: plain_loop(model, full[turn * share : (turn + 1) * share]),
+        "bare model": lambda turn: bare_model(model, cut, budget),
+        "dump": lambda turn: gather_levels(model, cut, budget),
     }
     seconds = dict.fromkeys(ways, 0.0)
-    size = -(-len(full) // args.parts)
     with torch.inference_mode():
         bare_model(model, cut[:64], budget)  # warm up
-        for first in range(0, len(full), size):
+        for turn in range(args.rounds):
             for name, way in ways.items():
                 began = time.perf_counter()
-                way(slice(first, first + size))
+                way(turn)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
-                seconds[name] += time.perf_counter() - began
+                seconds[name] += (time.perf_counter() - began) / (1 if name == "plain loop" else args.rounds)
     for name, value in seconds.items():
         print(f"{name:10}  {value:7.2f} s  {len(full) / value:7.1f} sentences/s")
     print(f"plain loop / dump  {seconds['plain loop'] / seconds['dump']:.2f} (at least 5 wanted)")

@@ -273,47 +273,48 @@ def select_jump(cosines, score_levels, seed, out) -> None:
 
 @cli.command()
 @activation_options
-@click.option("--level", type=int, required=True, help="Exit level 0..K-1.")
 @jumps_option
 @click.option("--joint", type=FILE, required=True, help="The joint jump.")
-@click.option("--jtc", type=FILE, required=True, help="The full-rank jumps.")
 @click.option("--selection", "selection_file", type=FILE, required=True, help="selection.json.")
 @target_option
 @click.option("--transfer-sentences", type=click.IntRange(min=1), required=True, help="Sentences for the K x K grid.")
 @compute_options
-@out_option
-def evaluate_level(
-    head_file, positions_file, shards, positions, level, jump_files, joint, jtc, selection_file, target,
-    transfer_sentences, device, threads, out,
+@click.option("--evaluation", type=FILE, required=True, help="evaluation.parquet to write.")
+@click.option("--transfer", type=FILE, required=True, help="transfer.parquet to write.")
+def evaluate_jumps(
+    head_file, positions_file, shards, positions, jump_files, joint, selection_file, target, transfer_sentences,
+    device, threads, evaluation, transfer,
 ) -> None:  # fmt: skip
-    """Evaluate every method at one exit level on the test sentences."""
+    """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = _device(device, threads)
-    from onejump import evaluation
-    from onejump.fitting.train import load_jtc
+    from onejump.evaluation import JumpExits, evaluate_jumps
     from onejump.jumps import load_folded_jumps, load_joint_jump
-    from onejump.selection import read_ojfa
+    from onejump.selection import read_selection
 
     head, activations = _activations(head_file, positions_file, shards, positions, "test")
     jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
-    weight, bias = load_jtc(jtc, head, level, target)
-    exits = evaluation.LevelJumps(
-        jumps=jumps,
-        ojfa=read_ojfa(selection_file, len(jumps)),
-        joint=load_joint_jump(joint, head, target).to(device),
-        jtc=(weight.to(device), bias.to(device)),
-    )
-    table = evaluation.evaluate_level(activations, head.to(device), level, exits, target, transfer_sentences, device)
-    write_table(out, table)
+    ojfa = read_selection(selection_file, len(jumps))["ojfa"]
+    exits = JumpExits(jumps, ojfa, load_joint_jump(joint, head, target).to(device))
+    table, grid = evaluate_jumps(activations, head.to(device), exits, target, transfer_sentences, device)
+    write_table(transfer, grid)
+    write_table(evaluation, table)
 
 
 @cli.command()
-@click.option("--evaluation", "evaluations", type=FILE, multiple=True, required=True, help="Levels 0..K-1, in order.")
+@activation_options
+@click.option("--jtc", type=FILE, required=True, help="The full-rank jumps.")
+@target_option
+@compute_options
 @out_option
-def collect_transfer(evaluations, out) -> None:
-    """Collect the K x K grid of precision and surprisal from the levels' evaluations."""
-    from onejump.evaluation import collect_transfer
+def evaluate_references(head_file, positions_file, shards, positions, jtc, target, device, threads, out) -> None:
+    """Evaluate identity and the full-rank jumps (JTC) at every exit level, on the test sentences."""
+    device = _device(device, threads)
+    from onejump.evaluation import evaluate_references
+    from onejump.fitting.train import open_jtc
 
-    collect_transfer(evaluations, out)
+    head, activations = _activations(head_file, positions_file, shards, positions, "test")
+    full_rank = open_jtc(jtc, head, target)
+    write_table(out, evaluate_references(activations, head.to(device), full_rank, target, device))
 
 
 # ------------------------------------------------------------------------------------------------------------- report

@@ -10,20 +10,17 @@ Metrics (all of the token after the chosen position; logarithms are natural):
 - confidence: the exit's largest probability.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from onejump.activations import Activations
-from onejump.artifacts import OnejumpError, read_table, write_table
-from onejump.exit_head import fuse
+from onejump.exit_head import FusedHead, fuse
 from onejump.jumps import FoldedJump
 from onejump.models import Head
 
@@ -54,32 +51,44 @@ class FullPrediction:
     @classmethod
     def of(cls, logits: Tensor) -> "FullPrediction":
         """From the full model's logits [n, V]."""
-        log_probabilities = logits.log_softmax(-1)
+        token, top = _argmax(logits)
+        log_probabilities = logits - top
         probabilities = log_probabilities.exp()
-        top = log_probabilities.topk(min(5, logits.shape[1]), -1)
+        # Summed pairwise: log_softmax sums in a row, and over 50,000 terms in float32 that costs KL 1e-4 nats.
+        normaliser = probabilities.sum(1, keepdim=True)
+        probabilities /= normaliser
+        log_probabilities -= normaliser.log()
+        fifth = log_probabilities.topk(min(5, logits.shape[1]), -1).values[:, -1]
         entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
-        return cls(probabilities, log_probabilities, entropy, _argmax(logits)[0][:, 0], top.values[:, -1])
+        return cls(probabilities, log_probabilities, entropy, token[:, 0], fifth)
 
     def __getitem__(self, rows: slice) -> "FullPrediction":
         """The same for some of the sentences."""
         return FullPrediction(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def exit_metrics(logits: Tensor, full: FullPrediction) -> Tensor:
-    """All METRICS of an exit, [6, n] float32, from its logits [n, V]; the logits are overwritten."""
+def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
+    """All METRICS of an exit, [6, n] float32.
+
+    Args:
+        logits: [n, V]; overwritten.
+        full: of the same sentences.
+        expected: [n], the mean of the logits under the full model's distribution, where it is known already.
+    """
+    if expected is None:
+        expected = torch.linalg.vecdot(full.probabilities, logits)
     token, top = _argmax(logits)
-    shifted = logits.sub_(top)
-    target = shifted.gather(1, full.token[:, None])[:, 0]
-    expected = torch.linalg.vecdot(full.probabilities, shifted)
-    log_normaliser = shifted.exp_().sum(1).log()
-    exit_log_probability = full.log_probabilities.gather(1, token)[:, 0]
+    token, top = token[:, 0], top[:, 0]
+    target = logits.gather(1, full.token[:, None])[:, 0]
+    log_normaliser = logits.sub_(top[:, None]).exp_().sum(1).log()
+    exit_log_probability = full.log_probabilities.gather(1, token[:, None])[:, 0]
     return torch.stack(
         [
-            (token[:, 0] == full.token).float(),
+            (token == full.token).float(),
             (exit_log_probability >= full.fifth).float(),
-            log_normaliser - target,
+            log_normaliser - (target - top),
             -exit_log_probability,
-            log_normaliser - expected - full.entropy,
+            log_normaliser - (expected - top) - full.entropy,
             (-log_normaliser).exp(),
         ]
     )
@@ -99,143 +108,173 @@ def _argmax(logits: Tensor, width: int = 64) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class LevelJumps:
-    """What can be exited with at one level.
+class JumpExits:
+    """The jumps of one variant, on the device.
 
     Attributes:
-        jumps: jumps 0..K-1, on the device.
+        jumps: jumps 0..K-1.
         ojfa: the selected one.
-        joint: the joint jump, on the device.
-        jtc: weight [H, H] and bias [H] of the level's full-rank jump, on the device.
+        joint: the joint jump.
     """
 
     jumps: Sequence[FoldedJump]
     ojfa: int
     joint: FoldedJump
-    jtc: tuple[Tensor, Tensor]
 
 
-def evaluate_level(
+def evaluate_jumps(
     activations: Activations,
     head: Head,
-    level: int,
-    exits: LevelJumps,
+    exits: JumpExits,
     target: str,
     transfer_sentences: int,
     device: torch.device,
-) -> pa.Table:
-    """Stage `evaluate-level`: every method at one exit level.
+) -> tuple[pa.Table, pa.Table]:
+    """Stage `evaluate-jumps`: every way of exiting by a variant's jumps, at every exit level.
 
     Args:
         activations: of the test split.
         head: of the model, on `device`.
-        level: 0..K-1.
         exits: what to exit with.
         target: `pre_norm` or `post_norm`.
-        transfer_sentences: on how many of the rows, the first ones, every arbitrary jump is evaluated.
+        transfer_sentences: on how many of the rows, the first ones, every jump is evaluated at every level.
         device: where to compute.
 
     Returns:
-        method, jump int32 (null where it is none of the K), sentence_id int32, and METRICS (the first two boolean, the
-        others float32).
-
-    Raises:
-        OnejumpError: the level is not an exit level.
+        The evaluation: level int32, method, jump int32 (null for joint), sentence_id int32, and METRICS (the first two
+        boolean, the others float32). The transfer grid: jump, level, precision, surprisal (means over the sentences).
     """
-    if not 0 <= level < activations.n_blocks:
-        raise OnejumpError(
-            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
-        )
-    n = len(activations)
-    transfer_sentences = min(transfer_sentences, n)  # `not_first` keeps fewer rows than there are test sentences
-    x = activations.level(level).to(device)
-    final = activations.level(activations.n_blocks).to(device)
-    fused = fuse(head, [jump.B for jump in (*exits.jumps, exits.joint)], target)
-    coordinates = [jump(x) for jump in (*exits.jumps, exits.joint)]
+    transfer_sentences = min(transfer_sentences, len(activations))  # `not_first` keeps fewer rows than there are
+    jumps = (*exits.jumps, exits.joint)
+    fused = fuse(head, [jump.B for jump in jumps], target)
+    M = torch.cat([one.M for one in fused])
+
+    def methods(level: int) -> dict[Key, tuple[int, int]]:
+        """For each method which of the jumps it uses, and on how many sentences it is evaluated."""
+        every = {("n_njtc", level): level, ("ojfa", exits.ojfa): exits.ojfa, ("joint", None): len(exits.jumps)}
+        return {key: (m, len(activations)) for key, m in every.items()} | {
+            ("arbitrary", m): (m, transfer_sentences) for m in range(len(exits.jumps))
+        }
+
+    levels = range(activations.n_blocks)
+    results = [{key: torch.empty(len(METRICS), size) for key, (_, size) in methods(k).items()} for k in levels]
+    for rows, full, inputs in _chunks(activations, head, device, "evaluate jumps"):
+        mean_logits = _mean_logits(fused, M, full.probabilities, head)
+        for level, x in enumerate(inputs):
+            for key, (m, size) in methods(level).items():
+                n = min(rows.stop, size) - rows.start
+                if n > 0:
+                    z = fused[m].normalise(jumps[m](x[:n]))
+                    results[level][key][:, rows.start : rows.start + n] = _metrics(
+                        lambda part, z=z, m=m: fused[m].project(z[part]), n, full, mean_logits(m, z)
+                    )
+    transfer = pa.table(
+        {
+            "jump": pa.array([m for m in range(len(exits.jumps)) for _ in levels], pa.int32()),
+            "level": pa.array([k for _ in exits.jumps for k in levels], pa.int32()),
+            **{
+                column: [
+                    float(results[k]["arbitrary", m][METRICS.index(metric)].double().mean())
+                    for m in range(len(exits.jumps))
+                    for k in levels
+                ]
+                for column, metric in (("precision", "correct"), ("surprisal", "surprisal"))
+            },
+        }
+    )
+    return _table(results, activations.sentence_ids), transfer
+
+
+def evaluate_references(
+    activations: Activations,
+    head: Head,
+    jtc: Callable[[int], tuple[Tensor, Tensor]],
+    target: str,
+    device: torch.device,
+) -> pa.Table:
+    """Stage `evaluate-references`: identity and the full-rank jump (JTC), which variants share, at every exit level.
+
+    Args:
+        activations: of the test split.
+        head: of the model, on `device`.
+        jtc: weight [H, H] and bias [H] of a level's full-rank jump.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        As the evaluation of `evaluate_jumps`; jump is null throughout.
+    """
     after_jump = head.project if target == "post_norm" else head.logits
-    weight, bias = exits.jtc
-
-    # Methods by their key (name, and jump where it is one of the K): how to get logits, or which of the exits to take.
-    full_rank: dict[Key, Callable[[slice], Tensor]] = {
-        ("identity", None): lambda rows: head.logits(x[rows]),
-        ("jtc", None): lambda rows: after_jump(x[rows] @ weight + bias),
-    }
-    low_rank: dict[Key, int] = {
-        ("n_njtc", level): level,
-        ("ojfa", exits.ojfa): exits.ojfa,
-        ("joint", None): len(exits.jumps),
-        **{("arbitrary", m): m for m in range(len(exits.jumps))},
-    }
-    size = {key: transfer_sentences if key[0] == "arbitrary" else n for key in (*full_rank, *low_rank)}
-    results = {key: torch.empty(len(METRICS), size[key]) for key in size}
-    cached = max(1, CACHED_ELEMENTS[device.type] // head.weight.shape[0])
-    with torch.inference_mode():
-        for rows in tqdm(_slices(0, n, ROWS[device.type]), desc=f"level {level}", unit="chunk", mininterval=30):
-            full = FullPrediction.of(head.logits(final[rows]))
-            parts = [
-                (part, full[part.start - rows.start : part.stop - rows.start])
-                for part in _slices(rows.start, rows.stop, cached)
-            ]
-            for key, logits in full_rank.items():
-                block = logits(rows)
-                for part, expected in parts:
-                    found = block[part.start - rows.start : part.stop - rows.start]
-                    results[key][:, part] = exit_metrics(found, expected)
-            for part, expected in parts:
-                for key, m in low_rank.items():
-                    some = slice(part.start, min(part.stop, size[key]))
-                    if some.start < some.stop:
-                        found = fused[m].logits(coordinates[m][some])
-                        results[key][:, some] = exit_metrics(found, expected[: some.stop - some.start])
-    return pa.concat_tables([_table(key, activations.sentence_ids, values) for key, values in results.items()])
+    results = [
+        {(method, None): torch.empty(len(METRICS), len(activations)) for method in ("identity", "jtc")}
+        for _ in range(activations.n_blocks)
+    ]
+    for rows, full, inputs in _chunks(activations, head, device, "evaluate references"):
+        for level, x in enumerate(inputs):
+            weight, bias = (tensor.to(device) for tensor in jtc(level))
+            for method, logits in (
+                ("identity", head.logits(x)),
+                ("jtc", after_jump(torch.addmm(bias, x, weight))),
+            ):
+                results[level][method, None][:, rows] = _metrics(logits.__getitem__, len(x), full)
+    return _table(results, activations.sentence_ids)
 
 
-def _slices(start: int, stop: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size` that cover start..stop."""
-    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+def _mean_logits(
+    fused: Sequence[FusedHead], M: Tensor, probabilities: Tensor, head: Head
+) -> Callable[[int, Tensor], Tensor | None]:
+    """The mean of an exit's logits under the full model's distribution p, from its normalised z: rank r, as they are.
 
-
-def _table(key: Key, sentence_ids: Tensor, values: Tensor) -> pa.Table:
-    method, jump = key
-    n = values.shape[1]
-    columns = {
-        "method": pa.array([method]).take(pa.array(np.zeros(n, np.int32))).dictionary_encode(),
-        "jump": pa.array([jump] * n, pa.int32()),
-        "sentence_id": sentence_ids[:n].numpy(),
-    }
-    for name, value in zip(METRICS, values.numpy(), strict=True):
-        columns[name] = value.astype(bool) if name.startswith("correct") else value
-    return pa.table(columns)
-
-
-def collect_transfer(levels: Iterable[str | Path], path: str | Path) -> None:
-    """Stage `collect-transfer`: the K x K grid of precision and surprisal from the levels' evaluations, in order.
-
-    Raises:
-        OnejumpError: an evaluation is missing or damaged, or jumps are missing from it.
+    `E_p[z M] = z (M p)`, and M p of all jumps is one product. A soft cap bends the logits: then it is not known.
     """
-    parts = []
-    levels = list(levels)
-    for level, file in enumerate(levels):
-        table = read_table(file, ["method", "jump", "correct", "surprisal"])
-        own = pc.unique(table.filter(pc.field("method") == "n_njtc")["jump"]).to_pylist()
-        table = table.filter(pc.field("method") == "arbitrary")
-        table = table.set_column(2, "correct", pc.cast(table["correct"], pa.float64()))
-        means = table.group_by("jump").aggregate([("correct", "mean"), ("surprisal", "mean")]).sort_by("jump")
-        if means["jump"].to_pylist() != list(range(len(levels))):
-            raise OnejumpError(
-                f"{file}: has jumps {means['jump'].to_pylist()}, expected 0..{len(levels) - 1}; rerun it"
-            )
-        if own != [level]:
-            raise OnejumpError(f"{file}: evaluates level {own}, expected {level}; give the levels in order")
-        parts.append(
-            pa.table(
-                {
-                    "jump": means["jump"],
-                    "level": pa.array([level] * len(means), pa.int32()),
-                    "precision": means["correct_mean"],
-                    "surprisal": means["surprisal_mean"],
-                }
-            )
-        )
-    write_table(path, pa.concat_tables(parts).sort_by([("jump", "ascending"), ("level", "ascending")]))
+    if head.softcap is not None:
+        return lambda m, z: None
+    projected = (probabilities @ M.T).split([len(one.M) for one in fused], 1)
+    constant = fused[0].constant  # the same for all jumps
+    offset = probabilities.new_zeros(len(probabilities)) if constant is None else probabilities @ constant
+    return lambda m, z: head.scale * ((z * projected[m][: len(z)]).sum(1) + offset[: len(z)])
+
+
+def _chunks(
+    activations: Activations, head: Head, device: torch.device, progress: str
+) -> Iterator[tuple[slice, FullPrediction, Iterator[Tensor]]]:
+    """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read as they are needed."""
+    final = activations.level(activations.n_blocks)
+    with torch.inference_mode():
+        for rows in tqdm(_slices(len(final), ROWS[device.type]), desc=progress, unit="chunk", mininterval=30):
+            full = FullPrediction.of(head.logits(final[rows].to(device)))
+            yield rows, full, (activations.level(k)[rows].to(device) for k in range(activations.n_blocks))
+
+
+def _metrics(logits: Callable[[slice], Tensor], n: int, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
+    """`exit_metrics` of the first n sentences of a chunk, as many at a time as the cache holds: [6, n] on the CPU."""
+    at_once = max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1])
+    parts = [
+        exit_metrics(logits(part), full[part], None if expected is None else expected[part])
+        for part in _slices(n, at_once)
+    ]
+    return torch.cat(parts, 1).cpu()
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size` that cover 0..n."""
+    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
+
+
+def _table(results: Sequence[Mapping[Key, Tensor]], sentence_ids: Tensor) -> pa.Table:
+    """From one mapping of methods to [6, n] for each level to one table."""
+    parts = [(level, key, values) for level, methods in enumerate(results) for key, values in methods.items()]
+    sizes = np.array([values.shape[1] for _, _, values in parts])
+
+    def repeated(values: list, kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(parts)), sizes)))
+
+    columns = {
+        "level": repeated([level for level, _, _ in parts], pa.int32()),
+        "method": repeated([method for _, (method, _), _ in parts], pa.string()).dictionary_encode(),
+        "jump": repeated([jump for _, (_, jump), _ in parts], pa.int32()),
+        "sentence_id": torch.cat([sentence_ids[:size] for size in sizes]).numpy(),
+    }
+    for name, values in zip(METRICS, torch.cat([values for _, _, values in parts], 1).numpy(), strict=True):
+        columns[name] = values.astype(bool) if name.startswith("correct") else values
+    return pa.table(columns)

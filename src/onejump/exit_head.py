@@ -29,13 +29,21 @@ class FusedHead:
     def __init__(self, M: Tensor, gram: Tensor | None, constant: Tensor | None, head: Head) -> None:
         self.M, self.gram, self.constant, self._head = M, gram, constant, head
 
+    def normalise(self, z: Tensor) -> Tensor:
+        """[N, r] -> [N, r]: z divided by what the norm divides `z B` by."""
+        if self.gram is None:
+            return z
+        mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self._head.hidden_size
+        return z * torch.rsqrt(mean_square + self._head.eps)
+
+    def project(self, normed: Tensor) -> Tensor:
+        """From `normalise` to logits: [N, r] -> [N, V]."""
+        logits = normed @ self.M if self.constant is None else torch.addmm(self.constant, normed, self.M)
+        return self._head.finish(logits)
+
     def logits(self, z: Tensor) -> Tensor:
         """[N, r] -> [N, V], equal to the model's head on `z B`."""
-        if self.gram is not None:
-            mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self._head.hidden_size
-            z = z * torch.rsqrt(mean_square + self._head.eps)
-        logits = z @ self.M if self.constant is None else torch.addmm(self.constant, z, self.M)
-        return self._head.finish(logits)
+        return self.project(self.normalise(z))
 
 
 def fuse(head: Head, Bs: Sequence[Tensor], target: str) -> list[FusedHead]:

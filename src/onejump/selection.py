@@ -108,8 +108,8 @@ def select_jump(cosines: str | Path, score_levels: str, seed: int, path: str | P
     write_json(path, selection)
 
 
-def read_ojfa(path: str | Path, n_jumps: int) -> int:
-    """The selected jump of a selection.json.
+def read_selection(path: str | Path, n_jumps: int) -> dict:
+    """A selection.json, checked.
 
     Raises:
         OnejumpError: the file is damaged, or selects among another number of jumps.
@@ -119,4 +119,4 @@ def read_ojfa(path: str | Path, n_jumps: int) -> int:
         raise OnejumpError(
             f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
         )
-    return selection["ojfa"]
+    return selection

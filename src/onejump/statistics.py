@@ -1,16 +1,15 @@
 """From the stages' files to the tidy tables that figures and report are made from."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_json, read_table
+from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_table
 from onejump.bootstrap import interval
 from onejump.evaluation import METRICS
-from onejump.selection import read_ojfa
+from onejump.selection import read_selection
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
 TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores")
@@ -37,8 +36,10 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
             tables["models"].append(_model_table(model, seed, head, branch, config))
             for variant, choices in config["variants"].items():
                 key = {"model": model, "seed": seed, "variant": variant}
-                jtc = branch / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors"
-                for name, table in _variant_tables(branch / variant, jtc, head.value("n_blocks")).items():
+                shared = f"{choices['target']}.{choices['positions']}"
+                jtc = branch / "jtc" / f"{shared}.safetensors"
+                references = branch / "references" / f"{shared}.parquet"
+                for name, table in _variant_tables(branch / variant, jtc, references, head.value("n_blocks")).items():
                     tables[name].append(table.assign(**key)[[*key, *table.columns]])
     for name, parts in tables.items():
         with atomic_path(Path(folder) / f"{name}.csv") as temporary:
@@ -65,14 +66,14 @@ def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: 
     return pd.DataFrame([row])
 
 
-def _variant_tables(folder: Path, jtc: Path, n_blocks: int) -> dict[str, pd.DataFrame]:
+def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) -> dict[str, pd.DataFrame]:
     jump_files = {str(k): TensorFile(folder / "jumps" / f"level-{k:02d}.safetensors") for k in range(n_blocks)}
     jump_files["joint"] = TensorFile(folder / "jumps" / "joint.safetensors")
-    selection = read_json(folder / "selection.json")
-    grids = EvaluationGrids(folder / "evaluation" / f"level-{k:02d}.parquet" for k in range(n_blocks))
+    selection = read_selection(folder / "selection.json", n_blocks)
+    ojfa = selection["ojfa"]
+    grids = EvaluationGrids(references, folder / "evaluation.parquet", n_blocks)
     jumps = pd.DataFrame([_jump_row(name, file) for name, file in jump_files.items()])
     size = jumps.set_index("jump")["parameters"]
-    ojfa = read_ojfa(folder / "selection.json", n_blocks)
     parameters = {
         "identity": 0,
         "n_njtc": size.drop("joint").sum(),
@@ -101,42 +102,51 @@ def _variant_tables(folder: Path, jtc: Path, n_blocks: int) -> dict[str, pd.Data
 
 
 class EvaluationGrids:
-    """One variant's evaluations as arrays, with sentences in the same order at every level.
+    """One variant's evaluation and the references beside it as arrays, with the same sentences at every level.
 
     Attributes:
         methods: method -> [metric, level, sentence] float64, on all test sentences.
         arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences (the first ones).
 
     Raises:
-        OnejumpError: a file is missing or damaged, or its sentences are not those of the first level.
+        OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
     """
 
-    def __init__(self, files: Iterable[str | Path]) -> None:
-        methods: dict[str, list] = {method: [] for method in EVERY_SENTENCE_METHODS}
-        arbitrary, expected = [], None
-        for level, file in enumerate(files):
-            table = read_table(file).to_pandas()
-            if (table.loc[table["method"] == "n_njtc", "jump"] != level).any():
-                raise OnejumpError(f"{file}: is not of level {level}; rerun evaluate-level")
-            sentences = {
-                method: rows["sentence_id"].to_numpy() for method, rows in table.groupby("method", observed=True)
-            }
-            expected = sentences if expected is None else expected
-            if sentences.keys() != expected.keys() or any(
-                not np.array_equal(sentences[m], expected[m]) for m in expected
-            ):
-                raise OnejumpError(
-                    f"{file}: its sentences are not those of level 0; rerun evaluate-level for all levels"
-                )
-            values = {
-                m: rows[list(METRICS)].to_numpy(np.float64).T for m, rows in table.groupby("method", observed=True)
-            }
-            for method, parts in methods.items():
-                parts.append(values[method])
-            n_jumps = table.loc[table["method"] == "arbitrary", "jump"].nunique()
-            arbitrary.append(values["arbitrary"].reshape(len(METRICS), n_jumps, -1))
-        self.methods = {method: np.stack(parts, 1) for method, parts in methods.items()}
-        self.arbitrary = np.stack(arbitrary, 2)
+    def __init__(self, references: Path, evaluation: Path, n_blocks: int) -> None:
+        self._n_blocks, self._sentences = n_blocks, None
+        grids = {}
+        for file, methods in ((references, ("identity", "jtc")), (evaluation, ("n_njtc", "ojfa", "joint"))):
+            rows = dict(list(read_table(file).to_pandas().groupby("method", observed=True)))
+            grids |= {method: self._grid(file, method, rows)[:, 0] for method in methods}
+        self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS}
+        self.arbitrary = self._grid(evaluation, "arbitrary", rows, n_blocks)
+        if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
+            raise OnejumpError(f"{evaluation}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
+
+    def _grid(
+        self, file: Path, method: str, methods: dict[str, pd.DataFrame], n_jumps: int | None = None
+    ) -> np.ndarray:
+        """[metric, jump, level, sentence] from a method's rows, which lie by level, jump and sentence.
+
+        Without n_jumps the rows have one jump a level and all sentences.
+        """
+        if method not in methods:
+            raise OnejumpError(f"{file}: has no rows of {method}; rerun the stage that makes it")
+        rows = methods[method]
+        n = len(rows) // (self._n_blocks * (n_jumps or 1))
+        if self._sentences is None:
+            self._sentences = rows["sentence_id"].to_numpy()[:n]
+        sentences = self._sentences if n_jumps is None else self._sentences[:n]
+        axes = (range(self._n_blocks), range(n_jumps or 1), sentences)
+        expected = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        found = rows.assign(jump=0) if n_jumps is None else rows
+        if not np.array_equal(found[["level", "jump", "sentence_id"]], expected.reshape(-1, 3)):
+            raise OnejumpError(
+                f"{file}: the rows of {method} are not of {self._n_blocks} levels with the same sentences at each; "
+                "rerun evaluate-references and evaluate-jumps"
+            )
+        values = rows[list(METRICS)].to_numpy(np.float64)
+        return values.reshape(*expected.shape[:3], len(METRICS)).transpose(3, 1, 0, 2)
 
     def metric(self, method: str, name: str) -> np.ndarray:
         """One metric of one method: [level, sentence]."""

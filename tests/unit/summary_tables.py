@@ -73,7 +73,7 @@ def timings() -> pd.DataFrame:
     """Time and memory of a few stages."""
     return pd.DataFrame(
         {
-            "rule": ["sample_sentences", "dump_activations", "train_jump", "evaluate_level"],
+            "rule": ["sample_sentences", "dump_activations", "train_jump", "evaluate_jumps"],
             "jobs": [1, 3, 62, 60],
             "seconds_total": [14.2, 312.9, 7345.0, 402.5],
             "seconds_max": [14.2, 140.1, 160.9, 9.4],

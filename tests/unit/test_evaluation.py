@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,14 +12,14 @@ from hypothesis import strategies as st
 
 from onejump import evaluation
 from onejump.activations import Activations, rows_digest
-from onejump.artifacts import OnejumpError, read_table, write_table, write_tensors
+from onejump.artifacts import write_table, write_tensors
 from onejump.evaluation import (
     METRICS,
     FullPrediction,
-    LevelJumps,
+    JumpExits,
     _argmax,
-    collect_transfer,
-    evaluate_level,
+    evaluate_jumps,
+    evaluate_references,
     exit_metrics,
 )
 from onejump.jumps import FoldedJump
@@ -35,14 +34,14 @@ def normal(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_head(vocabulary: int, norm_kind: str = "rms") -> Head:
-    """A head without (rms) or with (layer) every part that a head can have."""
+def make_head(vocabulary: int, norm_kind: str = "rms", softcap: float | None = None) -> Head:
+    """A head with (layer) or without (rms) biases and a scale."""
     weight = normal(vocabulary, H, seed=1, scale=0.5)
     norm = 1 + normal(H, seed=2, scale=0.3)
     if norm_kind == "rms":
-        return Head("rms", norm, None, 1e-5, weight, None)
+        return Head("rms", norm, None, 1e-5, weight, None, softcap=softcap)
     bias = normal(vocabulary, seed=3)
-    return Head("layer", norm, normal(H, seed=4, scale=0.3), 1e-5, weight, bias, scale=0.7, softcap=20.0)
+    return Head("layer", norm, normal(H, seed=4, scale=0.3), 1e-5, weight, bias, scale=0.7, softcap=softcap)
 
 
 def make_activations(folder: Path, head: Head, sizes: tuple[int, ...] = (20, 17), keep: str = "all"):
@@ -70,22 +69,28 @@ def make_activations(folder: Path, head: Head, sizes: tuple[int, ...] = (20, 17)
     return Activations(paths, folder / "positions.parquet", head, "test", keep), head
 
 
-def make_exits() -> LevelJumps:
+def make_exits() -> JumpExits:
     def jump(seed: int) -> FoldedJump:
         P, q = normal(H, RANK, seed=seed, scale=0.2), normal(RANK, seed=seed + 1, scale=0.3)
         return FoldedJump(P, q, normal(RANK, H, seed=seed + 2, scale=0.5))
 
-    jtc = (torch.eye(H) + normal(H, H, seed=50, scale=0.1), normal(H, seed=51, scale=0.3))
-    return LevelJumps([jump(20 + 3 * m) for m in range(K)], OJFA, jump(40), jtc)
+    return JumpExits([jump(20 + 3 * m) for m in range(K)], OJFA, jump(40))
 
 
-def evaluate(activations, head, level: int, target: str = "pre_norm", transfer: int = TRANSFER) -> pd.DataFrame:
-    return by_method(evaluate_level(activations, head, level, make_exits(), target, transfer, CPU).to_pandas())
+def jtc(level: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.eye(H) + normal(H, H, seed=50 + level, scale=0.1), normal(H, seed=60 + level, scale=0.3)
+
+
+def evaluate(activations, head, target: str = "pre_norm", transfer: int = TRANSFER) -> pd.DataFrame:
+    """Every method at every level."""
+    jumps, _ = evaluate_jumps(activations, head, make_exits(), target, transfer, CPU)
+    references = evaluate_references(activations, head, jtc, target, CPU)
+    return by_method(pd.concat([jumps.to_pandas(), references.to_pandas()]))
 
 
 def by_method(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each method and jump together, methods in alphabetical order, sentences in the table's own."""
-    return table.astype({"method": str}).sort_values(["method", "jump"], kind="stable", ignore_index=True)
+    """The rows of each level, method and jump together, methods in alphabetical order, sentences in the table's own."""
+    return table.astype({"method": str}).sort_values(["level", "method", "jump"], kind="stable", ignore_index=True)
 
 
 # --------------------------------------------------------------------------------------------------- the naive answer
@@ -118,49 +123,44 @@ def naive_metrics(exit_logits: np.ndarray, full_logits: np.ndarray) -> dict[str,
     }
 
 
-def naive_table(activations, head: Head, level: int, target: str, transfer: int) -> pd.DataFrame:
-    x, final = (activations.level(k).double().numpy() for k in (level, K))
+def naive_table(activations, head: Head, target: str, transfer: int) -> pd.DataFrame:
+    hidden = [activations.level(k).double().numpy() for k in range(K + 1)]
     exits = make_exits()
+
+    def finish(y: np.ndarray) -> np.ndarray:
+        return naive_project(head, y if target == "post_norm" else naive_norm(head, y))
 
     def through(jump: FoldedJump, h: np.ndarray) -> np.ndarray:
         P, q, B = (tensor.double().numpy() for tensor in (jump.P, jump.q, jump.B))
-        y = (h @ P + q) @ B
-        return naive_project(head, y if target == "post_norm" else naive_norm(head, y))
+        return finish((h @ P + q) @ B)
 
-    def full_rank(h: np.ndarray) -> np.ndarray:
-        y = h @ exits.jtc[0].double().numpy() + exits.jtc[1].double().numpy()
-        return naive_project(head, y if target == "post_norm" else naive_norm(head, y))
+    def full_rank(level: int, h: np.ndarray) -> np.ndarray:
+        weight, bias = jtc(level)
+        return finish(h @ weight.double().numpy() + bias.double().numpy())
 
-    methods = {
-        ("identity", None): lambda h: naive_project(head, naive_norm(head, h)),
-        ("n_njtc", level): lambda h: through(exits.jumps[level], h),
-        ("ojfa", OJFA): lambda h: through(exits.jumps[OJFA], h),
-        ("joint", None): lambda h: through(exits.joint, h),
-        ("jtc", None): full_rank,
-        **{("arbitrary", m): lambda h, m=m: through(exits.jumps[m], h) for m in range(K)},
-    }
+    full = [naive_project(head, naive_norm(head, h)) for h in hidden[K]]
     rows = []
-    for (method, jump), logits in methods.items():
-        for i in range(transfer if method == "arbitrary" else len(x)):
-            full = naive_project(head, naive_norm(head, final[i]))
-            key = {"method": method, "jump": jump, "sentence_id": int(activations.sentence_ids[i])}
-            rows.append(key | naive_metrics(logits(x[i]), full))
+    for level in range(K):
+        methods = {
+            ("identity", None): lambda h: naive_project(head, naive_norm(head, h)),
+            ("n_njtc", level): lambda h, level=level: through(exits.jumps[level], h),
+            ("ojfa", OJFA): lambda h: through(exits.jumps[OJFA], h),
+            ("joint", None): lambda h: through(exits.joint, h),
+            ("jtc", None): lambda h, level=level: full_rank(level, h),
+            **{("arbitrary", m): lambda h, m=m: through(exits.jumps[m], h) for m in range(K)},
+        }
+        for (method, jump), logits in methods.items():
+            for i in range(transfer if method == "arbitrary" else len(full)):
+                key = {"level": level, "method": method, "jump": jump, "sentence_id": int(activations.sentence_ids[i])}
+                rows.append(key | naive_metrics(logits(hidden[level][i]), full[i]))
     return by_method(pd.DataFrame(rows))
 
 
-# ----------------------------------------------------------------------------------------------------------- metrics
-
-
-@pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
-@pytest.mark.parametrize("norm_kind", ["rms", "layer"])
-@pytest.mark.parametrize(("vocabulary", "level"), [(128, 0), (130, 1), (128, 2)])
-def test_every_metric_of_every_method_is_its_definition(tmp_path, vocabulary, level, norm_kind, target):
-    activations, head = make_activations(tmp_path, make_head(vocabulary, norm_kind))
-    found = evaluate(activations, head, level, target)
-    expected = naive_table(activations, head, level, target, TRANSFER)
-    assert list(found.columns) == ["method", "jump", "sentence_id", *METRICS]
-    assert found["method"].tolist() == expected["method"].tolist()
-    assert found["sentence_id"].tolist() == expected["sentence_id"].tolist()
+def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """The same methods, jumps and sentences at the same levels, and the same metrics to float32."""
+    assert list(found.columns) == ["level", "method", "jump", "sentence_id", *METRICS]
+    for name in ("level", "method", "sentence_id"):
+        assert found[name].tolist() == expected[name].tolist()
     assert found["jump"].fillna(-1).tolist() == expected["jump"].fillna(-1).tolist()
     for name in ("correct", "correct_at_5"):
         assert found[name].dtype == bool
@@ -170,9 +170,20 @@ def test_every_metric_of_every_method_is_its_definition(tmp_path, vocabulary, le
         np.testing.assert_allclose(found[name], expected[name].to_numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+# ----------------------------------------------------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
+@pytest.mark.parametrize("softcap", [None, 20.0])
+@pytest.mark.parametrize("norm_kind", ["rms", "layer"])
+@pytest.mark.parametrize("vocabulary", [128, 130])
+def test_every_metric_of_every_method_is_its_definition(tmp_path, vocabulary, norm_kind, softcap, target):
+    activations, head = make_activations(tmp_path, make_head(vocabulary, norm_kind, softcap))
+    assert_same(evaluate(activations, head, target), naive_table(activations, head, target, TRANSFER))
+
+
 def test_the_fixture_has_hits_and_misses_so_that_the_comparison_above_means_something(tmp_path):
-    activations, head = make_activations(tmp_path, make_head(128))
-    found = pd.concat([evaluate(activations, head, level) for level in range(K)])
+    found = evaluate(*make_activations(tmp_path, make_head(128)))
     assert 0.02 < found["correct"].mean() < found["correct_at_5"].mean() < 0.9
 
 
@@ -195,6 +206,13 @@ def test_the_divergence_of_another_distribution_is_positive():
     nudged = logits + 0.01 * random_logits(40, 130, seed=1)
     for other in (nudged, random_logits(40, 130, seed=2), torch.zeros(40, 130)):
         assert (exit_metrics(other.clone(), FullPrediction.of(logits))[METRICS.index("kl")] > 0).all()
+
+
+def test_a_large_vocabulary_costs_no_digits_of_the_divergence():
+    full, other = (random_logits(50, 50_000, seed=seed) for seed in (0, 1))
+    p, q = (logits.double().log_softmax(1) for logits in (full, other))
+    found = exit_metrics(other.clone(), FullPrediction.of(full))[METRICS.index("kl")]
+    torch.testing.assert_close(found.double(), (p.exp() * (p - q)).sum(1), rtol=0, atol=2e-5)
 
 
 def test_metrics_do_not_change_when_a_constant_is_added_to_all_logits():
@@ -230,15 +248,10 @@ def test_an_exit_that_ties_like_the_full_model_is_right(vocabulary):
 @pytest.mark.parametrize(("rows", "cached"), [(1, 1), (7, 3), (8, 8), (20, 1000), (1000, 7), (1000, 0)])
 def test_the_size_of_a_chunk_does_not_change_the_results(tmp_path, monkeypatch, rows, cached):
     activations, head = make_activations(tmp_path, make_head(130))
-    expected = naive_table(activations, head, 1, "pre_norm", TRANSFER)
+    expected = naive_table(activations, head, "pre_norm", TRANSFER)
     monkeypatch.setattr(evaluation, "ROWS", {"cpu": rows})
     monkeypatch.setattr(evaluation, "CACHED_ELEMENTS", {"cpu": 130 * cached})
-    found = evaluate(activations, head, 1)
-    assert found["sentence_id"].tolist() == expected["sentence_id"].tolist()
-    for name in ("correct", "correct_at_5"):
-        assert found[name].tolist() == expected[name].tolist()
-    for name in ("surprisal", "exit_surprisal", "kl", "confidence"):
-        np.testing.assert_allclose(found[name], expected[name].to_numpy(), rtol=2e-4, atol=2e-5)
+    assert_same(evaluate(activations, head), expected)
 
 
 # -------------------------------------------------------------------------------------------------------------- rows
@@ -247,18 +260,19 @@ def test_the_size_of_a_chunk_does_not_change_the_results(tmp_path, monkeypatch, 
 def test_arbitrary_jumps_are_evaluated_on_the_first_sentences_and_the_others_on_all(tmp_path):
     activations, head = make_activations(tmp_path, make_head(128))
     ids = activations.sentence_ids.tolist()
-    groups = evaluate(activations, head, 1).groupby(["method", "jump"], dropna=False, observed=True)["sentence_id"]
+    groups = evaluate(activations, head).groupby(["method", "level", "jump"], dropna=False)["sentence_id"]
     assert {key: group.tolist() for key, group in groups if key[0] == "arbitrary"} == {
-        ("arbitrary", m): ids[:TRANSFER] for m in range(K)
+        ("arbitrary", k, m): ids[:TRANSFER] for k in range(K) for m in range(K)
     }
-    others = {key[0]: group.tolist() for key, group in groups if key[0] != "arbitrary"}
-    assert others == {method: ids for method in ("identity", "n_njtc", "ojfa", "joint", "jtc")}
+    others = {key[:2]: group.tolist() for key, group in groups if key[0] != "arbitrary"}
+    methods = ("identity", "n_njtc", "ojfa", "joint", "jtc")
+    assert others == {(method, k): ids for method in methods for k in range(K)}
 
 
 def test_the_grids_diagonal_is_n_njtc_and_its_selected_row_is_ojfa_on_the_same_sentences(tmp_path):
-    activations, head = make_activations(tmp_path, make_head(130))
+    found = evaluate(*make_activations(tmp_path, make_head(130)))
     for level in range(K):
-        table = evaluate(activations, head, level)
+        table = found[found["level"] == level]
         for method, jump in (("n_njtc", level), ("ojfa", OJFA)):
             every = table[table["method"] == method]
             arbitrary = table[(table["method"] == "arbitrary") & (table["jump"] == jump)]
@@ -271,11 +285,11 @@ def test_the_grids_diagonal_is_n_njtc_and_its_selected_row_is_ojfa_on_the_same_s
 
 def test_first_positions_are_left_out_where_the_variant_says_so(tmp_path):
     head = make_head(128)
-    every = evaluate(*make_activations(tmp_path, head), 1)
-    kept = evaluate(*make_activations(tmp_path, head, keep="not_first"), 1, transfer=5)
+    every = evaluate(*make_activations(tmp_path, head))
+    kept = evaluate(*make_activations(tmp_path, head, keep="not_first"), transfer=5)
     first = {3 * i + 1 for i in range(N) if (N - 1 - i) % 5 == 0}
     assert len(first) == 8
-    for method in ("identity", "jtc"):
+    for method in ("identity", "jtc", "joint"):
         rows = every[(every["method"] == method) & ~every["sentence_id"].isin(first)]
         found = kept[kept["method"] == method]
         assert found["sentence_id"].tolist() == rows["sentence_id"].tolist()
@@ -284,61 +298,19 @@ def test_first_positions_are_left_out_where_the_variant_says_so(tmp_path):
 
 @pytest.mark.parametrize("transfer", [1, N, N + 1, 1000])
 def test_arbitrary_jumps_are_evaluated_on_as_many_sentences_as_asked_for_or_on_all_that_there_are(tmp_path, transfer):
+    found = evaluate(*make_activations(tmp_path, make_head(128)), transfer=transfer)
+    counts = found[found["method"] == "arbitrary"].groupby(["level", "jump"]).size()
+    assert counts.to_dict() == {(k, m): min(transfer, N) for k in range(K) for m in range(K)}
+
+
+def test_the_transfer_grid_is_the_mean_of_each_jump_at_each_level(tmp_path):
     activations, head = make_activations(tmp_path, make_head(128))
-    found = evaluate(activations, head, 0, transfer=transfer)
-    counts = found[found["method"] == "arbitrary"].groupby("jump").size()
-    assert counts.to_dict() == dict.fromkeys(range(K), min(transfer, N))
-
-
-@pytest.mark.parametrize("level", [-1, K])
-def test_a_level_that_is_no_exit_level_is_refused(tmp_path, level):
-    activations, head = make_activations(tmp_path, make_head(128))
-    with pytest.raises(OnejumpError, match=rf"level {level} is out of range; exit levels of this model are 0\.\.2"):
-        evaluate(activations, head, level)
-
-
-# -------------------------------------------------------------------------------------------------------------- grid
-
-
-@pytest.fixture
-def evaluations(tmp_path):
-    """The evaluation files of all levels."""
-    activations, head = make_activations(tmp_path, make_head(128))
-    paths = [tmp_path / "evaluation" / f"level-{level:02d}.parquet" for level in range(K)]
-    for level, path in enumerate(paths):
-        write_table(path, evaluate_level(activations, head, level, make_exits(), "pre_norm", TRANSFER, CPU))
-    return paths
-
-
-def test_the_grid_is_the_mean_of_each_jump_at_each_level(evaluations, tmp_path):
-    collect_transfer(evaluations, tmp_path / "transfer.parquet")
-    found = pd.read_parquet(tmp_path / "transfer.parquet")
-    parts = [pd.read_parquet(path).assign(level=level) for level, path in enumerate(evaluations)]
-    rows = pd.concat(parts).query("method == 'arbitrary'").astype({"surprisal": float})
+    table, grid = evaluate_jumps(activations, head, make_exits(), "pre_norm", TRANSFER, CPU)
+    rows = table.to_pandas().query("method == 'arbitrary'").astype({"surprisal": float})
     expected = rows.groupby(["jump", "level"])[["correct", "surprisal"]].mean().reset_index()
+    found = grid.to_pandas()
     assert list(found.columns) == ["jump", "level", "precision", "surprisal"]
     assert len(found) == K * K and found["surprisal"].nunique() == K * K
     assert found[["jump", "level"]].to_numpy().tolist() == expected[["jump", "level"]].to_numpy().tolist()
     np.testing.assert_allclose(found["precision"], expected["correct"], rtol=1e-12)
     np.testing.assert_allclose(found["surprisal"], expected["surprisal"], rtol=1e-6)
-
-
-def test_a_grid_without_one_of_its_levels_is_refused(evaluations, tmp_path):
-    with pytest.raises(OnejumpError, match=r"level-00.parquet: has jumps \[0, 1, 2\], expected 0\.\.1"):
-        collect_transfer(evaluations[:-1], tmp_path / "transfer.parquet")
-    evaluations[1].unlink()
-    with pytest.raises(OnejumpError, match="level-01.parquet: no such file"):
-        collect_transfer(evaluations, tmp_path / "transfer.parquet")
-    assert not (tmp_path / "transfer.parquet").exists()
-
-
-def test_a_level_without_one_of_its_jumps_is_refused(evaluations, tmp_path):
-    arbitrary_1 = (pc.field("method") == "arbitrary") & (pc.field("jump") == 1)
-    write_table(evaluations[1], read_table(evaluations[1]).filter(~arbitrary_1))
-    with pytest.raises(OnejumpError, match=r"level-01.parquet: has jumps \[0, 2\], expected 0\.\.2"):
-        collect_transfer(evaluations, tmp_path / "transfer.parquet")
-
-
-def test_levels_out_of_order_are_refused(evaluations, tmp_path):
-    with pytest.raises(OnejumpError, match="level-01.parquet"):
-        collect_transfer([evaluations[1], evaluations[0], evaluations[2]], tmp_path / "transfer.parquet")

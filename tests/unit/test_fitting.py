@@ -17,7 +17,7 @@ from onejump.fitting import exact as exact_module
 from onejump.fitting.adam import EPOCHS, Rows, fit_adam
 from onejump.fitting.exact import RIDGES, ExactFit, RidgeSolver, fit_exact
 from onejump.fitting.moments import Moments, level_moments, validation_start
-from onejump.fitting.train import fit_jtc, load_jtc, train_jump
+from onejump.fitting.train import fit_jtc, open_jtc, train_jump
 from onejump.jumps import Jump, target_of
 from onejump.models import Head
 
@@ -718,7 +718,7 @@ def test_the_full_rank_jump_of_each_level_is_ridge_least_squares_with_an_interce
     path = tmp_path / "jtc.safetensors"
     fit_jtc(activations, head, path, target, CPU)
     for level in range(3):
-        weight, bias = load_jtc(path, head, level, target)
+        weight, bias = open_jtc(path, head, target)(level)
         assert weight.shape == (12, 12) and bias.shape == (12,)
         facts = TensorFile(path).value(f"level.{level:02d}")
         x, y, validation_x, validation_y = slices(study, level, target)
@@ -747,13 +747,13 @@ def test_a_full_rank_jump_of_another_level_target_head_or_kind_is_refused(study,
     path = tmp_path / "jtc.safetensors"
     fit_jtc(activations, head, path, "pre_norm", CPU)
     with pytest.raises(OnejumpError, match="was fitted to the pre_norm target, expected post_norm"):
-        load_jtc(path, head, 1, "post_norm")
+        open_jtc(path, head, "post_norm")
     with pytest.raises(OnejumpError, match="has no tensor 'level.03.weight'"):
-        load_jtc(path, head, 3, "pre_norm")
+        open_jtc(path, head, "pre_norm")(3)
     with pytest.raises(OnejumpError, match="was trained for the head"):
-        load_jtc(path, make_activations(tmp_path, make_levels(9, n_blocks=2), [9])[1], 1, "pre_norm")
+        open_jtc(path, make_activations(tmp_path, make_levels(9, n_blocks=2), [9])[1], "pre_norm")
     with pytest.raises(OnejumpError, match="holds jump, expected jtc"):
-        load_jtc(trained(1)[1].path, head, 1, "pre_norm")
+        open_jtc(trained(1)[1].path, head, "pre_norm")
 
 
 @pytest.mark.parametrize("level", [-1, 3])

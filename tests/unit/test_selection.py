@@ -12,7 +12,7 @@ from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, TensorFile, read_json, write_tensors
 from onejump.jumps import FoldedJump, Jump, target_of
 from onejump.models import Head
-from onejump.selection import read_ojfa, save_scores, score_jumps, select_jump, signed_square
+from onejump.selection import read_selection, save_scores, score_jumps, select_jump, signed_square
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def test_D_is_the_mean_over_rows_and_the_chosen_levels_and_the_largest_wins(tmp_
         values = [float(cosines[m, k, i]) for k in levels for i in range(50)]
         naive.append(sum(abs(c) * c for c in values) / len(values))
     np.testing.assert_allclose(found["scores"], naive, rtol=1e-6)
-    assert found["ojfa"] == naive.index(max(naive)) == read_ojfa(tmp_path / "selection.json", K)
+    assert found["ojfa"] == naive.index(max(naive)) == read_selection(tmp_path / "selection.json", K)["ojfa"]
     assert found["score_levels"] == score_levels
     assert found["temperature"] == 5e-4
     weights = [np.exp((score - max(naive)) / 5e-4) for score in naive]
@@ -156,7 +156,7 @@ def test_the_choice_of_score_levels_can_change_the_choice_of_the_jump(tmp_path):
     chosen = {}
     for score_levels in ("1..K", "0..K-1"):
         select_jump(path, score_levels, 0, tmp_path / "selection.json")
-        chosen[score_levels] = read_ojfa(tmp_path / "selection.json", K)
+        chosen[score_levels] = read_selection(tmp_path / "selection.json", K)["ojfa"]
     assert chosen == {"1..K": 2, "0..K-1": 0}
 
 
@@ -202,7 +202,7 @@ def test_of_two_equal_jumps_the_first_is_selected(tmp_path):
     values = torch.rand(1, K + 1, 30, generator=torch.Generator().manual_seed(0)).repeat(K, 1, 1)
     values[0] *= 0.5
     select_jump(write_cosines(tmp_path / "c", values), "1..K", 0, tmp_path / "selection.json")
-    assert read_ojfa(tmp_path / "selection.json", K) == 1
+    assert read_selection(tmp_path / "selection.json", K)["ojfa"] == 1
 
 
 def test_cosines_that_are_not_finite_are_refused(tmp_path):
@@ -219,4 +219,4 @@ def test_a_selection_among_another_number_of_jumps_is_refused(tmp_path, n_jumps)
     path = write_cosines(tmp_path / "c", torch.rand(K, K + 1, 5))
     select_jump(path, "1..K", 0, tmp_path / "selection.json")
     with pytest.raises(OnejumpError, match=f"selects among {K} jumps, expected {n_jumps}"):
-        read_ojfa(tmp_path / "selection.json", n_jumps)
+        read_selection(tmp_path / "selection.json", n_jumps)

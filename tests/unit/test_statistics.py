@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors import safe_open
@@ -19,11 +18,11 @@ from onejump import bootstrap
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, read_json, read_table, write_table
 from onejump.bootstrap import interval, resampled_means
-from onejump.evaluation import LevelJumps, collect_transfer, evaluate_level
-from onejump.fitting.train import fit_jtc, load_jtc, train_jump
+from onejump.evaluation import JumpExits, evaluate_jumps, evaluate_references
+from onejump.fitting.train import fit_jtc, open_jtc, train_jump
 from onejump.jumps import load_folded_jumps, load_joint_jump
 from onejump.models import Head
-from onejump.selection import read_ojfa, save_scores, score_jumps, select_jump
+from onejump.selection import read_selection, save_scores, score_jumps, select_jump
 from onejump.statistics import TABLES, summarise
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
@@ -136,12 +135,12 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     save_scores(cosines, train, target, head, folder / "scores.parquet", folder / "cosines.safetensors")
     select_jump(folder / "cosines.safetensors", choices["score_levels"], seed, folder / "selection.json")
     joint = load_joint_jump(folder / "jumps" / "joint.safetensors", head, target)
-    ojfa = read_ojfa(folder / "selection.json", K)
-    evaluations = [folder / "evaluation" / f"level-{level:02d}.parquet" for level in range(K)]
-    for level, path in enumerate(evaluations):
-        exits = LevelJumps(jumps, ojfa, joint, load_jtc(jtc, head, level, target))
-        write_table(path, evaluate_level(test, head, level, exits, target, TRANSFER, CPU))
-    collect_transfer(evaluations, folder / "transfer.parquet")
+    ojfa = read_selection(folder / "selection.json", K)["ojfa"]
+    evaluation, transfer = evaluate_jumps(test, head, JumpExits(jumps, ojfa, joint), target, TRANSFER, CPU)
+    write_table(folder / "evaluation.parquet", evaluation)
+    write_table(folder / "transfer.parquet", transfer)
+    references = evaluate_references(test, head, open_jtc(jtc, head, target), target, CPU)
+    write_table(branch / "references" / f"{target}.{positions}.parquet", references)
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +179,9 @@ BRANCHES = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exac
 
 def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     """All evaluations of a variant as one table, by plain pandas."""
-    folder = results / "tiny" / f"seed-{seed}" / variant / "evaluation"
-    parts = [pd.read_parquet(folder / f"level-{level:02d}.parquet").assign(level=level) for level in range(K)]
+    branch, choices = results / "tiny" / f"seed-{seed}", VARIANTS[variant]
+    references = branch / "references" / f"{choices['target']}.{choices['positions']}.parquet"
+    parts = [pd.read_parquet(path) for path in (references, branch / variant / "evaluation.parquet")]
     return pd.concat(parts).astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
 
 
@@ -396,7 +396,8 @@ def own_results(results, tmp_path):
         "tiny/seed-0/paper/jumps/level-01.safetensors",
         "tiny/seed-0/paper/jumps/joint.safetensors",
         "tiny/seed-0/paper/selection.json",
-        "tiny/seed-0/paper/evaluation/level-02.parquet",
+        "tiny/seed-0/paper/evaluation.parquet",
+        "tiny/seed-0/references/pre_norm.all.parquet",
         "tiny/seed-0/paper/transfer.parquet",
     ],
 )
@@ -407,48 +408,60 @@ def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, 
     assert not (tmp_path / "summary").exists()
 
 
-def evaluation_file(results: Path, level: int) -> Path:
-    return results / "tiny" / "seed-0" / "paper" / "evaluation" / f"level-{level:02d}.parquet"
+EVALUATION, REFERENCES = "paper/evaluation.parquet", "references/pre_norm.all.parquet"
 
 
-def test_levels_with_other_sentences_are_refused(own_results, tmp_path):
-    path = evaluation_file(own_results, 1)
-    table = read_table(path)
-    moved = pc.add(table["sentence_id"], pa.scalar(1, pa.int32()))
-    write_table(path, table.set_column(table.schema.get_field_index("sentence_id"), "sentence_id", moved))
-    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+def alter(results: Path, name: str, change) -> None:
+    """Write a table of the study again, changed."""
+    path = results / "tiny" / "seed-0" / name
+    write_table(path, pa.Table.from_pandas(change(read_table(path).to_pandas()), preserve_index=False))
+
+
+@pytest.mark.parametrize("name", [EVALUATION, REFERENCES])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.assign(sentence_id=rows["sentence_id"] + (rows["level"] == 1)),
+        lambda rows: rows.assign(
+            sentence_id=rows["sentence_id"].where(rows["level"] != 1, rows["sentence_id"].values[::-1])
+        ),
+        lambda rows: rows[(rows["level"] != 1) | (rows["sentence_id"] != rows["sentence_id"].iloc[-1])],
+        lambda rows: rows[rows["level"] != 2],
+        lambda rows: rows.assign(level=rows["level"].replace({1: 2, 2: 1})),
+        lambda rows: rows[rows["level"] > 0].assign(level=rows["level"] - 1),
+        lambda rows: rows.sort_values("sentence_id", ascending=False),
+    ],
+    ids=["other sentences", "another order", "fewer sentences", "a level missing", "swapped", "shifted", "sorted"],
+)
+def test_rows_that_are_not_of_every_level_with_the_same_sentences_are_refused(own_results, tmp_path, name, change):
+    alter(own_results, name, change)
+    with pytest.raises(OnejumpError, match=f"{name}: the rows of [a-z_]+ are not of 3 levels with the same sentences"):
         summarise(own_results, ONE, tmp_path / "summary")
 
 
-def test_levels_with_the_same_sentences_in_another_order_are_refused(own_results, tmp_path):
-    path = evaluation_file(own_results, 2)
-    write_table(path, read_table(path).sort_by([("sentence_id", "descending")]))
-    with pytest.raises(OnejumpError, match="level-02.parquet: its sentences are not those of level 0"):
+def test_references_of_fewer_sentences_than_the_evaluation_has_are_refused(own_results, tmp_path):
+    last = read_table(own_results / "tiny" / "seed-0" / REFERENCES)["sentence_id"][-1].as_py()
+    alter(own_results, REFERENCES, lambda rows: rows[rows["sentence_id"] != last])
+    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of n_njtc are not of 3 levels"):
         summarise(own_results, ONE, tmp_path / "summary")
 
 
-def test_levels_with_fewer_sentences_are_refused(own_results, tmp_path):
-    path = evaluation_file(own_results, 1)
-    table = read_table(path)
-    last = table.filter(pc.field("method") == "identity")["sentence_id"][-1]
-    write_table(path, table.filter(pc.field("sentence_id") != last))
-    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+@pytest.mark.parametrize(("name", "method"), [(EVALUATION, "joint"), (EVALUATION, "arbitrary"), (REFERENCES, "jtc")])
+def test_a_table_without_one_of_the_methods_is_refused(own_results, tmp_path, name, method):
+    alter(own_results, name, lambda rows: rows[rows["method"] != method])
+    with pytest.raises(OnejumpError, match=f"{name}: has no rows of {method}"):
         summarise(own_results, ONE, tmp_path / "summary")
 
 
-def test_a_level_without_one_of_the_methods_is_refused(own_results, tmp_path):
-    path = evaluation_file(own_results, 1)
-    write_table(path, read_table(path).filter(pc.field("method") != "joint"))
-    with pytest.raises(OnejumpError, match="level-01.parquet: its sentences are not those of level 0"):
+def test_a_grid_without_one_of_its_jumps_is_refused(own_results, tmp_path):
+    alter(own_results, EVALUATION, lambda rows: rows[(rows["method"] != "arbitrary") | (rows["jump"] != 1)])
+    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of arbitrary are not of 3 levels"):
         summarise(own_results, ONE, tmp_path / "summary")
 
 
-def test_evaluations_of_swapped_levels_are_refused(own_results, tmp_path):
-    one, two = evaluation_file(own_results, 1), evaluation_file(own_results, 2)
-    content = one.read_bytes()
-    one.write_bytes(two.read_bytes())
-    two.write_bytes(content)
-    with pytest.raises(OnejumpError, match="level-01.parquet"):
+def test_n_njtc_by_another_levels_jump_is_refused(own_results, tmp_path):
+    alter(own_results, EVALUATION, lambda rows: rows.assign(jump=rows["jump"].where(rows["method"] != "n_njtc", 1)))
+    with pytest.raises(OnejumpError, match=f"{EVALUATION}: n_njtc uses other jumps than each level's own"):
         summarise(own_results, ONE, tmp_path / "summary")
 
 

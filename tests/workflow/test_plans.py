@@ -25,13 +25,13 @@ def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
 def test_the_embedded_study_is_the_default(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     jobs = planned_jobs(tmp_path, "--profile", "profiles/local")
-    assert (jobs["dump_activations"], jobs["train_jump"], jobs["evaluate_level"]) == (3, 60, 60)
+    assert (jobs["dump_activations"], jobs["train_jump"], jobs["evaluate_jumps"]) == (3, 60, 2)
 
 
 def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/paper.yaml")
     n_jumps = 48 + 32 + 32
-    assert jobs["train_jump"] == jobs["evaluate_level"] == 2 * n_jumps
+    assert (jobs["train_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
     assert (jobs["train_joint_jump"], jobs["extract_head"], jobs["dump_activations"]) == (6, 3, 24)
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
 

@@ -34,14 +34,13 @@ def test_every_file_of_the_contract_is_there(finished_study):
             names = {
                 str(file.relative_to(branch / variant)) for file in (branch / variant).rglob("*.*") if file.is_file()
             }
-            levels = range(3)
             assert names == (
-                {f"jumps/level-{k:02d}.safetensors" for k in levels}
-                | {f"evaluation/level-{k:02d}.parquet" for k in levels}
+                {f"jumps/level-{k:02d}.safetensors" for k in range(3)}
                 | {
                     "jumps/joint.safetensors",
                     "scores.parquet",
                     "cosines.safetensors",
+                    "evaluation.parquet",
                     "selection.json",
                     "transfer.parquet",
                 }
@@ -66,8 +65,9 @@ def test_the_selected_jump_has_the_largest_mean_score(finished_study):
 def test_ojfa_is_the_selected_arbitrary_jump_on_the_transfer_sentences(finished_study):
     folder = finished_study.results("tiny-gpt2", "seed-0", "paper")
     ojfa = json.loads((folder / "selection.json").read_text())["ojfa"]
+    evaluation = pd.read_parquet(folder / "evaluation.parquet")
     for k in range(3):
-        rows = pd.read_parquet(folder / "evaluation" / f"level-{k:02d}.parquet")
+        rows = evaluation[evaluation["level"] == k]
         arbitrary = rows[(rows["method"] == "arbitrary") & (rows["jump"] == ojfa)]
         selected = rows[rows["method"] == "ojfa"].head(len(arbitrary))
         assert len(arbitrary) == 8
@@ -78,7 +78,7 @@ def test_a_variant_is_fitted_as_it_says(finished_study):
     folder = finished_study.results("tiny-llama", "seed-0", "other")
     facts = TensorFile(folder / "jumps" / "level-01.safetensors").metadata
     assert (facts["fit"], facts["target"], facts["rank"]) == ("exact", "post_norm", "2")
-    evaluated = pd.read_parquet(folder / "evaluation" / "level-01.parquet")["sentence_id"]
+    evaluated = pd.read_parquet(folder / "evaluation.parquet")["sentence_id"]
     positions = pd.read_parquet(folder.parent / "positions.parquet").set_index("sentence_id")["position"]
     assert (positions[evaluated] > 0).all()
     assert set(evaluated) == set(positions[(positions.index >= 60) & (positions > 0)].index)
@@ -102,8 +102,7 @@ def test_a_new_variant_runs_only_its_own_jobs(finished_study):
         "train_joint_jump": 2,
         "score_jumps": 2,
         "select_jump": 2,
-        "evaluate_level": 6,
-        "collect_transfer": 2,
+        "evaluate_jumps": 2,
         "summarise": 1,
         "plot_figures": 8,
         "render_report": 1,
@@ -113,7 +112,7 @@ def test_a_new_variant_runs_only_its_own_jobs(finished_study):
 def test_the_same_study_elsewhere_gives_the_same_bytes(finished_study, tiny_study):
     wanted = [
         "results/test/tiny-llama/seed-0/paper/jumps/joint.safetensors",
-        "results/test/tiny-llama/seed-0/paper/evaluation/level-01.parquet",
+        "results/test/tiny-llama/seed-0/paper/evaluation.parquet",
         "results/test/tiny-gpt2/seed-0/exact/transfer.parquet",
     ]
     tiny_study.snakemake("--", *wanted)

@@ -1,35 +1,29 @@
-# Every method at every exit level.
+# Every method at every exit level: one job for a variant's jumps, one for the references that variants share.
 
 
-def jtc_path(wildcards):
-    name = f"{choice('target')(wildcards)}.{choice('positions')(wildcards)}"
-    return f"{BRANCH}/jtc/{name}.safetensors".format(**wildcards)
-
-
-rule evaluate_level:
+rule evaluate_jumps:
     input:
         head=f"{RESULTS}/{{model}}/head.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("test"),
         jumps=level_paths("jumps/level-{level}.safetensors"),
         joint=f"{VARIANT}/jumps/joint.safetensors",
-        jtc=jtc_path,
         selection=f"{VARIANT}/selection.json",
     output:
-        evaluation=f"{VARIANT}/evaluation/level-{{level}}.parquet",
+        evaluation=f"{VARIANT}/evaluation.parquet",
+        transfer=f"{VARIANT}/transfer.parquet",
     log:
-        f"{LOGS}/evaluate_level/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.log",
+        f"{LOGS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
-        f"{BENCHMARKS}/evaluate_level/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.tsv"
+        f"{BENCHMARKS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=60,
+        runtime=120,
         gpu=1,
     params:
-        level=lambda wildcards: int(wildcards.level),
         shards=lambda wildcards, input: repeat("--shard", input.shards),
         jumps=lambda wildcards, input: repeat("--jump", input.jumps),
         target=choice("target"),
@@ -37,29 +31,35 @@ rule evaluate_level:
         transfer_sentences=config["evaluation"]["transfer_sentences"],
         code=code("evaluation"),
     shell:
-        "onejump evaluate-level --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
-        " --level {params.level} {params.jumps} --joint {input.joint:q} --jtc {input.jtc:q}"
-        " --selection {input.selection:q} --target {params.target} --positions {params.positions}"
-        " --transfer-sentences {params.transfer_sentences} --threads {threads} --out {output.evaluation:q} 2> {log:q}"
+        "onejump evaluate-jumps --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        " {params.jumps} --joint {input.joint:q} --selection {input.selection:q} --target {params.target}"
+        " --positions {params.positions} --transfer-sentences {params.transfer_sentences} --threads {threads}"
+        " --evaluation {output.evaluation:q} --transfer {output.transfer:q} 2> {log:q}"
 
 
-rule collect_transfer:
+rule evaluate_references:
     input:
-        evaluations=level_paths("evaluation/level-{level}.parquet"),
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        shards=shard_paths("test"),
+        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors",
     output:
-        transfer=f"{VARIANT}/transfer.parquet",
+        references=f"{BRANCH}/references/{{target}}.{{positions}}.parquet",
     log:
-        f"{LOGS}/collect_transfer/{{model}}.seed-{{seed}}.{{variant}}.log",
+        f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
-        f"{BENCHMARKS}/collect_transfer/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+        f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=30,
+        mem_mb=grow(3000),
+        runtime=120,
+        gpu=1,
     params:
-        evaluations=lambda wildcards, input: repeat("--evaluation", input.evaluations),
-        code=code("evaluation"),
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        code=code("evaluation", "fitting.train"),
     shell:
-        "onejump collect-transfer {params.evaluations} --out {output.transfer:q} 2> {log:q}"
+        "onejump evaluate-references --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
+        " --out {output.references:q} 2> {log:q}"

@@ -68,7 +68,8 @@ rule summarise:
         joint=branches(f"{VARIANT}/jumps/joint.safetensors"),
         jtc=branches(f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors"),
         selections=branches(f"{VARIANT}/selection.json"),
-        evaluations=branches(f"{VARIANT}/evaluation/level-{{level}}.parquet"),
+        references=branches(f"{BRANCH}/references/{{target}}.{{positions}}.parquet"),
+        evaluations=branches(f"{VARIANT}/evaluation.parquet"),
         transfer=branches(f"{VARIANT}/transfer.parquet"),
     output:
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),

@@ -1,5 +1,6 @@
 """The training stages: one jump, the joint jump, and the full-rank reference (JTC), each from dumped activations."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -147,13 +148,13 @@ def fit_jtc(activations: Activations, head: Head, path: str | Path, target: str,
     write_tensors(path, tensors, metadata)
 
 
-def load_jtc(path: str | Path, head: Head, level: int, target: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight [H, H] and bias [H] of one level's full-rank jump, `y = h weight + bias`.
+def open_jtc(path: str | Path, head: Head, target: str) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """A reader of weight [H, H] and bias [H] of a level's full-rank jump, `y = h weight + bias`.
 
     Raises:
-        OnejumpError: the file is of another head or target, or has no such level.
+        OnejumpError: the file is of another head or target; from the reader: it has no such level, or is damaged.
     """
     file = open_for_head(path, head, "jtc")
     if file.metadata["target"] != target:
         raise OnejumpError(f"{path}: was fitted to the {file.metadata['target']} target, expected {target}")
-    return file.tensor(f"{level_name(level)}.weight"), file.tensor(f"{level_name(level)}.bias")
+    return lambda level: (file.tensor(f"{level_name(level)}.weight"), file.tensor(f"{level_name(level)}.bias"))
