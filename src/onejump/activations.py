@@ -185,6 +185,12 @@ def dump_shard(
             f"{head}: was taken from {' '.join(expected)}, but this is {' '.join(found)}; rerun extract-head"
         )
     sentence_ids = table["sentence_id"].to_numpy()
+    largest, vocabulary = max(map(max, table["input_ids"].to_pylist())), model.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise OnejumpError(
+            f"{positions}: has token {largest}, but the model knows 0..{vocabulary - 1}; rerun choose-positions "
+            "with the model's own tokenizer"
+        )
     levels = gather_levels(model, table["input_ids"].to_pylist(), token_budget, f"{split} shard {shard}")
     broken = ~levels.isfinite().all(-1)
     if broken.any():

@@ -371,7 +371,11 @@ def write_config(config, out) -> None:
     """Write the study's config, complete with defaults, for the stages that report on it."""
     from onejump.artifacts import write_text
 
-    write_text(out, json.dumps(json.loads(config), indent=2) + "\n")  # in the user's order, which the report keeps
+    try:
+        content = json.loads(config)
+    except json.JSONDecodeError as error:
+        raise OnejumpError(f"--config: is not JSON ({error}); give the whole config as JSON text") from error
+    write_text(out, json.dumps(content, indent=2) + "\n")  # in the user's order, which the report keeps
 
 
 def main() -> None:

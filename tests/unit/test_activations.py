@@ -379,6 +379,18 @@ def dump_again(dump, path, split="test", shard=0, **changes):
     dump_shard(**arguments, split=split, shard=shard, path=path, device=CPU, token_budget=256)
 
 
+def test_a_token_that_the_model_does_not_know_is_refused(dump, tmp_path):
+    table = read_table(dump.positions)
+    ids = [[*sentence[:-1], 97] for sentence in table["input_ids"].to_pylist()]
+    table = table.set_column(
+        table.schema.get_field_index("input_ids"), "input_ids", pa.array(ids, pa.list_(pa.int32()))
+    )
+    write_table(tmp_path / "positions.parquet", table)
+    message = error_of(lambda: dump_again(dump, tmp_path / "shard", positions=tmp_path / "positions.parquet"))
+    assert message.startswith(f"{tmp_path}/positions.parquet: has token 97, but the model knows 0..96")
+    assert not (tmp_path / "shard").exists()
+
+
 def test_the_same_shard_dumped_again_has_the_same_content(dump, tmp_path):
     dump_again(dump, tmp_path / "again", shard=1)
     assert TensorFile(tmp_path / "again").sha256 == TensorFile(dump.test[1]).sha256

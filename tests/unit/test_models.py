@@ -345,7 +345,7 @@ def test_a_head_that_is_not_finite_is_refused(place, value):
     assert error_of(lambda: extract_head(model)).startswith("LlamaForCausalLM")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta"])
 def test_an_unknown_device_is_refused_with_the_known_ones(name):
     message = error_of(lambda: resolve_device(name))
     assert message.startswith(f"device {name!r} cannot be used here")
@@ -562,6 +562,21 @@ def test_a_member_of_a_wheel_is_fetched_and_nothing_else_is_left(tmp_path, index
 def test_a_wheel_that_is_not_as_configured_is_refused_and_nothing_is_left(tmp_path, index, wheel, member, named):
     message = error_of(lambda: fetch_wheel_member(wheel, member, OTHER_SHA256, tmp_path / "data.bin"))
     assert wheel in message and named in message
+    assert files_under(tmp_path) == []
+
+
+def test_a_wheel_cut_short_is_refused_by_name(tmp_path, index, monkeypatch):
+    whole = subprocess.run
+
+    def download(command, **options):
+        done = whole(command, **options)
+        wheel = next(Path(command[command.index("--dest") + 1]).iterdir())
+        wheel.write_bytes(wheel.read_bytes()[:40])
+        return done
+
+    monkeypatch.setattr(subprocess, "run", download)
+    message = error_of(lambda: fetch_wheel_member("demo==1.0", "demo/data.bin", OTHER_SHA256, tmp_path / "data.bin"))
+    assert message.startswith("wheel demo==1.0: what came is no whole wheel (")
     assert files_under(tmp_path) == []
 
 

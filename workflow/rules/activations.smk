@@ -54,6 +54,8 @@ rule convert_gguf:
     resources:
         mem_mb=grow(6000),
         runtime=30,
+    params:
+        code=code("models"),
     shell:
         "onejump convert-gguf --gguf {input.gguf:q} --sha256 {wildcards.sha} --out {output.folder:q} 2> {log:q}"
 
