@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Study
+from studies import ROOT, Study
 
 from onejump.activations import Activations
 from onejump.artifacts import read_table

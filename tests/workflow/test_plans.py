@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from studies import ROOT
 
 pytestmark = pytest.mark.xdist_group("embedded")
 

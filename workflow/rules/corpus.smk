@@ -63,7 +63,7 @@ if "wheel" in DUMP:
         threads: 1
         resources:
             mem_mb=grow(1000),
-            runtime=10,
+            runtime=grow(10),
         params:
             wheel=DUMP["wheel"],
             member=DUMP["member"],
@@ -87,7 +87,7 @@ rule sample_sentences:
     threads: 1
     resources:
         mem_mb=grow(2000),
-        runtime=60,
+        runtime=grow(60),
     params:
         source=corpus_args(),
         train=CORPUS["train"],

@@ -21,7 +21,7 @@ rule evaluate_jumps:
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=120,
+        runtime=grow(120),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -54,7 +54,7 @@ rule evaluate_references:
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=120,
+        runtime=grow(120),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),

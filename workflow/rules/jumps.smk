@@ -33,7 +33,7 @@ rule train_jump:
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=60,
+        runtime=grow(60),
         gpu=1,
     params:
         level=lambda wildcards: int(wildcards.level),
@@ -84,7 +84,7 @@ rule fit_jtc:
     threads: 1
     resources:
         mem_mb=grow(3000),
-        runtime=120,
+        runtime=grow(120),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),

@@ -52,7 +52,7 @@ rule write_config:
     threads: 1
     resources:
         mem_mb=grow(500),
-        runtime=5,
+        runtime=grow(5),
     params:
         config=json.dumps(config),
     shell:
@@ -82,7 +82,7 @@ rule summarise:
     threads: 1
     resources:
         mem_mb=grow(4000),
-        runtime=60,
+        runtime=grow(60),
     params:
         results=RESULTS,
         summary=f"{RESULTS}/summary",
@@ -114,7 +114,7 @@ rule plot_figures:
     threads: 1
     resources:
         mem_mb=grow(2000),
-        runtime=30,
+        runtime=grow(30),
     params:
         summary=f"{RESULTS}/summary",
         figures=f"{RESULTS}/figures",
@@ -142,7 +142,7 @@ rule render_report:
     threads: 1
     resources:
         mem_mb=grow(2000),
-        runtime=30,
+        runtime=grow(30),
     params:
         summary=f"{RESULTS}/summary",
         figures=f"{RESULTS}/figures",

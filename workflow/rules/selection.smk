@@ -19,7 +19,7 @@ rule score_jumps:
     threads: 2
     resources:
         mem_mb=grow(3000),
-        runtime=60,
+        runtime=grow(60),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -47,7 +47,7 @@ rule select_jump:
     threads: 1
     resources:
         mem_mb=grow(2000),
-        runtime=30,
+        runtime=grow(30),
     params:
         score_levels=choice("score_levels"),
         code=code("selection"),
