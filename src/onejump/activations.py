@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError, TensorFile, read_table, write_table, write_tensors
+from onejump.checkpoints import Checkpoint
 from onejump.models import Head, ModelSource, find_anatomy
 
 # Most tokens in a padded batch, by kind of device: on the CPU few enough that what a block computes stays in the cache.
@@ -100,7 +101,13 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> list[np.
     return [*batches, np.array(batch)] if batch else batches
 
 
-def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, progress: str | None = None) -> Tensor:
+def gather_levels(
+    model,
+    sentences: Sequence[Sequence[int]],
+    token_budget: int,
+    progress: str | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Tensor:
     """h^0 .. h^K at the last token of each sentence.
 
     Padding stands on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps
@@ -111,6 +118,7 @@ def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, 
         sentences: N lists of token ids, each cut after its position.
         token_budget: most tokens in a padded batch.
         progress: title of the progress bar, or None for no bar.
+        checkpoint: where the dump goes on from if it was broken off, with the same result; or None.
 
     Returns:
         [K+1, N, H] on the CPU, in the model's dtype.
@@ -122,6 +130,9 @@ def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, 
     lengths = np.array([len(ids) for ids in sentences])
     hidden_size = anatomy.output_head.weight.shape[1]
     levels = torch.empty(len(anatomy.blocks) + 1, len(sentences), hidden_size, dtype=model.dtype)
+    batches, n_done = length_sorted_batches(lengths, token_budget), 0
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        levels, n_done = saved["levels"], saved["n_done"]
     # A bar in a log file gets a line every half minute; on a terminal it moves.
     bar = tqdm(
         total=int(lengths.sum()),
@@ -131,7 +142,7 @@ def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, 
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )
     with torch.inference_mode(), bar:
-        for rows in length_sorted_batches(lengths, token_budget):
+        for rows in batches[n_done:]:
             padded = torch.zeros(len(rows), int(lengths[rows].max()), dtype=torch.long)
             for i, row in enumerate(rows):
                 padded[i, : lengths[row]] = torch.as_tensor(sentences[row])
@@ -146,6 +157,9 @@ def gather_levels(model, sentences: Sequence[Sequence[int]], token_budget: int, 
                 anatomy.backbone(input_ids=padded.to(model.device), use_cache=False)
             levels[:, torch.as_tensor(rows)] = gathered.cpu()
             bar.update(int(lengths[rows].sum()))
+            n_done += 1
+            if checkpoint is not None and checkpoint.due:
+                checkpoint.save({"levels": levels, "n_done": n_done})
     return levels
 
 
@@ -185,13 +199,19 @@ def dump_shard(
             f"{head}: was taken from {' '.join(expected)}, but this is {' '.join(found)}; rerun extract-head"
         )
     sentence_ids = table["sentence_id"].to_numpy()
-    largest, vocabulary = max(map(max, table["input_ids"].to_pylist())), model.get_input_embeddings().num_embeddings
+    sentences = table["input_ids"].to_pylist()
+    largest, vocabulary = max(map(max, sentences)), model.get_input_embeddings().num_embeddings
     if largest >= vocabulary:
         raise OnejumpError(
             f"{positions}: has token {largest}, but the model knows 0..{vocabulary - 1}; rerun choose-positions "
             "with the model's own tokenizer"
         )
-    levels = gather_levels(model, table["input_ids"].to_pylist(), token_budget, f"{split} shard {shard}")
+    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "head_sha256": facts["sha256"]}
+    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(table)}
+    tokens_sha256 = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
+    inputs = metadata | {"tokens_sha256": tokens_sha256, "token_budget": token_budget}
+    checkpoint = Checkpoint(path, inputs, device)
+    levels = gather_levels(model, sentences, token_budget, f"{split} shard {shard}", checkpoint)
     broken = ~levels.isfinite().all(-1)
     if broken.any():
         level, row = broken.nonzero()[0].tolist()
@@ -201,8 +221,8 @@ def dump_shard(
         )
     tensors = {level_name(level): levels[level] for level in range(len(levels))}
     tensors["sentence_id"] = torch.from_numpy(sentence_ids.copy())
-    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "head_sha256": facts["sha256"]}
-    write_tensors(path, tensors, metadata | {"split": split, "shard": shard, "rows_sha256": rows_digest(table)})
+    write_tensors(path, tensors, metadata)
+    checkpoint.remove()
 
 
 # -------------------------------------------------------------------------------------------------------------- read
@@ -279,6 +299,12 @@ class Activations:
 
     def __len__(self) -> int:
         return len(self.sentence_ids)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what is read: the shards' contents, and which of their rows."""
+        content = [[file.sha256 for file in self._files], self.sentence_ids.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def shards(self, *levels: int) -> Iterator[tuple[Tensor, ...]]:
         """For each shard the given levels, each [n, H] float32 on the CPU.

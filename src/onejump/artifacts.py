@@ -111,6 +111,7 @@ def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, obj
     Returns:
         The SHA-256 of the content (tensors and metadata), also stored under `sha256`.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -118,7 +119,10 @@ def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, obj
     header |= {f"{DIGEST_KEY}.{name}": _tensor_digest(tensor) for name, tensor in tensors.items()}
     header[DIGEST_KEY] = _header_digest(header)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, header)
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:
+            raise OnejumpError(f"{path}: cannot be written ({error}); make room or mend the rights") from error
         _sort_header(temporary)
     return header[DIGEST_KEY]
 

@@ -14,6 +14,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError
+from onejump.checkpoints import Checkpoint
 from onejump.jumps import Jump
 
 EPOCHS = 80
@@ -89,6 +90,7 @@ def fit_adam(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     progress: str | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> AdamFit:
     """Fit by Adam with a one-cycle rate and keep the weights with the lowest validation error (early stopping).
 
@@ -101,6 +103,7 @@ def fit_adam(
         seed: of initial weights and batch order.
         per_level: whether a batch holds rows of one level (`joint_batches: per_level`) or of all.
         progress: title of the progress bar, or None.
+        checkpoint: where the fit goes on from if it was broken off, with the same result; or None.
 
     Raises:
         OnejumpError: the error became NaN or infinite.
@@ -119,8 +122,14 @@ def fit_adam(
     optimiser = torch.optim.Adam(jump.parameters(), lr=learning_rate, fused=device.type in ("cpu", "cuda"))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
 
-    best, train_curve, validation_curve = {}, [], []
-    for _ in tqdm(range(epochs), desc=progress, unit="epoch", disable=progress is None, mininterval=30):
+    best, train_curve, validation_curve = Jump(hidden_size, rank).to(device).eval(), [], []
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        for part, state in ((jump, "jump"), (best, "best"), (optimiser, "optimiser"), (schedule, "schedule")):
+            part.load_state_dict(saved[state])
+        generator.set_state(saved["generator"])
+        train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
+    rest = range(len(validation_curve), epochs)
+    for _ in tqdm(rest, desc=progress, unit="epoch", disable=progress is None, mininterval=30):
         jump.train()
         total, n_batches = torch.zeros((), device=device), 0
         for x, y in fit_scaled.batches(batch_size, per_level, generator):
@@ -141,6 +150,18 @@ def fit_adam(
             )
         if validation_curve[-1] == min(validation_curve):
             best = candidate
+        if checkpoint is not None and checkpoint.due:
+            checkpoint.save(
+                {
+                    "jump": jump.state_dict(),
+                    "best": best.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "generator": generator.get_state(),
+                    "train_curve": train_curve,
+                    "validation_curve": validation_curve,
+                }
+            )
     return AdamFit(
         jump=best,
         train_mse=fit.mse(best),

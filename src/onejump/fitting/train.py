@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from onejump.activations import Activations, level_name
 from onejump.artifacts import OnejumpError, write_tensors
+from onejump.checkpoints import Checkpoint
 from onejump.fitting.adam import Rows, fit_adam
 from onejump.fitting.exact import ExactFit, fit_exact
 from onejump.fitting.moments import level_moments, validation_start
@@ -72,9 +73,10 @@ def train_jump(
         rows = _rows(activations, levels, head, target, device)
         # Each level its own stream of random numbers, so that no two jumps start alike.
         stream = seed * 1000 + (999 if level is None else level)
-        result = fit_adam(
-            *rows, rank, stream, per_level=level is None and joint_batches == "per_level", progress=f"jump {name}"
-        )
+        per_level = level is None and joint_batches == "per_level"
+        facts = metadata | {"per_level": per_level, "activations_sha256": activations.sha256}
+        checkpoint = Checkpoint(path, facts, device)
+        result = fit_adam(*rows, rank, stream, per_level, progress=f"jump {name}", checkpoint=checkpoint)
         jump, train_mse, validation_mse = result.jump, result.train_mse, result.validation_mse
         metadata |= {
             "best_epoch": result.best_epoch,
@@ -83,6 +85,8 @@ def train_jump(
         }
     metadata |= {"train_mse": train_mse, "validation_mse": validation_mse, "gap": exact.gap(train_mse)}
     jump.save(path, metadata)
+    if fit == "adam":
+        checkpoint.remove()
 
 
 def exit_levels(activations: Activations, level: int | None) -> list[int]:
