@@ -1,4 +1,5 @@
-# `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first.
+# `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first. The tests
+# on Slurm, which are part of them, need root on Debian or Ubuntu, and install a one-node Slurm from their packages.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -6,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The study takes nothing from the hub, so nothing may try to reach it.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-cluster lint install clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -14,10 +15,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	pytest -n 2 --dist loadgroup tests
 
+test-cluster: $(INSTALLED)
+	pytest -s tests/cluster
+
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
+	snakemake --lint
 
 install: $(INSTALLED)
 

@@ -1,15 +1,15 @@
 """A study on the one-node Slurm, in a folder that looks like a clone; and what goes on in the queue."""
 
-import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
-from studies import ROOT, Study
+from studies import ROOT, Study, environment
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 # More than the machine may have: jobs wait for each other's files more than they compute.
@@ -63,16 +63,31 @@ def slurm_jobs(*options: str) -> list[Job]:
     return jobs
 
 
-def stage_process(job: Job) -> tuple[int, str] | None:
-    """Process id and command (`train-jump` ...) of the stage that a job runs, once it has begun."""
-    for folder in Path("/proc").glob("[0-9]*"):
+@dataclass(frozen=True)
+class Stage:
+    """A running `onejump` command.
+
+    Attributes:
+        process: of the command.
+        command: `train-jump` ...
+        variables: its environment.
+    """
+
+    process: psutil.Process
+    command: str
+    variables: dict[str, str]
+
+
+def stage_process(job: Job) -> Stage | None:
+    """The stage that a job runs, once it has begun."""
+    for process in psutil.process_iter():
         try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            if len(command) > 2 and command[1].endswith(b"/onejump"):
-                environment = (folder / "environ").read_bytes().split(b"\0")
-                if f"SLURM_JOB_ID={job.number}".encode() in environment:
-                    return int(folder.name), command[2].decode()
-        except OSError:  # it has ended meanwhile
+            command = process.cmdline()
+            if len(command) > 2 and Path(command[1]).name == "onejump":
+                variables = process.environ()
+                if variables.get("SLURM_JOB_ID") == str(job.number):
+                    return Stage(process, command[2], variables)
+        except psutil.Error:  # it has ended meanwhile
             continue
     return None
 
@@ -90,28 +105,27 @@ class SlurmStudy(Study):
         (self.folder / "config").mkdir()
         (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(self.config))
 
-    def start(self, command: str, log: Path, **environment: str) -> subprocess.Popen:
+    def start_command(self, command: str, log: Path, **variables: str) -> subprocess.Popen:
         """Start a shell command in the folder; what it says is appended to `log`."""
-        variables = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HF_HUB_OFFLINE": "1",
-            "ONEJUMP_STATUS_COMMAND": "squeue",
-            "ONEJUMP_POLL_SECONDS": "3",
-        }
+        variables = {"ONEJUMP_STATUS_COMMAND": "squeue", "ONEJUMP_POLL_SECONDS": "3"} | variables
         with open(log, "ab") as file:
             return subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", command],
                 cwd=self.folder,
-                env=os.environ | variables | environment,
+                env=environment(**variables),
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
 
-    def run(self, command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    def command(self, command: str) -> None:
+        """Run a command of Slurm."""
+        subprocess.run(shlex.split(command), check=True, capture_output=True)
+
+    def run(self, command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
         """Run a shell command in the folder to its end; its output is in `stdout`."""
         log = self.folder / "run.log"
         log.unlink(missing_ok=True)
-        code = self.start(command, log, **environment).wait()
+        code = self.start_command(command, log, **variables).wait()
         text = log.read_text()
         assert not check or code == 0, text[-6000:]
         return subprocess.CompletedProcess(command, code, text)

@@ -67,18 +67,17 @@ class Faults:
 
     def inject(self, kind: str, job, process: psutil.Process) -> bool:
         """Whether the fault hit the job; it may have ended a moment before."""
-        run = self.study.run
+        run = self.study.command
         if kind == "kill the stage" or kind == "kill the stage while it writes":
             found = stage_process(job)
             if found is None:
                 return False
-            pid, command = found
             if kind == "kill the stage":
-                psutil.Process(pid).kill()
+                found.process.kill()
                 return True
-            order = self.orders / command
+            order = self.orders / found.command
             order.touch()
-            psutil.wait_procs([psutil.Process(pid)], timeout=60)
+            psutil.wait_procs([found.process], timeout=60)
             carried_out = not order.exists()
             order.unlink(missing_ok=True)
             check_whole(self.study.results())
@@ -114,7 +113,7 @@ def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_st
     )
     environment = {"PYTHONPATH": path, "ONEJUMP_TEST_ORDERS": str(orders)}
     began = time.monotonic()
-    process = study.start("snakemake --profile slurm", log, **environment)
+    process = study.start_command("snakemake --profile slurm", log, **environment)
     recoveries = 0
     while True:
         while process.poll() is None:
@@ -124,7 +123,7 @@ def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_st
             break
         assert recoveries < len(FAULTS), log.read_text()[-6000:]
         recoveries += 1
-        process = study.start(recipe("After a crash"), log, **environment)
+        process = study.start_command(recipe("After a crash"), log, **environment)
     seconds = time.monotonic() - began
 
     text = log.read_text()

@@ -43,6 +43,12 @@ def write_texts(folder: Path) -> None:
     (folder / "three.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """Environment variables of a run: this Python's commands come first, and nothing is fetched from the hub."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"} | variables
+
+
 @dataclass
 class Study:
     """A working folder and the config of a study in it."""
@@ -50,20 +56,25 @@ class Study:
     folder: Path
     config: dict
 
-    def snakemake(self, *args: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run `snakemake` in the folder; its output is in `stdout`."""
+    def snakemake(self, *args: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
+        """Run `snakemake` in the folder, with more environment variables; its output is in `stdout`."""
+        process = self.start(*args, **variables)
+        output, _ = process.communicate()
+        assert not check or process.returncode == 0, output[-6000:]
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, *args: str, **variables: str) -> subprocess.Popen:
+        """Start `snakemake` in the folder."""
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump(self.config))
-        command = ["snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", str(file), "--cores", "2", *args]
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HF_HUB_OFFLINE": "1",
-        }
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        return subprocess.Popen(
+            ["snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", str(file), "--cores", "2", *args],
+            cwd=self.folder,
+            env=environment(**variables),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        assert not check or done.returncode == 0, done.stdout[-6000:]
-        return done
 
     def results(self, *parts: str) -> Path:
         return self.folder.joinpath("results", self.config["study"], *parts)

@@ -1,19 +1,6 @@
 # Models to heads, tokens, and sharded activations.
 # A rule with `cache` takes all that its output depends on from inputs and params: the cache's key holds no wildcards.
 
-GGUF_SOURCES = {
-    model["source"]["gguf"]["sha256"]: model["source"]["gguf"]
-    for model in config["models"].values()
-    if "gguf" in model["source"]
-}
-
-
-def gguf_file(wildcards):
-    source = GGUF_SOURCES[wildcards.sha]
-    if "path" in source:
-        return local(source["path"])
-    return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
-
 
 localrules:
     fetch_gguf,

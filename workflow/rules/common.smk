@@ -54,9 +54,8 @@ BRANCH = f"{RESULTS}/{{model}}/seed-{{seed}}"
 VARIANT = f"{BRANCH}/{{variant}}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-CACHING = (
-    workflow.enable_cache
-)  # --cache: what studies share comes from a common folder
+# With --cache, what studies share comes from a common folder.
+CACHING = workflow.enable_cache
 
 
 wildcard_constraints:
@@ -104,32 +103,6 @@ def template():
 def grow(amount):
     """Memory in megabytes or time in minutes, doubled with each attempt."""
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
-
-
-def model_files(wildcards):
-    """What a model is read from, as far as it lies here: the folder that a job makes, or the files of a user's folder.
-
-    A folder that is missing has none, and then the stage itself says so. `local` keeps a user's path as it is where
-    this workflow is a module with a prefix.
-    """
-    source = config["models"][wildcards.model]["source"]
-    if "gguf" in source:
-        return f"resources/models/{source['gguf']['sha256']}"
-    files = Path(source["path"]).glob("[!.]*") if "path" in source else []
-    return [local(str(file)) for file in sorted(files) if file.is_file()]
-
-
-def model_args(wildcards, input):
-    """Options that name the model's source."""
-    model = config["models"][wildcards.model]
-    source = model["source"]
-    if "hub" in source:
-        args = ["--model", source["hub"]["id"], "--revision", source["hub"]["revision"]]
-    elif "gguf" in source:
-        args = ["--model", str(input.model)]
-    else:
-        args = ["--model", source["path"]]
-    return shlex.join(args + ["--trust-remote-code"] * model["trust_remote_code"])
 
 
 def dtype(wildcards):

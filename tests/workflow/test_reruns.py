@@ -1,0 +1,155 @@
+"""What is done again after a change, and what is not, by the lists of jobs that Snakemake plans."""
+
+import re
+import shutil
+from collections import Counter
+
+import pytest
+from studies import ROOT, Study
+
+pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
+
+# What follows from any change in a study: about all models, so made anew.
+SUMMARY = {"all": 1, "summarise": 1, "plot_figures": 6, "render_report": 1}
+
+
+def planned(study: Study, *args: str, **environment: str) -> Counter:
+    """Jobs of a dry run, as (rule, model, variant)."""
+    text = study.snakemake("-n", *args, **environment).stdout
+    jobs = Counter()
+    for block in re.split(r"\n(?=\[|(?:local)?rule )", text):
+        if found := re.match(r"(?:local)?rule (\w+):", block):
+            values = dict(re.findall(r"(\w+)=([\w.-]+)", (re.findall(r"wildcards: (.*)", block) or [""])[0]))
+            jobs[found[1], values.get("model"), values.get("variant")] += 1
+    return jobs
+
+
+def by_rule(jobs: Counter) -> dict[str, int]:
+    counts = Counter()
+    for (rule, _, _), count in jobs.items():
+        counts[rule] += count
+    return dict(counts)
+
+
+def models_of(jobs: Counter) -> set[str]:
+    """Models of the jobs that are of one model; figures are of the summary."""
+    return {model for rule, model, _ in jobs if model and rule != "plot_figures"}
+
+
+@pytest.fixture
+def edited_library(tmp_path):
+    """A copy of the library, first on Python's path; `edit(module, old, new)` changes it."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+
+    def edit(module: str, old: str, new: str) -> dict[str, str]:
+        file = tmp_path / "src" / "onejump" / module
+        text = file.read_text()
+        assert text.count(old) == 1
+        file.write_text(text.replace(old, new))
+        return {"PYTHONPATH": str(tmp_path / "src")}
+
+    return edit
+
+
+def test_comments_and_docstrings_rerun_nothing(finished_study, edited_library):
+    edited_library("fitting/exact.py", "import torch\n", "import torch  # tensors\n")
+    environment = edited_library("activations.py", '"""Tokens, positions,', '"""About tokens, positions,')
+    assert planned(finished_study, **environment) == {}
+
+
+def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finished_study, edited_library):
+    environment = edited_library("fitting/exact.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
+    assert by_rule(planned(finished_study, **environment)) == SUMMARY | {
+        "train_jump": 18,
+        "train_joint_jump": 6,
+        "fit_jtc": 4,
+        "score_jumps": 6,
+        "select_jump": 6,
+        "evaluate_jumps": 6,
+        "evaluate_references": 4,
+    }
+
+
+def test_an_edit_of_the_dump_reruns_dumps_and_what_follows_but_no_sampling(finished_study, edited_library):
+    environment = edited_library("activations.py", '"cuda": 16384', '"cuda": 8192')
+    jobs = by_rule(planned(finished_study, **environment))
+    assert (jobs["choose_positions"], jobs["dump_activations"], jobs["train_jump"]) == (2, 5, 18)
+    assert not {"sample_sentences", "extract_head"} & jobs.keys()
+
+
+def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_library):
+    environment = edited_library("templates/report.html.j2", "</html>", "</html>\n")
+    assert by_rule(planned(finished_study, **environment)) == {"all": 1, "render_report": 1}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (
+            ["seed-*/activations/*/*.safetensors"],
+            {"dump_activations": 3, "train_jump": 9, "train_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
+        ),
+        (
+            ["seed-*/jtc/*", "seed-*/*/jumps/*"],
+            {"train_jump": 9, "train_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
+        ),
+        (["seed-*/references/*", "seed-*/*/evaluation.parquet"], {}),
+    ],
+)
+def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, expected):
+    documented = (ROOT / "docs" / "cluster.md").read_text()
+    assert "-R " + " ".join(f"results/paper/gpt2-xl/{pattern}" for pattern in patterns) + "\n" in documented
+    folder = finished_study.results("tiny-llama")
+    files = [str(file.relative_to(finished_study.folder)) for pattern in patterns for file in folder.glob(pattern)]
+    jobs = planned(finished_study, "-R", *files)
+    assert models_of(jobs) == {"tiny-llama"}
+    if expected:
+        expected = expected | {"select_jump": 3}
+    assert by_rule(jobs) == SUMMARY | expected | {"evaluate_jumps": 3, "evaluate_references": 2}
+
+
+def test_one_models_rerun_leaves_the_others_files_untouched(finished_study, tmp_path):
+    study = Study(tmp_path / "copy", finished_study.config)
+    shutil.copytree(finished_study.folder, study.folder)
+    others = {path: path.stat().st_mtime_ns for path in study.results("tiny-gpt2").rglob("*.*")}
+    own = study.results("tiny-llama", "seed-0", "exact", "evaluation.parquet")
+    bytes_before, time_before = own.read_bytes(), own.stat().st_mtime_ns
+    study.snakemake("-R", str(own.relative_to(study.folder)), "--until", "summarise")
+    assert own.stat().st_mtime_ns > time_before
+    assert own.read_bytes() == bytes_before
+    assert {path: path.stat().st_mtime_ns for path in study.results("tiny-gpt2").rglob("*.*")} == others
+
+
+def test_a_new_model_runs_only_its_own_jobs(finished_study):
+    models = finished_study.config["models"]
+    study = Study(finished_study.folder, finished_study.config | {"models": models | {"new": models["tiny-gpt2"]}})
+    jobs = planned(study)
+    assert models_of(jobs) == {"new"}
+    assert by_rule(jobs) == SUMMARY | {
+        "write_config": 1,
+        "plot_figures": 9,
+        "choose_positions": 1,
+        "extract_head": 1,
+        "dump_activations": 2,
+        "train_jump": 9,
+        "train_joint_jump": 3,
+        "fit_jtc": 2,
+        "score_jumps": 3,
+        "select_jump": 3,
+        "evaluate_jumps": 3,
+        "evaluate_references": 2,
+    }
+
+
+def test_a_changed_seed_dtype_or_rank_reruns_what_depends_on_it(finished_study):
+    config = finished_study.config
+    gpt2 = config["models"]["tiny-gpt2"]
+    dtype = {"models": config["models"] | {"tiny-gpt2": gpt2 | {"dtype": "bfloat16"}}}
+    jobs = planned(Study(finished_study.folder, config | dtype))
+    assert models_of(jobs) == {"tiny-gpt2"}
+    assert by_rule(jobs)["dump_activations"] == 2 and "choose_positions" not in by_rule(jobs)
+    rank = {"variants": config["variants"] | {"other": config["variants"]["other"] | {"rank": 3}}}
+    jobs = planned(Study(finished_study.folder, config | rank))
+    assert {variant for rule, _, variant in jobs if variant and rule != "plot_figures"} == {"other"}
+    jobs = by_rule(planned(Study(finished_study.folder, config | {"seeds": [1]})))
+    assert (jobs["sample_sentences"], jobs["dump_activations"]) == (1, 5) and "extract_head" not in jobs

