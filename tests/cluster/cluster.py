@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,14 @@ class Job:
 def slurm_jobs(*options: str) -> list[Job]:
     """Jobs in the queue, the oldest first; with `--states=all` the finished ones too."""
     command = ["squeue", "--noheader", "--sort=i", "-o", "%i|%j|%k|%T|%m|%l", *options]
-    lines = subprocess.run(command, check=True, text=True, capture_output=True).stdout.splitlines()
+    for _ in range(5):  # a busy controller may hang up
+        done = subprocess.run(command, text=True, capture_output=True)
+        if done.returncode == 0:
+            break
+        time.sleep(1)
+    done.check_returncode()
     jobs = []
-    for line in lines:
+    for line in done.stdout.splitlines():
         number, name, work, state, memory, limit = line.split("|")
         megabytes = float(memory[:-1]) * {"M": 1, "G": 1024}[memory[-1]]
         days, _, clock = limit.rpartition("-")

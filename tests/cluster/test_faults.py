@@ -2,13 +2,16 @@
 
 import os
 import random
+import re
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
-from cluster import SlurmStudy, recipe, slurm_jobs, stage_process
+from cluster import Job, SlurmStudy, recipe, slurm_jobs, stage_process
+from studies import Study
 
 from onejump.artifacts import OnejumpError, TensorFile, read_json, read_table
 
@@ -22,14 +25,15 @@ FAULTS = (
     + ["lose the node"] * 1
     + ["kill snakemake"] * 3
 )
-MOST_OF_A_RULE = 2  # more could use up a job's retries
+# Each rule is hit once, and some twice; more could use up a job's retries.
+SECOND_HITS = 8
 
 
 def check_whole(folder: Path) -> None:
     """Every file under its final name can be read to its end."""
     readers = {".safetensors": lambda path: TensorFile(path).tensors(), ".parquet": read_table, ".json": read_json}
     for path in folder.rglob("[!.]*"):
-        if path.suffix in readers and "cache" not in path.parts:
+        if path.suffix in readers:
             try:
                 readers[path.suffix](path)
             except OnejumpError as error:
@@ -37,114 +41,113 @@ def check_whole(folder: Path) -> None:
 
 
 class Faults:
-    """Injects the faults of a list, one after another, each at a random moment of a job of a rule seldom hit so far.
+    """Injects one fault after another, each at a random moment of a job, first of rules that were not hit so far.
 
     Attributes:
         hits: rule -> faults that hit a job of it.
-        done: kinds of the faults injected.
         log: the faults, readable.
     """
 
     def __init__(self, study: SlurmStudy, orders: Path, seed: int) -> None:
         self.study, self.orders = study, orders
         self.rng = random.Random(seed)
-        self.waiting = self.rng.sample(FAULTS, len(FAULTS))
-        self.hits, self.done, self.log = Counter(), [], []
+        self.deck: list[str] = []
+        self.hits: Counter[str] = Counter()
+        self.log: list[str] = []
 
-    def try_one(self, process: psutil.Process) -> None:
-        """Inject the next fault if a suitable job runs."""
-        jobs = [job for job in slurm_jobs("--states=running") if self.hits[job.rule] < MOST_OF_A_RULE]
-        if not jobs or not self.waiting:
+    def try_one(self, snakemake: subprocess.Popen) -> None:
+        """Inject a fault if a suitable job runs."""
+        running = slurm_jobs("--states=running")
+        most = 2 if sum(hits - 1 for hits in self.hits.values()) < SECOND_HITS else 1
+        jobs = [job for job in running if self.hits[job.rule] < most]
+        if not jobs:
             return
-        job = min(jobs, key=lambda job: (self.hits[job.rule], self.rng.random()))
-        time.sleep(self.rng.uniform(0, 5))
-        kind = self.waiting[0]
-        if self.inject(kind, job, process):
-            self.waiting.pop(0)
-            self.done.append(kind)
+        # Of the rules that were hit least, one with few jobs: its time is short.
+        peers = Counter(job.rule for job in running)
+        job = min(jobs, key=lambda job: (self.hits[job.rule], peers[job.rule], self.rng.random()))
+        self.deck = self.deck or self.rng.sample(FAULTS, len(FAULTS))
+        try:
+            hit = self.inject(self.deck[-1], job, snakemake)
+        except (psutil.Error, subprocess.CalledProcessError):  # the job ended a moment before
+            hit = False
+        if hit:
             self.hits[job.rule] += 1
-            self.log.append(f"{kind}: {job.work}")
+            self.log.append(f"{self.deck.pop()}: {job.work}")
 
-    def inject(self, kind: str, job, process: psutil.Process) -> bool:
-        """Whether the fault hit the job; it may have ended a moment before."""
-        run = self.study.command
-        if kind == "kill the stage" or kind == "kill the stage while it writes":
-            found = stage_process(job)
-            if found is None:
-                return False
+    def inject(self, kind: str, job: Job, snakemake: subprocess.Popen) -> bool:
+        """Whether the fault hit the job."""
+        if kind.startswith("kill the stage"):
+            while (stage := stage_process(job)) is None:
+                if not self.runs(job):
+                    return False
+                time.sleep(0.1)
+            time.sleep(self.rng.uniform(0, 0.8))
             if kind == "kill the stage":
-                found.process.kill()
+                stage.process.kill()
                 return True
-            order = self.orders / found.command
+            order = self.orders / stage.command
             order.touch()
-            psutil.wait_procs([found.process], timeout=60)
+            psutil.wait_procs([stage.process], timeout=600)
             carried_out = not order.exists()
             order.unlink(missing_ok=True)
             check_whole(self.study.results())
             return carried_out
-        if job.number not in {job.number for job in slurm_jobs("--states=running")}:
+        time.sleep(self.rng.uniform(0, 2))
+        if not self.runs(job):
             return False
         if kind == "cancel the job":
-            run(f"scancel {job.number}")
-        elif kind == "drain the node":
-            run("scontrol update nodename=localhost state=drain reason=test")
-            time.sleep(3)
-            run("scontrol update nodename=localhost state=resume")
-        elif kind == "lose the node":
-            run("scontrol update nodename=localhost state=down reason=test")
-            time.sleep(1)
-            run("scontrol update nodename=localhost state=resume")
-        else:
-            for candidate in (process, *process.children(recursive=True)):
-                if "snakemake" in [Path(part).name for part in candidate.cmdline()[:2]]:
-                    candidate.kill()
+            self.study.command(f"scancel {job.number}")
+        elif kind == "kill snakemake":
+            main = psutil.Process(snakemake.pid)
+            for process in (main, *main.children(recursive=True)):
+                if "snakemake" in [Path(part).name for part in process.cmdline()[:2]]:
+                    process.kill()
             check_whole(self.study.results())
+        else:
+            state = {"drain the node": "drain", "lose the node": "down"}[kind]
+            self.study.command(f"scontrol update nodename=localhost state={state} reason=test")
+            time.sleep(self.rng.uniform(1, 4))
+            self.study.command("scontrol update nodename=localhost state=resume")
         return True
+
+    def runs(self, job: Job) -> bool:
+        return job.number in {other.number for other in slurm_jobs("--states=running")}
 
 
 def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_study, tmp_path):
     seed = int(time.time())
-    print(f"faults: seed {seed}")
+    print(f"seed of the faults: {seed}")
     study, log, orders = slurm_study, tmp_path / "snakemake.log", tmp_path / "orders"
     orders.mkdir()
-    faults = Faults(study, orders, seed)
-    path = os.pathsep.join(
-        [str(Path(__file__).with_name("faulty")), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    )
-    environment = {"PYTHONPATH": path, "ONEJUMP_TEST_ORDERS": str(orders)}
-    began = time.monotonic()
-    process = study.start_command("snakemake --profile slurm", log, **environment)
-    recoveries = 0
+    path = os.pathsep.join([str(Path(__file__).with_name("faulty")), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {"PYTHONPATH": path, "ONEJUMP_TEST_ORDERS": str(orders)}
+    faults, restarts, began = Faults(study, orders, seed), 0, time.monotonic()
+    snakemake = study.start_command("snakemake --profile slurm", log, **variables)
     while True:
-        while process.poll() is None:
-            faults.try_one(psutil.Process(process.pid))
-            time.sleep(0.3)
-        if (study.folder / "reports" / "test.html").exists() and process.returncode == 0:
+        while snakemake.poll() is None:
+            faults.try_one(snakemake)
+            time.sleep(0.2)
+        if snakemake.returncode == 0:
             break
-        assert recoveries < len(FAULTS), log.read_text()[-6000:]
-        recoveries += 1
-        process = study.start_command(recipe("After a crash"), log, **environment)
+        assert restarts < len(FAULTS), log.read_text()[-6000:]
+        restarts += 1
+        snakemake = study.start_command(recipe("After a crash"), log, **variables)
     seconds = time.monotonic() - began
 
-    text = log.read_text()
-    jobs = slurm_jobs("--states=all")
-    names = {line.removeprefix("SLURM run ID: ") for line in text.splitlines() if line.startswith("SLURM run ID: ")}
-    jobs = [job for job in jobs if job.name in names]
+    names = set(re.findall(r"^SLURM run ID: (\S+)$", log.read_text(), re.M))
+    jobs = [job for job in slurm_jobs("--states=all") if job.name in names]
     print("\n".join(faults.log))
-    print(f"{len(faults.done)} faults, {recoveries} restarts of Snakemake, {len(jobs)} Slurm jobs in {seconds:.0f} s")
-    assert len(faults.done) >= 20
+    print(f"{len(faults.log)} faults, {restarts} restarts of Snakemake, {len(jobs)} Slurm jobs in {seconds:.0f} s")
+    assert len(faults.log) >= 20
     assert len({job.work for job in jobs}) >= 60
     assert set(faults.hits) == {job.rule for job in jobs}  # every stage was hit
 
-    wanted = {path.relative_to(finished_study.folder) for path in result_files(finished_study.results())}
-    found = {path.relative_to(study.folder) for path in result_files(study.results())}
-    assert found == wanted
-    differing = [
-        path for path in wanted if (study.folder / path).read_bytes() != (finished_study.folder / path).read_bytes()
-    ]
-    assert differing == []
+    wanted, found = result_files(finished_study), result_files(study)
+    assert found.keys() == wanted.keys()
+    assert [path for path in wanted if found[path].read_bytes() != wanted[path].read_bytes()] == []
 
 
-def result_files(folder: Path) -> list[Path]:
-    """All that a study leaves, temporary files too, but for logs and times, which differ from run to run."""
-    return [path for path in folder.rglob("*") if path.is_file() and not {"logs", "benchmarks"} & set(path.parts)]
+def result_files(study: Study) -> dict[Path, Path]:
+    """What a study leaves, by its path in the study; logs and times differ from run to run."""
+    files = {path.relative_to(study.folder): path for path in study.results().rglob("[!.]*") if path.is_file()}
+    return {path: file for path, file in files.items() if not {"logs", "benchmarks"} & set(path.parts)}
