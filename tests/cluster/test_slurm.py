@@ -17,7 +17,7 @@ def jobs_of(output: str) -> list:
     return [job for job in slurm_jobs("--states=all") if job.name == name]
 
 
-def wait_for(condition, seconds: float = 120):
+def wait_for(condition, seconds: float = 600):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -88,6 +88,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
     checkpoint = jump.with_name(f".{jump.name}.checkpoint")
     wait_for(checkpoint.exists)
     (job,) = slurm_jobs("--states=running")
+    stage_process(job).process.suspend()  # so that it cannot end before it is requeued
     study.command(f"scontrol requeue {job.number}")
     assert process.wait() == 0, log.read_text()
     assert jump.read_bytes() == before

@@ -56,7 +56,7 @@ def check_status_command():
     facts = dict(
         re.findall(r"^(\w+)\s*= (.*\S)", ask_slurm("scontrol", "show", "config"), re.M)
     )
-    if not facts["AccountingStorageType"].endswith("none"):
+    if facts["AccountingStorageType"] not in ("accounting_storage/none", "(null)"):
         return
     if settings.status_command != "squeue":
         raise WorkflowError(
@@ -80,9 +80,15 @@ def check_requests():
     for job in workflow.dag.needrun_jobs():
         if not job.is_local:
             given = {name: job.resources.get(name) for name in SBATCH}
+            if model := job.resources.get("gpu_model"):
+                given["gpu"] = f"{model}:{given['gpu'] or 1}"
+            # A value that depends on files which are yet to be made is no value so far.
             options = [
-                f"{SBATCH[name]}={value}" for name, value in given.items() if value
+                f"{SBATCH[name]}={value}"
+                for name, value in given.items()
+                if value and str(value) != "<TBD>"
             ]
+            options += shlex.split(job.resources.get("slurm_extra", ""))
             requests.setdefault(
                 (*options, f"--cpus-per-task={job.threads}"), job.rule.name
             )
