@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from torch.nn.functional import mse_loss
 
 from onejump.activations import Activations, rows_digest
 from onejump.artifacts import OnejumpError, TensorFile, write_table, write_tensors
 from onejump.fitting import exact as exact_module
-from onejump.fitting.adam import EPOCHS, Rows, fit_adam
+from onejump.fitting.adam import EPOCHS, Adam, Rows, batch_gradients, fit_adam, one_cycle
 from onejump.fitting.exact import RIDGES, ExactFit, RidgeSolver, fit_exact
 from onejump.fitting.moments import Moments, level_moments, validation_start
 from onejump.fitting.train import fit_jtc, open_jtc, train_jump
@@ -436,6 +437,93 @@ def adam_fit(factor: float = 1.0, seed: int = 0, rank: int = 3):
     fit, validation = Rows(x[None, :1000], factor * y[:1000]), Rows(x[None, 1000:], factor * y[1000:])
     exact = fit_exact(Moments.of(fit.x[0], fit.y), Moments.of(validation.x[0], validation.y), rank)
     return fit_adam(fit, validation, rank, seed), exact, fit, validation
+
+
+def random_jump(hidden_size: int, rank: int, seed: int) -> Jump:
+    """A jump none of whose tensors is trivial, in training mode."""
+    generator = torch.Generator().manual_seed(seed)
+    jump = Jump(hidden_size, rank)
+    with torch.no_grad():
+        for tensor in jump._tensors().values():
+            tensor.normal_(0.5, 0.4, generator=generator)
+        jump.bn.running_var.abs_()
+    return jump
+
+
+@pytest.mark.parametrize(("n", "hidden_size", "rank"), [(2, 3, 1), (7, 20, 3), (300, 12, 12)])
+def test_the_gradients_of_a_batch_are_those_of_automatic_differentiation(n, hidden_size, rank):
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, hidden_size, generator=generator) * torch.linspace(0.1, 30, hidden_size) + 5
+    y = torch.randn(n, hidden_size, generator=generator) + 1
+    plain, found = (random_jump(hidden_size, rank, 1).double() for _ in range(2))
+    loss = mse_loss(plain(x.double()), y.double(), reduction="sum") / n
+    loss.backward()
+    error, gradients = batch_gradients(found, x.double(), y.double())
+    assert error.item() == pytest.approx(loss.item(), rel=1e-10)
+    assert gradients.keys() == dict(plain.named_parameters()).keys()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-9)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(found.bn, name), getattr(plain.bn, name), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 1680])
+def test_the_rate_and_the_decay_are_those_of_one_cycle(steps):
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.03)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=steps)
+    for step in range(steps):
+        group = optimiser.param_groups[0]
+        assert one_cycle(step, steps, 0.03) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
+        optimiser.step()
+        if step < steps - 1:
+            schedule.step()
+
+
+def test_steps_are_those_of_pytorchs_optimiser():
+    plain, found = (random_jump(9, 2, 4) for _ in range(2))
+    optimiser = torch.optim.Adam(plain.parameters(), lr=0.03)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=40)
+    ours = Adam(found, 0.03, 40)
+    for step in range(40):
+        gradients = {name: torch.sin(step + 3 * parameter.detach()) for name, parameter in plain.named_parameters()}
+        for name, parameter in plain.named_parameters():
+            parameter.grad = gradients[name]
+        optimiser.step()
+        if step < 39:
+            schedule.step()
+        ours.step(gradients)
+        for name, parameter in plain.named_parameters():
+            torch.testing.assert_close(dict(found.named_parameters())[name], parameter, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_levels", [1, 2])
+def test_a_fit_is_that_of_automatic_differentiation_and_pytorchs_optimiser(n_levels):
+    x, y = (rows.float() for rows in make_rows(700))
+    fit = Rows(torch.stack([x[:600], x[:600].roll(1, 1)][:n_levels]), y[:600])
+    validation = Rows(fit.x[:, :100], y[:100])
+    found = fit_adam(fit, validation, 3, seed=5, epochs=6)
+
+    generator = torch.Generator().manual_seed(5)
+    jump, scale = Jump(fit.x.shape[2], 3), float(fit.y.square().mean().sqrt())
+    with torch.no_grad():
+        jump.A.normal_(0, fit.x.shape[2] ** -0.5, generator=generator)
+        jump.B.normal_(0, 3**-0.5, generator=generator)
+    optimiser = torch.optim.Adam(jump.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=6 * (600 // 128))
+    curve = []
+    for _ in range(6):
+        losses = []
+        for inputs, targets in Rows(fit.x, fit.y / scale).batches(128, False, generator):
+            loss = mse_loss(jump(inputs), targets, reduction="sum") / len(inputs)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item() * scale**2)
+        curve.append(sum(losses) / len(losses))
+    assert found.train_curve == pytest.approx(curve, rel=1e-4)
+    assert found.best_epoch == 6
+    torch.testing.assert_close(found.jump.B, jump.B * scale, rtol=1e-3, atol=1e-3)
 
 
 def test_adam_comes_within_2_percent_of_the_exact_optimum_on_a_well_conditioned_problem():

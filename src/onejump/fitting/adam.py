@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.optim.adam import adam
 from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError
@@ -80,6 +81,95 @@ class AdamFit:
     validation_curve: list[float]
 
 
+@torch.no_grad()
+def batch_gradients(jump: Jump, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 2's error of a batch, BatchNorm in training mode, and its gradients; moves the running statistics.
+
+    With `x` centred, `s = bn.weight / sqrt(var + eps)` and `z = x (s A) + bn.bias A`, the error `|y - z B|^2` and all
+    gradients need `y B'`, `B B'` and sums over the batch alone: nothing H-wide is formed beside the inputs, where
+    automatic differentiation forms six times their size.
+
+    Args:
+        jump: whose parameters are differentiated.
+        x: [n, H] float32, n > 1; centred in place.
+        y: [n, H] float32.
+
+    Returns:
+        The error, and the gradient of each parameter by its name.
+    """
+    n, bn, A, B = len(x), jump.bn, jump.A, jump.B
+    mean = x.mean(0)
+    x -= mean
+    variance = x.square().mean(0)
+    bn.running_mean.lerp_(mean, bn.momentum)
+    bn.running_var.lerp_(variance * (n / (n - 1)), bn.momentum)
+
+    inverse_std = torch.rsqrt(variance + bn.eps)
+    s = bn.weight * inverse_std
+    z = torch.addmm(bn.bias @ A, x, s[:, None] * A)
+    yB, zG = y @ B.T, z @ (B @ B.T)
+    error = (y.square().sum() + (z * (zG - 2 * yB)).sum()) / n
+    dz = (zG - yB) * (2 / n)
+    dP, dq = (dz.T @ x).T.contiguous(), dz.sum(0)  # laid out as A is, which PyTorch's fused Adam takes for granted
+    return error, {
+        "A": s[:, None] * dP + torch.outer(bn.bias, dq),
+        "B": (z.T @ z @ B - z.T @ y) * (2 / n),
+        "bn.weight": (A * dP).sum(1) * inverse_std,
+        "bn.bias": A @ dq,
+    }
+
+
+def one_cycle(step: int, steps: int, learning_rate: float) -> tuple[float, float]:
+    """Rate and first moment's decay of a step, 0-based: one cycle (Smith and Topin 2019) as OneCycleLR's defaults."""
+    peak = 0.3 * steps - 1
+    lowest, highest = learning_rate / 25, learning_rate / 25e4
+    if step <= peak:
+        first, last, share = (lowest, 0.95), (learning_rate, 0.85), step / peak
+    else:
+        first, last, share = (learning_rate, 0.85), (highest, 0.95), (step - peak) / (steps - 1 - peak)
+    cosine = (1 + math.cos(math.pi * share)) / 2
+    return tuple(end + (start - end) * cosine for start, end in zip(first, last, strict=True))
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) with a one-cycle rate, by PyTorch's functional form.
+
+    Not by its class: making one imports PyTorch's compiler, which takes longer than a fit of a small model.
+    """
+
+    def __init__(self, jump: Jump, learning_rate: float, steps: int) -> None:
+        self.parameters = dict(jump.named_parameters())
+        self.first = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        device = next(iter(self.parameters.values())).device
+        self.counts = [torch.zeros((), device=device) for _ in self.parameters]  # moved on by `adam`
+        self.n_steps, self._learning_rate, self._steps = 0, learning_rate, steps
+
+    @torch.no_grad()
+    def step(self, gradients: dict[str, Tensor]) -> None:
+        """Move the parameters."""
+        rate, beta1 = one_cycle(self.n_steps, self._steps, self._learning_rate)
+        states = [[state[name] for name in self.parameters] for state in (gradients, self.first, self.second)]
+        adam(
+            list(self.parameters.values()), *states, [], self.counts, fused=self.counts[0].device.type != "mps",
+            amsgrad=False, beta1=beta1, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+        self.n_steps += 1
+
+    def state_dict(self) -> dict:
+        """What a checkpoint holds."""
+        return {"n_steps": self.n_steps, "first": self.first, "second": self.second}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a checkpoint."""
+        self.n_steps = state["n_steps"]
+        for count in self.counts:
+            count.fill_(self.n_steps)
+        for name in self.parameters:
+            self.first[name].copy_(state["first"][name])
+            self.second[name].copy_(state["second"][name])
+
+
 def fit_adam(
     fit: Rows,
     validation: Rows,
@@ -119,28 +209,23 @@ def fit_adam(
     jump = jump.to(device)
     n_rows = len(fit.y)
     steps = epochs * (n_rows // min(batch_size, n_rows)) * (len(fit.x) if per_level else 1)
-    optimiser = torch.optim.Adam(jump.parameters(), lr=learning_rate, fused=device.type in ("cpu", "cuda"))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
+    optimiser = Adam(jump, learning_rate, steps)
 
     best, train_curve, validation_curve = Jump(hidden_size, rank).to(device).eval(), [], []
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        for part, state in ((jump, "jump"), (best, "best"), (optimiser, "optimiser"), (schedule, "schedule")):
-            part.load_state_dict(saved[state])
+        jump.load_state_dict(saved["jump"])
+        best.load_state_dict(saved["best"])
+        optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
         train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
     rest = range(len(validation_curve), epochs)
     for _ in tqdm(rest, desc=progress, unit="epoch", disable=progress is None, mininterval=30):
-        jump.train()
         total, n_batches = torch.zeros((), device=device), 0
         for x, y in fit_scaled.batches(batch_size, per_level, generator):
-            loss = mse_loss(jump(x), y, reduction="sum") / len(x)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total, n_batches = total + loss.detach(), n_batches + 1
+            error, gradients = batch_gradients(jump, x, y)
+            optimiser.step(gradients)
+            total, n_batches = total + error, n_batches + 1
         train_curve.append(float(total) / n_batches * scale**2)
-        jump.eval()
         candidate = _unscaled(jump, scale)
         validation_curve.append(validation.mse(candidate))
         if not math.isfinite(validation_curve[-1]):
@@ -156,7 +241,6 @@ def fit_adam(
                     "jump": jump.state_dict(),
                     "best": best.state_dict(),
                     "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
                     "generator": generator.get_state(),
                     "train_curve": train_curve,
                     "validation_curve": validation_curve,

@@ -76,7 +76,7 @@ def train_jump(
         per_level = level is None and joint_batches == "per_level"
         facts = metadata | {"per_level": per_level, "activations_sha256": activations.sha256}
         checkpoint = Checkpoint(path, facts, device)
-        result = fit_adam(*rows, rank, stream, per_level, progress=f"jump {name}", checkpoint=checkpoint)
+        result = fit_adam(*rows, rank, stream, per_level=per_level, progress=f"jump {name}", checkpoint=checkpoint)
         jump, train_mse, validation_mse = result.jump, result.train_mse, result.validation_mse
         metadata |= {
             "best_epoch": result.best_epoch,
