@@ -4,9 +4,8 @@
 - bare model: the very batches of the dump through the backbone, nothing kept;
 - dump: `gather_levels`, as the stage `dump-activations` calls it.
 
-Batches of similar length need sentences to choose from: the number of them is a shard's, as in the embedded study. The
-three take turns, so that a drift of the machine's speed falls on all alike; in each round the plain loop runs its share
-of the sentences, the others run all.
+Batches of similar length need sentences to choose from: their number is a shard's, as in the embedded study. The three
+take turns over shares of their batches, so that a drift of the machine's speed falls on all alike.
 
     python benchmarks/dump.py --model MODEL_FOLDER --sentences SENTENCES_PARQUET
 """
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder in Transformers' format, or hub id")
     parser.add_argument("--sentences", required=True, help="sentences.parquet")
     parser.add_argument("--number", type=int, default=1500, help="sentences to run")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that the three ways take")
+    parser.add_argument("--rounds", type=int, default=10, help="turns that the three ways take")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
 
@@ -57,11 +56,19 @@ def main() -> None:
     full = tokenizer(table["text"].to_pylist())["input_ids"]
     cut = choose_positions(table, tokenizer, None, {}, seed=0)["input_ids"].to_pylist()
 
-    share = -(-len(full) // args.rounds)
+    batches = length_sorted_batches([len(ids) for ids in cut], budget)
+
+    def sorted_share(turn: int) -> list[list[int]]:
+        """The sentences of every tenth batch or so, which fall into the same batches again."""
+        return [cut[row] for rows in batches[turn :: args.rounds] for row in rows]
+
+    def unsorted_share(turn: int) -> list[list[int]]:
+        return full[turn * len(full) // args.rounds : (turn + 1) * len(full) // args.rounds]
+
     ways = {
-        "plain loop": lambda turn: plain_loop(model, full[turn * share : (turn + 1) * share]),
-        "bare model": lambda turn: bare_model(model, cut, budget),
-        "dump": lambda turn: gather_levels(model, cut, budget),
+        "plain loop": lambda turn: plain_loop(model, unsorted_share(turn)),
+        "bare model": lambda turn: bare_model(model, sorted_share(turn), budget),
+        "dump": lambda turn: gather_levels(model, sorted_share(turn), budget),
     }
     seconds = dict.fromkeys(ways, 0.0)
     with torch.inference_mode():
@@ -72,7 +79,7 @@ def main() -> None:
                 way(turn)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
-                seconds[name] += (time.perf_counter() - began) / (1 if name == "plain loop" else args.rounds)
+                seconds[name] += time.perf_counter() - began
     for name, value in seconds.items():
         print(f"{name:10}  {value:7.2f} s  {len(full) / value:7.1f} sentences/s")
     print(f"plain loop / dump  {seconds['plain loop'] / seconds['dump']:.2f} (at least 5 wanted)")
