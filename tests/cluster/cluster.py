@@ -123,9 +123,9 @@ class SlurmStudy(Study):
                 stderr=subprocess.STDOUT,
             )
 
-    def command(self, command: str) -> None:
+    def command(self, command: str, check: bool = True) -> None:
         """Run a command of Slurm."""
-        subprocess.run(shlex.split(command), check=True, capture_output=True)
+        subprocess.run(shlex.split(command), check=check, capture_output=True)
 
     def run(self, command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
         """Run a shell command in the folder to its end; its output is in `stdout`."""

@@ -27,7 +27,7 @@ def file_system(folder: Path, options: str):
 
 def test_a_full_disk_is_named_and_nothing_half_written_stays(tiny_study):
     results = tiny_study.folder / "results"
-    with file_system(results, "size=40k"):
+    with file_system(results, "size=12k"):
         done = tiny_study.snakemake("--show-failed-logs", "--", HEAD, check=False)
         assert done.returncode != 0
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("onejump: error: ")]
