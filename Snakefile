@@ -18,6 +18,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/jumps.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/preflight.smk"
 

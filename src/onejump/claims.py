@@ -65,7 +65,7 @@ COLUMNS = {"precision": "correct", "surprisal": "surprisal"}  # each metric's na
 Statistic = tuple[str, str, str, int | None]  # claim, name, metric, level
 
 
-def test_claims(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int], seed: int) -> pd.DataFrame:
+def claims_table(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int], seed: int) -> pd.DataFrame:
     """Stage `test-claims`: every statistic of every claim for one model, seed and variant.
 
     Args:

@@ -317,6 +317,29 @@ def evaluate_references(head_file, positions_file, shards, positions, jtc, targe
     write_table(out, evaluate_references(activations, head.to(device), full_rank, target, device))
 
 
+@cli.command()
+@click.option("--evaluation", type=FILE, required=True, help="evaluation.parquet of evaluate-jumps.")
+@click.option("--references", type=FILE, required=True, help="The references' evaluation, of evaluate-references.")
+@jumps_option
+@click.option("--selection", "selection_file", type=FILE, required=True, help="selection.json.")
+@seed_option
+@out_option
+def test_claims(evaluation, references, jump_files, selection_file, seed, out) -> None:
+    """Test the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
+    import pyarrow as pa
+
+    from onejump.artifacts import TensorFile
+    from onejump.claims import claims_table
+    from onejump.selection import read_selection
+    from onejump.statistics import EvaluationGrids, n_parameters
+
+    sizes = [n_parameters(TensorFile(file)) for file in jump_files]
+    ojfa = read_selection(selection_file, len(sizes))["ojfa"]
+    grids = EvaluationGrids(references, evaluation, len(sizes))
+    table = claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed)
+    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+
+
 # ------------------------------------------------------------------------------------------------------------- report
 
 

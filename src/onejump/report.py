@@ -25,6 +25,14 @@ VARIANT_DEFAULTS = {
     "rank": None,
     "joint_batches": "mixed",
 }
+CLAIMS = {
+    "C1": "over 30 times fewer parameters",
+    "C2": "OJFA beats arbitrary jumps",
+    "C3": "OJFA beats the joint jump",
+    "C4": "OJFA beats identity early, identity wins late",
+    "C5": "OJFA largely matches N-NJTC",
+    "C6": "OJFA is stable over levels",
+}
 METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 # The single jumps of equal size that were measured on the same sentences; the arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
@@ -71,6 +79,8 @@ def render(
             branches=[branch for model in models for branch in model["branches"]],
             first_screen=[(model["branches"][0], drawing.inline(model["branches"][0], "methods")) for model in models],
             several_seeds=len(config["seeds"]) > 1,
+            claims=CLAIMS,
+            verdicts=_verdicts(summary, config),
             methods=METHOD_ORDER,
             method_styles=METHOD_STYLES,
             temperature=SOFTMAX_TEMPERATURE,
@@ -119,6 +129,7 @@ def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
         "runner_up": _runner_up(scores, chosen),
         "rank_of_ojfa": _rank_of(rows, chosen),
         "methods": _methods(rows),
+        "claims": _claims(rows),
         "fits": _fits(rows),
         "levels": _levels(rows),
     }
@@ -172,6 +183,23 @@ def _methods(rows: Rows) -> dict[str, dict]:
         }
         for method in METHOD_ORDER
     }
+
+
+def _claims(rows: Rows) -> list[dict]:
+    """The statements that verdicts rest on."""
+    columns = ["claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict", "claim_verdict"]
+    table = rows.table("claims", *columns)
+    return table[table["rule"].notna()].to_dict("records")
+
+
+def _verdicts(summary: Path, config: dict) -> list[dict]:
+    """Each model's and variant's verdicts over all seeds, by claim."""
+    table = read_summary(summary, "verdicts", "model", "variant", "claim", "verdict")
+    wide = table.pivot(index=["model", "variant"], columns="claim", values="verdict")
+    wanted = [(model, variant) for model in config["models"] for variant in config["variants"]]
+    if missing := [*set(wanted) - set(wide.index), *set(CLAIMS) - set(wide.columns)]:
+        raise OnejumpError(f"{summary / 'verdicts.csv'}: has no verdict for {missing[0]}; rerun the summary stage")
+    return [{"model": model, "variant": variant, **wide.loc[(model, variant)]} for model, variant in wanted]
 
 
 def _crossing(rows: Rows) -> int | None:

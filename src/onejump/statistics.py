@@ -12,7 +12,9 @@ from onejump.evaluation import METRICS
 from onejump.selection import read_selection
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
-TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores")
+BRANCH_TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims")
+ACROSS_SEEDS_TABLES = ("verdicts", "spread", "chosen")
+TABLES = (*BRANCH_TABLES, *ACROSS_SEEDS_TABLES)
 BOOTSTRAP_SEED = 0
 
 
@@ -28,7 +30,7 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
         OnejumpError: a file of the study is missing, damaged, or does not fit the others.
     """
     results = Path(results)
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in BRANCH_TABLES}
     for model in config["models"]:
         head = TensorFile(results / model / "head.safetensors")
         for seed in config["seeds"]:
@@ -41,9 +43,10 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
                 references = branch / "references" / f"{shared}.parquet"
                 for name, table in _variant_tables(branch / variant, jtc, references, head.value("n_blocks")).items():
                     tables[name].append(table.assign(**key)[[*key, *table.columns]])
-    for name, parts in tables.items():
+    whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1]) for name, parts in tables.items()}
+    for name, table in (whole | _across_seeds(whole["claims"], whole["scores"])).items():
         with atomic_path(Path(folder) / f"{name}.csv") as temporary:
-            pd.concat([part for part in parts if len(part)] or parts[:1]).to_csv(temporary, index=False)
+            table.to_csv(temporary, index=False)
 
 
 def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: dict) -> pd.DataFrame:
@@ -79,7 +82,7 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
         "n_njtc": size.drop("joint").sum(),
         "ojfa": size[str(ojfa)],
         "joint": size["joint"],
-        "jtc": _n_parameters(TensorFile(jtc)),
+        "jtc": n_parameters(TensorFile(jtc)),
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
     return {
@@ -98,7 +101,39 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
                 "ojfa": [m == ojfa for m in range(n_blocks)],
             }
         ),
+        "claims": read_table(folder / "claims.parquet").to_pandas(),
     }
+
+
+def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What the seeds of each model and variant say together: verdicts, the spread of each statistic, jumps chosen."""
+
+    def groups(table: pd.DataFrame, *names: str):
+        return table.groupby(["model", "variant", *names], sort=False, dropna=False)
+
+    verdicts = (
+        groups(claims.drop_duplicates(["model", "seed", "variant", "claim"]), "claim")["claim_verdict"]
+        .agg(
+            # Seeds that disagree leave a claim open.
+            verdict=lambda found: found.iloc[0] if found.nunique() == 1 else "inconclusive",
+            seeds="size",
+            supported=lambda found: (found == "supported").sum(),
+            contradicted=lambda found: (found == "contradicted").sum(),
+            inconclusive=lambda found: (found == "inconclusive").sum(),
+        )
+        .reset_index()
+    )
+    spread = (
+        groups(claims, "claim", "statistic", "metric", "level")["estimate"]
+        .agg(seeds="size", mean="mean", sd="std", min="min", max="max")
+        .reset_index()
+    )
+    chosen = (
+        groups(scores, "jump")
+        .agg(seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean"))
+        .reset_index()
+    )
+    return dict(zip(ACROSS_SEEDS_TABLES, (verdicts, spread, chosen), strict=True))
 
 
 class EvaluationGrids:
@@ -231,7 +266,7 @@ def _jump_row(name: str, file: TensorFile) -> dict:
         "fit": facts["fit"],
         "target": facts["target"],
         "rank": file.value("rank"),
-        "parameters": _n_parameters(file),
+        "parameters": n_parameters(file),
         "n_rows": file.value("n_rows"),
         "train_mse": file.value("train_mse"),
         "validation_mse": file.value("validation_mse"),
@@ -243,7 +278,8 @@ def _jump_row(name: str, file: TensorFile) -> dict:
     }
 
 
-def _n_parameters(file: TensorFile) -> int:
+def n_parameters(file: TensorFile) -> int:
+    """How many numbers a fitted file holds: what inference needs of it."""
     return sum(tensor.numel() for tensor in file.tensors().values())
 
 

@@ -32,6 +32,9 @@ def write_summary(
                 keys = {"model": model, "seed": seed, "variant": variant}
                 for name, table in _branch(random, n_levels, exact=variant == "exact").items():
                     tables.setdefault(name, []).append(table.assign(**keys)[[*keys, *table.columns]])
+    claims = pd.concat(tables["claims"]).drop_duplicates(["model", "seed", "variant", "claim"])
+    verdicts = claims[["model", "seed", "variant", "claim"]].assign(verdict=claims["claim_verdict"])
+    tables["verdicts"] = [verdicts[verdicts["seed"] == seeds[0]].drop(columns="seed")]
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in tables.items():
         pd.concat(parts).to_csv(folder / f"{name}.csv", index=False)
@@ -232,7 +235,23 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             course = final + np.exp(-0.12 * epochs) * random.normal(1, 0.05, len(epochs))
             parts.append(pd.DataFrame({"jump": name, "epoch": epochs, "gap": course, "validation_mse": 0.5 + course}))
         curves = pd.concat(parts)
+    estimate = random.normal(0, 0.1, 7)
+    claims = pd.DataFrame(
+        {
+            "claim": ["C1", "C2", "C2", "C3", "C4", "C5", "C6"],
+            "statistic": ["ratio", "difference", "rank", "difference", "late_difference", "kept", "relative_range"],
+            "metric": ["parameters", *["precision"] * 6],
+            "level": np.nan,
+            "estimate": estimate,
+            "low": [np.nan, *estimate[1:] - 0.05],
+            "high": [np.nan, *estimate[1:] + 0.05],
+            "rule": ["> 30", "> 0", np.nan, "> 0", "< 0", "> 0.9", "< 0.5"],
+            "verdict": ["contradicted", "supported", np.nan, "inconclusive", *["contradicted"] * 3],
+            "claim_verdict": ["contradicted", "supported", "supported", "inconclusive", *["contradicted"] * 3],
+        }
+    )
     return {
+        "claims": claims,
         "levels": per_level,
         "methods": pd.DataFrame(rows),
         "single_jumps": pd.concat(single),

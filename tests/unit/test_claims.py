@@ -1,11 +1,18 @@
 """Claims against a naive bootstrap, against truths planted in synthetic evaluations, and against their rules."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from onejump import claims
-from onejump.evaluation import METRICS
+from onejump.artifacts import write_table
+from onejump.evaluation import METRICS, JumpExits, evaluate_jumps, evaluate_references
+from onejump.fitting.exact import fit_exact
+from onejump.fitting.moments import Moments
+from onejump.models import Head
 from onejump.statistics import EVERY_SENTENCE_METHODS, EvaluationGrids
 
 K, N, TRANSFER, OJFA = 5, 60, 40, 2
@@ -40,7 +47,7 @@ def random_grids(seed: int, n: int = N, n_levels: int = K, transfer: int = TRANS
 
 
 def table_of(grids, parameters=PARAMETERS, seed: int = 0) -> pd.DataFrame:
-    return claims.test_claims(grids, OJFA, parameters, seed)
+    return claims.claims_table(grids, OJFA, parameters, seed)
 
 
 def row(table: pd.DataFrame, claim: str, statistic: str, metric: str = "precision") -> pd.Series:
@@ -218,6 +225,48 @@ def test_better_precision_at_worse_surprisal_is_no_support():
     assert row(table, "C3", "difference")["verdict"] == "supported"
     assert row(table, "C3", "difference", "surprisal")["verdict"] == "contradicted"
     assert row(table, "C3", "difference")["claim_verdict"] == "contradicted"
+
+
+class Synthetic:
+    """Hidden states that are the final representation and some noise, the same at every level: activations to exit."""
+
+    def __init__(self, n: int, n_blocks: int = 3, hidden_size: int = 12) -> None:
+        generator = torch.Generator().manual_seed(n)
+        self.n_blocks, self.sentence_ids = n_blocks, torch.arange(n, dtype=torch.int32)
+        self._final = torch.randn(n, hidden_size, generator=generator)
+        self._levels = [self._final + 0.1 * torch.randn(n, hidden_size, generator=generator) for _ in range(n_blocks)]
+
+    def __len__(self) -> int:
+        return len(self.sentence_ids)
+
+    def level(self, level: int) -> torch.Tensor:
+        return [*self._levels, self._final][level]
+
+
+def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
+    """Fit, evaluate and test one jump for all levels; wrong: with the rows of its B shuffled."""
+    train, test = Synthetic(2000), Synthetic(1000)
+    head = Head(
+        "rms", torch.ones(12), None, 1e-5, torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), None
+    )
+    y = train.level(3)
+    parts = [[Moments.of(train.level(k)[rows], y[rows]) for rows in (slice(1800), slice(1800, None))] for k in range(3)]
+    jumps = [fit_exact(fit, validation, rank=11).jump().fold() for fit, validation in parts]
+    if wrong:
+        jumps[OJFA] = replace(jumps[OJFA], B=jumps[OJFA].B.roll(1, 0))
+    cpu = torch.device("cpu")
+    evaluation, _ = evaluate_jumps(test, head, JumpExits(jumps, OJFA, jumps[0]), "pre_norm", 300, cpu)
+    references = evaluate_references(test, head, lambda level: (torch.eye(12), torch.zeros(12)), "pre_norm", cpu)
+    write_table(folder / "evaluation.parquet", evaluation)
+    write_table(folder / "references.parquet", references)
+    return table_of(EvaluationGrids(folder / "references.parquet", folder / "evaluation.parquet", 3))
+
+
+def test_a_wrong_jump_turns_c5_from_supported_to_contradicted(tmp_path):
+    right, wrong = (claims_of_a_study(tmp_path, wrong) for wrong in (False, True))
+    assert row(right, "C5", "kept")["claim_verdict"] == "supported"
+    assert row(right, "C5", "kept")["estimate"] > 0.9 > 0.5 > row(wrong, "C5", "kept")["estimate"]
+    assert row(wrong, "C5", "kept")["claim_verdict"] == "contradicted"
 
 
 @pytest.mark.parametrize(("n_njtc", "expected"), [(3000, "contradicted"), (3001, "supported"), (1200, "contradicted")])

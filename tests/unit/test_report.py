@@ -208,6 +208,29 @@ def test_the_key_table_has_a_row_for_each_branch_and_the_better_equal_jump_in_bo
         assert bold == {method for method in ("ojfa", "joint") if written[method] == best}
 
 
+def test_the_claims_tables_are_the_tables(study, page):
+    claims = pd.read_csv(study / "summary" / "claims.csv")
+    for model, seed, variant in branches():
+        (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "claims"})
+        chosen = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
+        for row, expected in zip(page.find("tr", inside=table)[1:], chosen.itertuples(), strict=True):
+            assert page.text(page.find("th", inside=row)[0]).startswith(expected.claim)
+            texts = [page.text(cell) for cell in page.find("td", inside=row)]
+            written = ["–" if pd.isna(v) else f"{v:.3f}" for v in (expected.estimate, expected.low, expected.high)]
+            estimate = "{} [{}, {}]".format(*written).replace("-", "−")
+            assert texts[2:] == [estimate, expected.rule, expected.verdict, expected.claim_verdict]
+
+
+def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
+    (table,) = page.find("table", id="verdicts-table")
+    verdicts = pd.read_csv(study / "summary" / "verdicts.csv")
+    rows = page.find("tr", inside=table)[1:]
+    for row, (model, variant) in zip(rows, [(m, v) for m in MODELS for v in VARIANTS], strict=True):
+        found = [page.text(cell) for tag in ("th", "td") for cell in page.find(tag, inside=row)]
+        chosen = verdicts[(verdicts["model"] == model) & (verdicts["variant"] == variant)]
+        assert found == [model, variant, *chosen.sort_values("claim")["verdict"]]
+
+
 def test_the_selection_and_fits_are_the_tables(study, page):
     for branch in branches():
         model, seed, variant = branch

@@ -18,12 +18,13 @@ from onejump import bootstrap
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, read_json, read_table, write_table
 from onejump.bootstrap import interval, resampled_means
+from onejump.claims import claims_table
 from onejump.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.fitting.train import fit_jtc, open_jtc, train_jump
 from onejump.jumps import load_folded_jumps, load_joint_jump
 from onejump.models import Head
 from onejump.selection import read_selection, save_scores, score_jumps, select_jump
-from onejump.statistics import TABLES, summarise
+from onejump.statistics import BRANCH_TABLES, TABLES, EvaluationGrids, _across_seeds, summarise
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
@@ -140,7 +141,11 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     write_table(folder / "evaluation.parquet", evaluation)
     write_table(folder / "transfer.parquet", transfer)
     references = evaluate_references(test, head, open_jtc(jtc, head, target), target, CPU)
-    write_table(branch / "references" / f"{target}.{positions}.parquet", references)
+    shared = branch / "references" / f"{target}.{positions}.parquet"
+    write_table(shared, references)
+    parameters = {"ojfa": 1, "n_njtc": K}
+    claims = claims_table(EvaluationGrids(shared, folder / "evaluation.parquet", K), ojfa, parameters, seed)
+    write_table(folder / "claims.parquet", pa.Table.from_pandas(claims, preserve_index=False))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +202,7 @@ def read_facts(path: Path) -> tuple[dict, int]:
 
 def test_the_summary_has_all_tables_and_nothing_else(summary):
     assert {path.name for path in summary.folder.iterdir()} == {f"{name}.csv" for name in TABLES}
-    for name in set(TABLES) - {"models"}:
+    for name in set(BRANCH_TABLES) - {"models"}:
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
@@ -361,6 +366,62 @@ def test_scores_csv_is_the_selection_and_its_scores_are_those_of_the_training_ro
     np.testing.assert_allclose(table["score"], means, rtol=1e-5)
 
 
+@BRANCHES
+def test_claims_csv_is_what_the_claims_files_say(summary, results, seed, variant):
+    expected = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "claims.parquet")
+    found = summary.read("claims", seed, variant).drop(columns=["model", "seed", "variant"])
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-12)
+
+
+@pytest.fixture
+def claims_of_seeds():
+    """A study's claims with a statistic that spreads over three seeds, and a verdict that two of them share."""
+    verdicts = {"C2": ["supported"] * 3, "C3": ["supported", "supported", "contradicted"]}
+    rows = [
+        {"model": "m", "seed": seed, "variant": "v", "claim": claim, "statistic": "difference", "metric": metric}
+        | {"level": np.nan, "estimate": value, "claim_verdict": verdicts[claim][seed]}
+        for claim in verdicts
+        for seed, value in enumerate([1.0, 2.0, 6.0])
+        for metric in ("precision", "surprisal")
+    ]
+    scores = [
+        {"model": "m", "seed": seed, "variant": "v", "jump": jump, "ojfa": jump == chosen, "bootstrap_share": share}
+        for seed, (chosen, shares) in enumerate([(0, (0.9, 0.1)), (1, (0.3, 0.7)), (0, (0.6, 0.4))])
+        for jump, share in enumerate(shares)
+    ]
+    return _across_seeds(pd.DataFrame(rows), pd.DataFrame(scores))
+
+
+def test_seeds_that_agree_share_a_verdict_and_seeds_that_do_not_leave_it_open(claims_of_seeds):
+    found = claims_of_seeds["verdicts"].set_index("claim")
+    counts = ["seeds", "supported", "contradicted", "inconclusive"]
+    assert found.loc["C2", ["verdict", *counts]].tolist() == ["supported", 3, 3, 0, 0]
+    assert found.loc["C3", ["verdict", *counts]].tolist() == ["inconclusive", 3, 2, 1, 0]
+
+
+def test_the_spread_is_that_of_the_estimates_over_seeds(claims_of_seeds):
+    found = claims_of_seeds["spread"]
+    assert len(found) == 4
+    for row in found.itertuples():
+        assert (row.seeds, row.mean, row.min, row.max) == (3, 3.0, 1.0, 6.0)
+        assert row.sd == pytest.approx(np.sqrt(7))  # squares 4 + 1 + 9 over two
+
+
+def test_chosen_counts_the_seeds_that_select_a_jump(claims_of_seeds):
+    found = claims_of_seeds["chosen"].set_index("jump")
+    assert found["chosen"].tolist() == [2, 1]
+    assert found["seeds"].tolist() == [3, 3]
+    np.testing.assert_allclose(found["bootstrap_share"], [0.6, 0.4])
+
+
+def test_the_tables_across_seeds_have_each_model_and_variant(summary):
+    assert len(summary.read("verdicts")) == 6 * len(VARIANTS)
+    assert set(summary.read("verdicts")["seeds"]) == {2}
+    assert len(summary.read("chosen")) == K * len(VARIANTS)
+    assert (summary.read("chosen").groupby("variant")["chosen"].sum() == 2).all()
+    assert len(summary.read("spread")) == len(summary.read("claims")) / 2
+
+
 def test_a_study_of_exact_fits_alone_has_a_table_of_curves_without_rows(results, tmp_path):
     summarise(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path)
     curves = pd.read_csv(tmp_path / "curves.csv")
@@ -399,6 +460,7 @@ def own_results(results, tmp_path):
         "tiny/seed-0/paper/evaluation.parquet",
         "tiny/seed-0/references/pre_norm.all.parquet",
         "tiny/seed-0/paper/transfer.parquet",
+        "tiny/seed-0/paper/claims.parquet",
     ],
 )
 def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, tmp_path, name):

@@ -9,6 +9,10 @@ TABLES = (
     "jumps",
     "curves",
     "scores",
+    "claims",
+    "verdicts",
+    "spread",
+    "chosen",
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits")
 FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
@@ -49,6 +53,7 @@ rule summarise:
         references=branches(f"{BRANCH}/references/{{target}}.{{positions}}.parquet"),
         evaluations=branches(f"{VARIANT}/evaluation.parquet"),
         transfer=branches(f"{VARIANT}/transfer.parquet"),
+        claims=branches(f"{VARIANT}/claims.parquet"),
     output:
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
     log:

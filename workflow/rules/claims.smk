@@ -1,0 +1,29 @@
+# The paper's claims, tested by name.
+
+
+rule test_claims:
+    input:
+        evaluation=f"{VARIANT}/evaluation.parquet",
+        references=lambda wildcards: f"{BRANCH}/references/{{target}}.{{positions}}.parquet".format(
+            **wildcards, **config["variants"][wildcards.variant]
+        ),
+        jumps=level_paths("jumps/level-{level}.safetensors"),
+        selection=f"{VARIANT}/selection.json",
+    output:
+        claims=f"{VARIANT}/claims.parquet",
+    log:
+        f"{LOGS}/test_claims/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/test_claims/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        code=code("claims"),
+    shell:
+        "onejump test-claims --evaluation {input.evaluation:q} --references {input.references:q} {params.jumps}"
+        " --selection {input.selection:q} --seed {wildcards.seed} --out {output.claims:q} 2> {log:q}"
