@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from reference import TOLERANCE, compare
 from studies import ROOT, Study
 
 from onejump.activations import Activations
@@ -37,6 +38,12 @@ def test_the_study_of_the_embedded_model_ends_with_a_report(embedded):
     # Whatever the few sentences say of the rest, the full-rank jump of the last level is close to the model.
     levels = pd.read_csv(embedded.results("summary", "levels.csv")).set_index(["method", "level"])
     assert levels.loc[("identity", 29), "precision"] > levels.loc[("identity", 0), "precision"]
+
+
+def test_the_embedded_study_agrees_with_its_naive_float64_reference(embedded):
+    differences = compare(embedded.results(), MODEL, 0, "exact", fits=3)
+    assert set(differences) >= {"D_m", "precision", "surprisal", "exact predictions"}
+    assert max(differences.values()) <= TOLERANCE, differences
 
 
 def test_saved_states_through_the_saved_head_give_the_models_own_logits(embedded):

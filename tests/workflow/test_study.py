@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from reference import TOLERANCE, compare
 
 from onejump.artifacts import TensorFile
 
@@ -73,6 +74,14 @@ def test_ojfa_is_the_selected_arbitrary_jump_on_the_transfer_sentences(finished_
         selected = rows[rows["method"] == "ojfa"].head(len(arbitrary))
         assert len(arbitrary) == 8
         np.testing.assert_allclose(arbitrary["surprisal"], selected["surprisal"], atol=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_agrees_with_its_naive_float64_reference(finished_study, model, variant):
+    differences = compare(finished_study.results(), model, 0, variant)
+    assert ("exact predictions" in differences) == (variant != "paper")
+    assert max(differences.values()) <= TOLERANCE, differences
 
 
 def test_a_variant_is_fitted_as_it_says(finished_study):
