@@ -1,5 +1,6 @@
 """Tokens, positions, the dump of hidden states into shards, and their checked reading."""
 
+import copy
 import hashlib
 import json
 import sys
@@ -305,6 +306,15 @@ class Activations:
         """SHA-256 of what is read: the shards' contents, and which of their rows."""
         content = [[file.sha256 for file in self._files], self.sentence_ids.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def from_row(self, first: int) -> "Activations":
+        """The same files without the first `first` of the rows kept."""
+        rest = copy.copy(self)
+        rest.sentence_ids, rest._kept, seen = self.sentence_ids[first:], [], 0
+        for kept in self._kept:
+            rest._kept.append(kept & (seen + kept.cumsum(0) > first))
+            seen += int(kept.sum())
+        return rest
 
     def shards(self, *levels: int) -> Iterator[tuple[Tensor, ...]]:
         """For each shard the given levels, each [n, H] float32 on the CPU.

@@ -268,6 +268,27 @@ def select_jump(cosines, score_levels, seed, out) -> None:
     select_jump(cosines, score_levels, seed, out)
 
 
+@cli.command()
+@activation_options
+@jumps_option
+@click.option("--cosines", type=FILE, required=True, help="cosines.safetensors of score-jumps.")
+@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@target_option
+@compute_options
+@out_option
+def score_oracle(
+    head_file, positions_file, shards, positions, jump_files, cosines, score_levels, target, device, threads, out
+) -> None:
+    """Each jump's scores beside its precision on training sentences that no jump was fitted to."""
+    device = _device(device, threads)
+    from onejump.jumps import load_folded_jumps
+    from onejump.oracle import score_oracle
+
+    head, activations = _activations(head_file, positions_file, shards, positions, "train")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
+    write_table(out, score_oracle(activations, head.to(device), jumps, cosines, score_levels, target, device))
+
+
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 

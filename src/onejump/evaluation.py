@@ -145,17 +145,42 @@ def evaluate_jumps(
         boolean, the others float32). The transfer grid: jump, level, precision, surprisal (means over the sentences).
     """
     transfer_sentences = min(transfer_sentences, len(activations))  # `not_first` keeps fewer rows than there are
-    jumps = (*exits.jumps, exits.joint)
-    fused = fuse(head, [jump.B for jump in jumps], target)
-    M = torch.cat([one.M for one in fused])
+    n = len(activations)
 
     def methods(level: int) -> dict[Key, tuple[int, int]]:
-        """For each method which of the jumps it uses, and on how many sentences it is evaluated."""
         every = {("n_njtc", level): level, ("ojfa", exits.ojfa): exits.ojfa, ("joint", None): len(exits.jumps)}
-        return {key: (m, len(activations)) for key, m in every.items()} | {
-            ("arbitrary", m): (m, transfer_sentences) for m in range(len(exits.jumps))
-        }
+        return {key: (m, n) for key, m in every.items()} | _arbitrary(len(exits.jumps), transfer_sentences)
 
+    results = _evaluate(activations, head, (*exits.jumps, exits.joint), methods, target, device)
+    return _table(results, activations.sentence_ids), _grid(results)
+
+
+def evaluate_grid(
+    activations: Activations, head: Head, jumps: Sequence[FoldedJump], target: str, device: torch.device
+) -> pa.Table:
+    """Every jump at every exit level on all rows: the transfer grid of `evaluate_jumps` alone."""
+    methods = _arbitrary(len(jumps), len(activations))
+    return _grid(_evaluate(activations, head, jumps, lambda level: methods, target, device))
+
+
+def _arbitrary(n_jumps: int, n: int) -> dict[Key, tuple[int, int]]:
+    return {("arbitrary", m): (m, n) for m in range(n_jumps)}
+
+
+def _evaluate(
+    activations: Activations,
+    head: Head,
+    jumps: Sequence[FoldedJump],
+    methods: Callable[[int], Mapping[Key, tuple[int, int]]],
+    target: str,
+    device: torch.device,
+) -> list[dict[Key, Tensor]]:
+    """METRICS of a level's methods, each [6, n], for levels 0..K-1.
+
+    `methods` tells for a level which of the jumps each method uses, and on how many of the rows, the first ones.
+    """
+    fused = fuse(head, [jump.B for jump in jumps], target)
+    M = torch.cat([one.M for one in fused])
     levels = range(activations.n_blocks)
     results = [{key: torch.empty(len(METRICS), size) for key, (_, size) in methods(k).items()} for k in levels]
     for rows, full, inputs in _chunks(activations, head, device, "evaluate jumps"):
@@ -168,21 +193,20 @@ def evaluate_jumps(
                     results[level][key][:, rows.start : rows.start + n] = _metrics(
                         lambda part, z=z, m=m: fused[m].project(z[part]), n, full, mean_logits(m, z)
                     )
-    transfer = pa.table(
-        {
-            "jump": pa.array([m for m in range(len(exits.jumps)) for _ in levels], pa.int32()),
-            "level": pa.array([k for _ in exits.jumps for k in levels], pa.int32()),
-            **{
-                column: [
-                    float(results[k]["arbitrary", m][METRICS.index(metric)].double().mean())
-                    for m in range(len(exits.jumps))
-                    for k in levels
-                ]
-                for column, metric in (("precision", "correct"), ("surprisal", "surprisal"))
-            },
-        }
-    )
-    return _table(results, activations.sentence_ids), transfer
+    return results
+
+
+def _grid(results: Sequence[Mapping[Key, Tensor]]) -> pa.Table:
+    """Means over rows of the arbitrary jumps: jump, level, precision, surprisal."""
+    cells = [(m, level) for (name, m) in results[0] if name == "arbitrary" for level in range(len(results))]
+    columns = {
+        "jump": pa.array([m for m, _ in cells], pa.int32()),
+        "level": pa.array([k for _, k in cells], pa.int32()),
+    }
+    for column, metric in (("precision", "correct"), ("surprisal", "surprisal")):
+        rows = (results[level]["arbitrary", m][METRICS.index(metric)] for m, level in cells)
+        columns[column] = [float(row.double().mean()) for row in rows]
+    return pa.table(columns)
 
 
 def evaluate_references(

@@ -9,10 +9,14 @@ import pyarrow.compute as pc
 from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_table
 from onejump.bootstrap import interval
 from onejump.evaluation import METRICS
+from onejump.oracle import SCORES
 from onejump.selection import read_selection
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
-BRANCH_TABLES = ("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims")
+BRANCH_TABLES = (
+    *("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
+    "score_quality",
+)
 ACROSS_SEEDS_TABLES = ("verdicts", "spread", "chosen")
 TABLES = (*BRANCH_TABLES, *ACROSS_SEEDS_TABLES)
 BOOTSTRAP_SEED = 0
@@ -85,11 +89,12 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
         "jtc": n_parameters(TensorFile(jtc)),
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
+    transfer = read_table(folder / "transfer.parquet").to_pandas()
     return {
         "levels": _levels_table(grids),
         "methods": _methods_table(grids, ojfa, parameters),
         "single_jumps": _single_jumps_table(grids, ojfa),
-        "transfer": read_table(folder / "transfer.parquet").to_pandas(),
+        "transfer": transfer,
         "jumps": jumps,
         "curves": pd.concat([_curve(name, file) for name, file in jump_files.items()]),
         "scores": pd.DataFrame(
@@ -102,6 +107,7 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
             }
         ),
         "claims": read_table(folder / "claims.parquet").to_pandas(),
+        "score_quality": _score_quality_table(read_table(folder / "oracle.parquet").to_pandas(), transfer),
     }
 
 
@@ -257,6 +263,31 @@ def _single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:
             )
         )
     return pd.concat(parts)
+
+
+def _score_quality_table(oracle: pd.DataFrame, transfer: pd.DataFrame) -> pd.DataFrame:
+    """How well each score foretells a jump's mean precision over exit levels.
+
+    Against the oracle, the jump with the best precision on training sentences that no jump was fitted to: the rank
+    correlation (Spearman) over jumps, and the regret, the precision lost by the score's jump. The oracle has picked the
+    luckiest of K there; `test_regret` is the same loss on the transfer sentences, and may be negative.
+    """
+    precision, rows = oracle["precision"], []
+    on_test = transfer.groupby("jump")["precision"].mean()
+    best = int(precision.idxmax())
+    for score, sign in SCORES.items():
+        jump = int((sign * oracle[score]).idxmax())
+        rows.append(
+            {
+                "score": score,
+                "jump": jump,
+                "oracle": best,
+                "rank_correlation": (sign * oracle[score]).rank().corr(precision.rank()),
+                "regret": precision[best] - precision[jump],
+                "test_regret": on_test[best] - on_test[jump],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _jump_row(name: str, file: TensorFile) -> dict:

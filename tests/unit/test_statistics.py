@@ -23,8 +23,9 @@ from onejump.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.fitting.train import fit_jtc, open_jtc, train_jump
 from onejump.jumps import load_folded_jumps, load_joint_jump
 from onejump.models import Head
+from onejump.oracle import score_oracle
 from onejump.selection import read_selection, save_scores, score_jumps, select_jump
-from onejump.statistics import BRANCH_TABLES, TABLES, EvaluationGrids, _across_seeds, summarise
+from onejump.statistics import BRANCH_TABLES, TABLES, EvaluationGrids, _across_seeds, _score_quality_table, summarise
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
@@ -141,6 +142,8 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     write_table(folder / "evaluation.parquet", evaluation)
     write_table(folder / "transfer.parquet", transfer)
     references = evaluate_references(test, head, open_jtc(jtc, head, target), target, CPU)
+    oracle = score_oracle(train, head, jumps, folder / "cosines.safetensors", choices["score_levels"], target, CPU)
+    write_table(folder / "oracle.parquet", oracle)
     shared = branch / "references" / f"{target}.{positions}.parquet"
     write_table(shared, references)
     parameters = {"ojfa": 1, "n_njtc": K}
@@ -422,6 +425,42 @@ def test_the_tables_across_seeds_have_each_model_and_variant(summary):
     assert len(summary.read("spread")) == len(summary.read("claims")) / 2
 
 
+def test_score_quality_is_the_loss_of_the_jump_that_a_score_picks():
+    oracle = pd.DataFrame(
+        {
+            "d_m": [0.1, 0.2, 0.3, 0.4],
+            "cosine": [0.4, 0.3, 0.2, 0.1],
+            "squared_cosine": [0.1, 0.4, 0.2, 0.3],
+            "mse": [9.0, 1.0, 5.0, 3.0],
+            "precision": [0.10, 0.40, 0.20, 0.30],
+        }
+    )
+    transfer = pd.DataFrame(
+        {
+            "jump": np.repeat(range(4), 2),
+            "level": [0, 1] * 4,
+            "precision": [0.1, 0.3, 0.2, 0.4, 0.3, 0.3, 0.5, 0.5],
+        }
+    )
+    found = _score_quality_table(oracle, transfer).set_index("score")
+    assert found["jump"].to_dict() == {"d_m": 3, "cosine": 0, "squared_cosine": 1, "mse": 1}
+    assert set(found["oracle"]) == {1}
+    np.testing.assert_allclose(found["regret"], [0.1, 0.3, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(found["test_regret"], [-0.2, 0.1, 0.0, 0.0], atol=1e-12)
+    # 1 - 6 sum d^2 / (n (n^2 - 1)) with squared differences of ranks that sum to 6, 14, 0 and 0
+    np.testing.assert_allclose(found["rank_correlation"], [0.4, -0.4, 1.0, 1.0], atol=1e-12)
+
+
+@BRANCHES
+def test_score_quality_csv_is_that_of_the_oracles_files(summary, results, seed, variant):
+    oracle = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "oracle.parquet")
+    found = summary.read("score_quality", seed, variant).set_index("score")
+    assert found.loc["d_m", "jump"] == read_ojfa_of(results, seed, variant)
+    assert found.loc["mse", "jump"] == oracle["mse"].idxmin()
+    assert (found["regret"] >= 0).all()
+    assert set(found["oracle"]) == {oracle["precision"].idxmax()}
+
+
 def test_a_study_of_exact_fits_alone_has_a_table_of_curves_without_rows(results, tmp_path):
     summarise(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path)
     curves = pd.read_csv(tmp_path / "curves.csv")
@@ -461,6 +500,7 @@ def own_results(results, tmp_path):
         "tiny/seed-0/references/pre_norm.all.parquet",
         "tiny/seed-0/paper/transfer.parquet",
         "tiny/seed-0/paper/claims.parquet",
+        "tiny/seed-0/paper/oracle.parquet",
     ],
 )
 def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, tmp_path, name):

@@ -64,8 +64,10 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
         "train_joint_jump": 6,
         "fit_jtc": 4,
         "score_jumps": 6,
+        "score_oracle": 6,
         "select_jump": 6,
         "evaluate_jumps": 6,
+        "test_claims": 6,
         "evaluate_references": 4,
     }
 
@@ -104,8 +106,8 @@ def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, 
     jobs = planned(finished_study, "-R", *files)
     assert models_of(jobs) == {"tiny-llama"}
     if expected:
-        expected = expected | {"select_jump": 3}
-    assert by_rule(jobs) == SUMMARY | expected | {"evaluate_jumps": 3, "evaluate_references": 2}
+        expected = expected | {"select_jump": 3, "score_oracle": 3}
+    assert by_rule(jobs) == SUMMARY | expected | {"evaluate_jumps": 3, "evaluate_references": 2, "test_claims": 3}
 
 
 def test_one_models_rerun_leaves_the_others_files_untouched(finished_study, tmp_path):
@@ -135,8 +137,10 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "train_joint_jump": 3,
         "fit_jtc": 2,
         "score_jumps": 3,
+        "score_oracle": 3,
         "select_jump": 3,
         "evaluate_jumps": 3,
+        "test_claims": 3,
         "evaluate_references": 2,
     }
 

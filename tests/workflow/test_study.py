@@ -39,6 +39,7 @@ def test_every_file_of_the_contract_is_there(finished_study):
                 {f"jumps/level-{k:02d}.safetensors" for k in range(3)}
                 | {
                     "claims.parquet",
+                    "oracle.parquet",
                     "jumps/joint.safetensors",
                     "scores.parquet",
                     "cosines.safetensors",
@@ -114,6 +115,7 @@ def test_a_new_variant_runs_only_its_own_jobs(finished_study):
         "select_jump": 2,
         "evaluate_jumps": 2,
         "test_claims": 2,
+        "score_oracle": 2,
         "summarise": 1,
         "plot_figures": 8,
         "render_report": 1,

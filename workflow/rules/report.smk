@@ -10,6 +10,7 @@ TABLES = (
     "curves",
     "scores",
     "claims",
+    "score_quality",
     "verdicts",
     "spread",
     "chosen",
@@ -54,6 +55,7 @@ rule summarise:
         evaluations=branches(f"{VARIANT}/evaluation.parquet"),
         transfer=branches(f"{VARIANT}/transfer.parquet"),
         claims=branches(f"{VARIANT}/claims.parquet"),
+        oracles=branches(f"{VARIANT}/oracle.parquet"),
     output:
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
     log:

@@ -54,3 +54,36 @@ rule select_jump:
     shell:
         "onejump select-jump --cosines {input.cosines:q} --score-levels {params.score_levels} --seed {wildcards.seed}"
         " --out {output.selection:q} 2> {log:q}"
+
+
+rule score_oracle:
+    input:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        shards=shard_paths("train"),
+        jumps=level_paths("jumps/level-{level}.safetensors"),
+        cosines=f"{VARIANT}/cosines.safetensors",
+    output:
+        oracle=f"{VARIANT}/oracle.parquet",
+    log:
+        f"{LOGS}/score_oracle/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score_oracle/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(3000),
+        runtime=grow(120),
+        gpu=1,
+    params:
+        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        score_levels=choice("score_levels"),
+        target=choice("target"),
+        positions=choice("positions"),
+        code=code("oracle"),
+    shell:
+        "onejump score-oracle --head {input.head:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
+        " --cosines {input.cosines:q} --score-levels {params.score_levels} --target {params.target}"
+        " --positions {params.positions} --threads {threads} --out {output.oracle:q} 2> {log:q}"

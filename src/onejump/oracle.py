@@ -1,0 +1,82 @@
+"""Is D_m the right score? Each jump's scores beside what they should foretell: its precision over all exit levels.
+
+Scores are taken over the training sentences, as D_m is. Precision is measured on the validation slice of the training
+sentences, which no jump was fitted to (it chose each fit's ridge or epoch): selection never touches the test sentences.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from onejump.activations import Activations
+from onejump.artifacts import TensorFile
+from onejump.evaluation import evaluate_grid
+from onejump.fitting.moments import validation_start
+from onejump.jumps import FoldedJump, target_of
+from onejump.models import Head
+from onejump.selection import signed_square
+
+# Each score and whether the largest (1) or the smallest (-1) selects the jump.
+SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
+
+
+def mean_squared_errors(
+    activations: Activations, head: Head, jumps: Sequence[FoldedJump], target: str, device: torch.device
+) -> torch.Tensor:
+    """Squared error of each jump, summed over H, averaged over rows and exit levels: [K] float64 on the CPU.
+
+    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
+    """
+    totals = torch.zeros(len(jumps), dtype=torch.float64)
+    for level in tqdm(range(activations.n_blocks), desc="squared errors", unit="level", mininterval=30):
+        for x, final in activations.shards(level, activations.n_blocks):
+            x, y = x.to(device), target_of(final.to(device), head, target)
+            for m, jump in enumerate(jumps):
+                z = jump(x)
+                error = ((z @ (jump.B @ jump.B.T)) * z - 2 * z * (y @ jump.B.T)).sum(1) + y.square().sum(1)
+                totals[m] += float(error.double().sum())
+    return totals / (activations.n_blocks * len(activations))
+
+
+def score_oracle(
+    activations: Activations,
+    head: Head,
+    jumps: Sequence[FoldedJump],
+    cosines: str | Path,
+    score_levels: str,
+    target: str,
+    device: torch.device,
+) -> pa.Table:
+    """Stage `score-oracle`: the scores of each jump, and its precision on the validation slice.
+
+    Args:
+        activations: of the train split.
+        head: of the model, on `device`.
+        jumps: jumps 0..K-1, on `device`.
+        cosines: the tensor file of `score-jumps`.
+        score_levels: what the cosines' scores are averaged over, `1..K` or `0..K-1`.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        jump int32; d_m, cosine, squared_cosine, mse (SCORES); precision, surprisal: means over exit levels.
+
+    Raises:
+        OnejumpError: the cosines' file is damaged.
+    """
+    values = TensorFile(cosines).tensor("cosine").double()
+    values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
+    held_out = activations.from_row(validation_start(len(activations)))
+    grid = evaluate_grid(held_out, head, jumps, target, device)
+    scores = {
+        "d_m": signed_square(values).mean((1, 2)),
+        "cosine": values.mean((1, 2)),
+        "squared_cosine": values.square().mean((1, 2)),
+        "mse": mean_squared_errors(activations, head, jumps, target, device),
+    }
+    truth = {name: grid[name].to_numpy().reshape(len(jumps), -1).mean(1) for name in ("precision", "surprisal")}
+    columns = {name: score.numpy() for name, score in scores.items()} | truth
+    return pa.table({"jump": pa.array(range(len(jumps)), pa.int32()), **columns})

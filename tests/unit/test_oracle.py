@@ -1,0 +1,75 @@
+"""The oracle's precision and every score against their plain definitions on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import N_BLOCKS, make_dump
+
+from onejump.activations import Activations
+from onejump.evaluation import JumpExits, evaluate_grid, evaluate_jumps
+from onejump.fitting.moments import validation_start
+from onejump.jumps import FoldedJump
+from onejump.models import Head
+from onejump.oracle import score_oracle
+from onejump.selection import save_scores, score_jumps
+
+CPU = torch.device("cpu")
+
+
+def make_jumps() -> list[FoldedJump]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return [FoldedJump(normal(32, 2), normal(2), normal(2, 32)) for _ in range(N_BLOCKS)]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory):
+    return make_dump(tmp_path_factory.mktemp("dump"), 70, 5, shards={"train": 3, "test": 1})
+
+
+@pytest.mark.parametrize(
+    ("target", "score_levels", "positions"), [("pre_norm", "1..K", "all"), ("post_norm", "0..K-1", "not_first")]
+)
+def test_scores_and_precision_are_their_definitions(dump, tmp_path, target, score_levels, positions):
+    head, jumps = Head.load(dump.head), make_jumps()
+    train = Activations(dump.train, dump.positions, head, "train", positions)
+    cosines = score_jumps(train, head, jumps, target, CPU)
+    save_scores(cosines, train, target, head, tmp_path / "scores.parquet", tmp_path / "cosines.safetensors")
+    found = score_oracle(train, head, jumps, tmp_path / "cosines.safetensors", score_levels, target, CPU).to_pandas()
+
+    final = train.level(N_BLOCKS)
+    y = (head.normalise(final) if target == "post_norm" else final).double()
+    first = len(train) - max(1, len(train) // 10)
+    token = head.logits(final[first:]).argmax(1)
+    for m, jump in enumerate(jumps):
+        predicted = [((train.level(k) @ jump.P + jump.q) @ jump.B).double() for k in range(N_BLOCKS + 1)]
+        cosine = torch.stack([torch.cosine_similarity(p, y, dim=1) for p in predicted])
+        cosine = cosine[1:] if score_levels == "1..K" else cosine[:-1]
+        squared_error = torch.stack([(p - y).square().sum(1) for p in predicted[:-1]])
+        after = head.project if target == "post_norm" else head.logits
+        right = [(after(p[first:].float()).argmax(1) == token).double() for p in predicted[:-1]]
+        expected = [(cosine.sign() * cosine**2).mean(), cosine.mean(), (cosine**2).mean(), squared_error.mean()]
+        expected.append(torch.stack(right).mean())
+        columns = ["d_m", "cosine", "squared_cosine", "mse", "precision"]
+        np.testing.assert_allclose(found.loc[m, columns].astype(float), torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_the_oracle_sees_the_rows_that_no_fit_has_seen_and_they_alone(dump):
+    head = Head.load(dump.head)
+    train = Activations(dump.train, dump.positions, head, "train", "not_first")
+    for first in (0, 10, validation_start(len(train)), len(train) - 1):
+        rest = train.from_row(first)
+        assert rest.sentence_ids.tolist() == train.sentence_ids[first:].tolist()
+        for level in range(N_BLOCKS + 1):
+            assert torch.equal(rest.level(level), train.level(level)[first:])
+    assert len(train.level(0)) == len(train)
+
+
+def test_the_grid_alone_is_the_transfer_grid(dump):
+    head, jumps = Head.load(dump.head), make_jumps()
+    train = Activations(dump.train, dump.positions, head, "train")
+    _, grid = evaluate_jumps(train, head, JumpExits(jumps, 0, jumps[1]), "pre_norm", len(train), CPU)
+    assert evaluate_grid(train, head, jumps, "pre_norm", CPU).equals(grid)
