@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1500, help="sentences to run")
     parser.add_argument("--rounds", type=int, default=10, help="turns that the three ways take")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, as many as the rule dump_activations has")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
 
     device = resolve_device(args.device)
     source = ModelSource(args.model)
