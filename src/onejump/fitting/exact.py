@@ -7,7 +7,9 @@ eigenvectors V span the predictions, and the loss is `mean |y|^2` minus the sum 
 are nested in r. A ridge (C + lambda I for C) keeps the fit from following the noise where H / N is not small.
 """
 
+import functools
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 # Below this ratio of the smallest to the largest pivot, squared, a Cholesky factor has lost its digits.
 SINGULAR = 1e-12
+# Of the search for the largest eigenvalues: columns beyond the rank, and the share of the loss that may still move.
+OVERSAMPLING = 10
+CONVERGED = 1e-8
 
 
 @dataclass(frozen=True)
@@ -59,32 +64,114 @@ class RidgeSolver:
         self.moments = moments
         # As BatchNorm does: population variance, plus eps.
         self.std_x = (moments.xx.diagonal() / moments.n + eps).sqrt()
-        self.C = moments.xx / moments.n / torch.outer(self.std_x, self.std_x)
+        self.C = moments.xx / moments.n / self.std_x / self.std_x[:, None]
         self.S = moments.xy / moments.n / self.std_x[:, None]
 
-    def solve(self, ridge: float, rank: int) -> AffineMap:
-        """The optimum for `ridge`, cut to `rank` columns."""
-        half = self._inverse_half(ridge)  # T with T T' = (C + ridge I)^-1
-        K = half.T @ self.S
-        G = K.T @ K + torch.outer(self.moments.mean_y, self.moments.mean_y)
-        if rank == len(G):
-            V = torch.eye(rank, dtype=G.dtype, device=G.device)  # of full rank: any basis will do
-        else:
-            V = torch.linalg.eigh(G).eigenvectors[:, -rank:].flip(1)
-            V = V * V.gather(0, V.abs().argmax(0, keepdim=True)).sign()  # an eigenvector's sign is arbitrary
-        return AffineMap(half @ (K @ V), self.moments.mean_y @ V, V, self.moments.mean_x, self.std_x)
+    def solve(self, ridge: float, rank: int, start: Tensor | None = None) -> AffineMap:
+        """The optimum for `ridge`, cut to `rank` columns.
 
-    def _inverse_half(self, ridge: float) -> Tensor:
-        identity = torch.eye(len(self.C), dtype=self.C.dtype, device=self.C.device)
-        L, failed = torch.linalg.cholesky_ex(self.C + ridge * identity)
-        pivots = L.diagonal()
-        if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
-            return torch.linalg.solve_triangular(L, identity, upper=False).T
-        # Fewer rows than dimensions, or inputs that repeat each other: invert only what the rows span.
-        values, vectors = torch.linalg.eigh(self.C + ridge * identity)
-        kept = values > SINGULAR * values.max()
-        logger.info("ridge %g: covariance is singular, using %d of its %d eigenvalues", ridge, kept.sum(), len(kept))
-        return vectors[:, kept] * values[kept].rsqrt()
+        Args:
+            ridge: lambda.
+            rank: columns of the map, 1..H.
+            start: [H, n], a guess of the predictions' span, such as another ridge's V; it only saves time.
+        """
+        inverse, mean_y = self._inverse(ridge), self.moments.mean_y
+        if rank == len(self.C):
+            V = torch.eye(rank, dtype=self.C.dtype, device=self.C.device)  # of full rank: any basis will do
+        else:
+            total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
+            V = _top_eigenvectors(
+                lambda v: self.S.T @ inverse(self.S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, start
+            )
+        return AffineMap(inverse(self.S @ V), mean_y @ V, V, self.moments.mean_x, self.std_x)
+
+    def full_rank_mse(self, ridges: Sequence[float], rows: Moments) -> list[float]:
+        """Squared error of the full-rank maps of all `ridges` on `rows`, as `mse_by_rank(rows)[-1]` but at once.
+
+        In the eigenvectors Q of C the map is `Q D Q'S` with D diagonal, so that each error is a quadratic form in D.
+        """
+        values, Q = self._eigen
+        scale, T = self.std_x[:, None], Q.T @ self.S
+        cross = (T * (Q.T @ (rows.xy / scale))).sum(1) / rows.n
+        square = (Q.T @ (rows.xx / scale / self.std_x) @ Q) * (T @ T.T) / rows.n
+        shift = (rows.mean_x - self.moments.mean_x) / self.std_x @ Q
+        total = rows.yy / rows.n + rows.mean_y.dot(rows.mean_y)
+        errors = []
+        for ridge in ridges:
+            D = _inverse_values(values, ridge)
+            mean_z = (shift * D) @ T + self.moments.mean_y
+            mean = 2 * mean_z.dot(rows.mean_y) - mean_z.dot(mean_z)
+            errors.append(float(total - mean - 2 * D.dot(cross) + D.dot(square @ D)))
+        return errors
+
+    @functools.cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of C: one decomposition serves all ridges."""
+        return torch.linalg.eigh(self.C)
+
+    def _inverse(self, ridge: float) -> Callable[[Tensor], Tensor]:
+        """The product with (C + ridge I)^-1, of [H, n]."""
+        if "_eigen" not in vars(self):
+            shifted = self.C.clone()
+            shifted.diagonal().add_(ridge)
+            L, failed = torch.linalg.cholesky_ex(shifted)
+            pivots = L.diagonal()
+            if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
+                return lambda v: torch.cholesky_solve(v, L)
+            # Fewer rows than dimensions, or inputs that repeat each other: from here on, invert what the rows span.
+            logger.warning("ridge %g: the covariance is singular to Cholesky, so its eigenvalues are inverted", ridge)
+        values, Q = self._eigen
+        D = _inverse_values(values, ridge)
+        return lambda v: Q @ (D[:, None] * (Q.T @ v))
+
+
+def _inverse_values(values: Tensor, ridge: float) -> Tensor:
+    """1 / (value + ridge), or 0 where that would be noise."""
+    shifted = values + ridge
+    return torch.where(shifted > SINGULAR * shifted.max(), 1 / shifted, 0.0)
+
+
+def _top_eigenvectors(
+    product: Callable[[Tensor], Tensor], like: Tensor, rank: int, total: float, start: Tensor | None
+) -> Tensor:
+    """Eigenvectors of the `rank` largest eigenvalues of a symmetric matrix G [H, H], in decreasing order: [H, rank].
+
+    A block Krylov space (Golub and Underwood 1977) is widened until the loss `total - sum of the j largest eigenvalues`
+    of no rank j moves by more than CONVERGED of itself. Where the space would be a large part of the whole, all of G
+    is decomposed.
+
+    Args:
+        product: v [H, n] -> G v.
+        like: [H], of the dtype and device wanted.
+        rank: how many.
+        total: of the loss.
+        start: a guess of their span, or None.
+    """
+    size, width = len(like), rank + OVERSAMPLING
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randn(size, width, generator=generator, dtype=like.dtype).to(like.device)
+    if start is not None:
+        block = torch.cat([start, block[:, : max(OVERSAMPLING, width - start.shape[1])]], 1)
+    basis = images = like.new_empty(size, 0)
+    previous = None
+    while 2 * (basis.shape[1] + block.shape[1]) <= size:
+        for _ in range(2):  # once more, for what rounding left
+            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
+        basis, images = torch.cat([basis, block], 1), torch.cat([images, product(block)], 1)
+        block = images[:, -block.shape[1] :]
+        projected = basis.T @ images
+        values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+        gained = values.flip(0)[:rank].cumsum(0)
+        if previous is not None and (gained - previous <= CONVERGED * (total - gained).clamp_min(1e-9 * total)).all():
+            return _fixed_signs(basis @ vectors[:, -rank:].flip(1))
+        previous = gained
+    G = product(torch.eye(size, dtype=like.dtype, device=like.device))
+    return _fixed_signs(torch.linalg.eigh((G + G.T) / 2).eigenvectors[:, -rank:].flip(1))
+
+
+def _fixed_signs(V: Tensor) -> Tensor:
+    """Columns whose largest entry is positive: an eigenvector's sign is arbitrary."""
+    return V * V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
 
 
 @dataclass(frozen=True)
@@ -139,15 +226,18 @@ def fit_exact(fit: Moments, validation: Moments, rank: int, choose_ridge: bool =
         rank: columns of A; H gives the full-rank linear jump (JTC).
         choose_ridge: whether to try all RIDGES, or 0 alone.
     """
-    solver = RidgeSolver(fit)
-    maps = {ridge: solver.solve(ridge, rank) for ridge in (RIDGES if choose_ridge else (0.0,))}
+    solver, ridges = RidgeSolver(fit), RIDGES if choose_ridge else (0.0,)
+    mean_mse = float(fit.yy / fit.n)
+    if rank == len(fit.mean_x):
+        errors = dict(zip(ridges, solver.full_rank_mse(ridges, validation), strict=True))
+        ridge = min(errors, key=errors.get)
+        train_mse, optimum_mse = solver.full_rank_mse((ridge, 0.0), fit)
+        return ExactFit(solver.solve(ridge, rank), ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
+    maps, start = {}, None
+    for ridge in ridges:
+        maps[ridge] = solver.solve(ridge, rank, start)
+        start = maps[ridge].V  # neighbouring ridges predict into nearly the same span
     errors = {ridge: float(candidate.mse_by_rank(validation)[-1]) for ridge, candidate in maps.items()}
     ridge = min(errors, key=errors.get)
-    return ExactFit(
-        map=maps[ridge],
-        ridge=ridge,
-        train_mse=float(maps[ridge].mse_by_rank(fit)[-1]),
-        validation_mse=errors[ridge],
-        optimum_mse=float(maps[0.0].mse_by_rank(fit)[-1]),
-        mean_mse=float(fit.yy / fit.n),
-    )
+    train_mse, optimum_mse = (float(maps[chosen].mse_by_rank(fit)[-1]) for chosen in (ridge, 0.0))
+    return ExactFit(maps[ridge], ridge, train_mse, errors[ridge], optimum_mse, mean_mse)

@@ -69,13 +69,14 @@ def level_moments(
     """
     device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
     boundary, first = validation_start(len(activations)), 0
-    fit, validation = [], []
+    sums: list[Moments | None] = [None, None]  # of the fitting rows and of the validation slice, shards added up
     for x, final in activations.shards(level, activations.n_blocks):
         y = target_of(final, head, target).to(device)
         x = x.to(device)
         cut = min(max(boundary - first, 0), len(x))
-        for part, rows in ((fit, slice(None, cut)), (validation, slice(cut, None))):
+        for part, rows in enumerate((slice(None, cut), slice(cut, None))):
             if len(x[rows]):
-                part.append(Moments.of(x[rows], y[rows]))
+                more = Moments.of(x[rows], y[rows])
+                sums[part] = more if sums[part] is None else sums[part] + more
         first += len(x)
-    return sum(fit[1:], fit[0]), sum(validation[1:], validation[0])
+    return sums[0], sums[1]
