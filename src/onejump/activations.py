@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError, TensorFile, read_table, write_table, write_tensors
 from onejump.checkpoints import Checkpoint
-from onejump.models import Head, ModelSource, find_anatomy
+from onejump.models import Anatomy, Head, ModelSource, find_anatomy
+
+logger = logging.getLogger(__name__)
 
 # Most tokens in a padded batch, by kind of device: on the CPU few enough that what a block computes stays in the cache.
 TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384, "mps": 4096}
@@ -44,11 +47,13 @@ def choose_positions(
 
     Returns:
         sentence_id int32, split, shard int32, n_tokens int32, position int32 (0-based), token_id int32 (the token at
-        the position), input_ids list<int32> (cut after the position: a causal model cannot see further).
+        the position), starts_with_bos (whether the first token is the tokenizer's BOS), input_ids list<int32> (cut
+        after the position: a causal model cannot see further).
 
     Raises:
         OnejumpError: a sentence has no tokens, or a split has fewer sentences than shards.
     """
+    bos = getattr(tokenizer, "bos_token_id", None)
     tokens = [ids[:max_tokens] for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]]
     n_tokens = np.array([len(ids) for ids in tokens], dtype=np.int32)
     ids, split = sentences["sentence_id"].to_numpy(), np.array(sentences["split"].to_pylist())
@@ -73,6 +78,7 @@ def choose_positions(
             "n_tokens": pa.array(n_tokens),
             "position": pa.array(position),
             "token_id": pa.array([t[p] for t, p in zip(tokens, position, strict=True)], pa.int32()),
+            "starts_with_bos": pa.array([t[0] == bos for t in tokens], pa.bool_()),
             "input_ids": pa.array([t[: p + 1] for t, p in zip(tokens, position, strict=True)], pa.list_(pa.int32())),
         }
     )
@@ -112,7 +118,8 @@ def gather_levels(
     """h^0 .. h^K at the last token of each sentence.
 
     Padding stands on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps
-    one row a sentence, and the output head is never run.
+    one row a sentence, and the output head is never run. Where a batch does not fit the device's memory, it and all
+    further ones are made of half as many tokens.
 
     Args:
         model: of Transformers, in evaluation mode.
@@ -125,15 +132,15 @@ def gather_levels(
         [K+1, N, H] on the CPU, in the model's dtype.
 
     Raises:
-        OnejumpError: the architecture is not supported.
+        OnejumpError: the architecture is not supported, or not even one sentence fits the device.
     """
     anatomy = find_anatomy(model)
     lengths = np.array([len(ids) for ids in sentences])
     hidden_size = anatomy.output_head.weight.shape[1]
     levels = torch.empty(len(anatomy.blocks) + 1, len(sentences), hidden_size, dtype=model.dtype)
-    batches, n_done = length_sorted_batches(lengths, token_budget), 0
+    order, n_done = np.argsort(lengths, kind="stable"), 0  # rows are done from short to long, whatever the batches
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        levels, n_done = saved["levels"], saved["n_done"]
+        levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
     # A bar in a log file gets a line every half minute; on a terminal it moves.
     bar = tqdm(
         total=int(lengths.sum()),
@@ -142,26 +149,53 @@ def gather_levels(
         disable=progress is None,
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )
+
+    def batches_left() -> list[np.ndarray]:
+        left = order[n_done:]
+        return [left[batch] for batch in length_sorted_batches(lengths[left], token_budget)]
+
+    pending = batches_left()
     with torch.inference_mode(), bar:
-        for rows in batches[n_done:]:
-            padded = torch.zeros(len(rows), int(lengths[rows].max()), dtype=torch.long)
-            for i, row in enumerate(rows):
-                padded[i, : lengths[row]] = torch.as_tensor(sentences[row])
-            batch = torch.arange(len(rows), device=model.device)
-            last = torch.as_tensor(lengths[rows] - 1, device=model.device)
-            gathered = torch.empty(len(levels), len(rows), hidden_size, dtype=model.dtype, device=model.device)
-
-            def take(level, h, gathered=gathered, batch=batch, last=last):
-                gathered[level] = h[batch, last]
-
-            with anatomy.capture(take):
-                anatomy.backbone(input_ids=padded.to(model.device), use_cache=False)
-            levels[:, torch.as_tensor(rows)] = gathered.cpu()
+        while pending:
+            rows = pending[0]
+            try:
+                levels[:, torch.as_tensor(rows)] = _last_rows(model, anatomy, [sentences[row] for row in rows])
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise OnejumpError(
+                        f"one sentence of {lengths[rows[0]]} tokens does not fit the device beside the model; "
+                        "spread it over more GPUs (gpus), or use a smaller dtype"
+                    ) from error
+                failed, token_budget = token_budget, len(rows) * int(lengths[rows].max()) // 2
+                logger.warning("out of memory at %d tokens a batch; going on with %d", failed, token_budget)
+                torch.cuda.empty_cache()
+                pending = batches_left()
+                continue
             bar.update(int(lengths[rows].sum()))
-            n_done += 1
+            n_done += len(rows)
+            del pending[0]
             if checkpoint is not None and checkpoint.due:
-                checkpoint.save({"levels": levels, "n_done": n_done})
+                checkpoint.save({"levels": levels, "n_done": n_done, "token_budget": token_budget})
     return levels
+
+
+def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> Tensor:
+    """h^0 .. h^K at the last token of each sentence of one batch: [K+1, n, H] on the CPU."""
+    lengths = [len(ids) for ids in sentences]
+    padded = torch.zeros(len(sentences), max(lengths), dtype=torch.long)
+    for i, ids in enumerate(sentences):
+        padded[i, : len(ids)] = torch.as_tensor(ids)
+    n_levels, hidden_size = len(anatomy.blocks) + 1, anatomy.output_head.weight.shape[1]
+    gathered = torch.empty(n_levels, len(sentences), hidden_size, dtype=model.dtype, device=model.device)
+
+    def take(level: int, h: Tensor) -> None:
+        # A model spread over devices has its levels on several.
+        batch = torch.arange(len(sentences), device=h.device)
+        gathered[level] = h[batch, torch.as_tensor(lengths, device=h.device) - 1].to(gathered.device)
+
+    with anatomy.capture(take):
+        anatomy.backbone(input_ids=padded.to(model.device), use_cache=False)
+    return gathered.cpu()
 
 
 def rows_digest(table: pa.Table) -> str:

@@ -147,11 +147,13 @@ class ModelSource:
         location: a folder in Transformers' format, or a model id on the hub.
         revision: a commit, tag or branch of the hub; None for a folder.
         trust_remote_code: whether code that comes with the model may run.
+        gpus: GPUs that the blocks are spread over.
     """
 
     location: str
     revision: str | None = None
     trust_remote_code: bool = False
+    gpus: int = 1
 
     def _load(self, factory, **options):
         if Path(self.location).is_dir():
@@ -166,21 +168,40 @@ class ModelSource:
             )
         except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
-            raise OnejumpError(f"model {self.location}: cannot be loaded as {kind} ({_first_line(error)})") from error
+            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({_first_line(error)})"
+            raise OnejumpError(f"model {self.location}: {reason}") from error
+
+    def _trouble_with_the_hub(self, error: BaseException) -> str | None:
+        """What to do about an error of the hub, told by the kind of the first of its causes that we know."""
+        revision = self.revision or "main"
+        advice = {
+            "GatedRepoError": "is gated; accept its licence on the hub, and set HF_TOKEN to a token of that account",
+            "RevisionNotFoundError": f"has no revision {revision!r}; name a commit, tag or branch that it has",
+            "RepositoryNotFoundError": "is not on the hub, or is private; check the id, or set HF_TOKEN",
+            "LocalEntryNotFoundError": f"revision {revision!r} is not in the cache and the hub cannot be reached; "
+            f"fetch it once where it can: hf download {self.location} --revision {revision}",
+        }
+        advice["OfflineModeIsEnabled"] = advice["LocalEntryNotFoundError"]
+        while error is not None:
+            if type(error).__name__ in advice:
+                return advice[type(error).__name__]
+            error = error.__cause__ or error.__context__
+        return None
 
     def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
-        """Load the model in evaluation mode.
+        """Load the model in evaluation mode, on one device or with its blocks spread over the GPUs there are.
 
         Raises:
             OnejumpError: it cannot be found or loaded, or is not a causal language model.
         """
         from transformers import AutoModelForCausalLM
 
-        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True)
+        options = {"device_map": "auto"} if self.gpus > 1 else {}
+        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True, **options)
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"]))
             raise OnejumpError(f"model {self.location}: its files lack {missing}; fetch the model again")
-        return model.to(device).eval()
+        return model.eval() if self.gpus > 1 else model.to(device).eval()
 
     def load_tokenizer(self):
         """Load the tokenizer; errors as in `load_model`."""

@@ -154,6 +154,7 @@ def test_positions_are_written_with_the_models_own_tokens_cut_to_its_longest_inp
         "n_tokens: int32",
         "position: int32",
         "token_id: int32",
+        "starts_with_bos: bool",
         "input_ids: list<element: int32>",
         "  child 0, element: int32",
     ]
@@ -229,6 +230,60 @@ def test_levels_of_cut_sentences_in_batches_are_those_of_whole_sentences_one_by_
 def test_levels_do_not_depend_on_the_token_budget(family, budget):
     model, sentences = tiny_model(family), random_sentences([9, 1, 20, 5, 13, 2, 9, 20])
     assert scaled_difference(gather_levels(model, sentences, budget), gather_levels(model, sentences, 40)) < 2e-5
+
+
+def fail_above(model, tokens: int, monkeypatch) -> list[int]:
+    """Make the model run out of memory at batches of more than `tokens`; returns what it was asked for."""
+    asked, forward = [], model.model.forward
+
+    def limited(input_ids, **options):
+        asked.append(input_ids.numel())
+        if input_ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model.model, "forward", limited)
+    return asked
+
+
+def test_after_running_out_of_memory_batches_are_smaller_and_the_levels_the_same(monkeypatch, caplog):
+    model, sentences = tiny_model("llama"), random_sentences([9, 1, 20, 5, 13, 2, 9, 20, 7])
+    expected = gather_levels(model, sentences, 10)
+    asked = fail_above(model, 45, monkeypatch)
+    found = gather_levels(model, sentences, 160)
+    assert scaled_difference(found, expected) < 2e-5
+    failed = [n for n in asked if n > 45]
+    assert 1 <= len(failed) <= 3 and failed == sorted(failed, reverse=True)
+    assert caplog.text.count("out of memory at") == len(failed)
+
+
+def test_one_sentence_that_does_not_fit_the_memory_is_named(monkeypatch):
+    model = tiny_model("llama")
+    fail_above(model, 12, monkeypatch)
+    message = error_of(lambda: gather_levels(model, random_sentences([3, 20]), 64))
+    assert message.startswith("one sentence of 20 tokens does not fit the device")
+
+
+def test_a_model_spread_over_devices_gives_the_same_levels(tmp_path):
+    source = save_tiny_model("llama", tmp_path)
+    sentences = random_sentences([9, 1, 20])
+    expected = gather_levels(source.load_model(), sentences, 40)
+    spread = ModelSource(source.location, gpus=2).load_model()
+    assert scaled_difference(gather_levels(spread, sentences, 40), expected) < 2e-5
+
+
+def test_a_tokenizer_without_a_padding_token_will_do(tmp_path):
+    tokenizer = tiny_tokenizer(bos=True)
+    sentences = sentence_table(12, 4)
+    expected = choose_positions(sentences, tokenizer, None, {"train": 1, "test": 1}, 0)
+    tokenizer.pad_token = None
+    assert choose_positions(sentences, tokenizer, None, {"train": 1, "test": 1}, 0).equals(expected)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_it_is_recorded_whether_sentences_start_with_bos(bos):
+    table = choose_positions(sentence_table(12, 4), tiny_tokenizer(bos), None, {"train": 1, "test": 1}, 0)
+    assert table["starts_with_bos"].to_pylist() == [bos] * 16
 
 
 def test_level_k_is_before_the_final_norm_and_level_0_before_the_first_block():
