@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The study takes nothing from the hub, so nothing may try to reach it.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-cluster lint install clean
+.PHONY: demo test test-cluster lint rehearse install clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -17,6 +17,12 @@ test: $(INSTALLED) lint
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
+
+# The paper's models at full size with random weights: predicted beside measured time, memory and disk of each stage.
+rehearse: $(INSTALLED)
+	onejump rehearse gpt2-xl --dtype float32
+	onejump rehearse phi-3-mini --dtype bfloat16
+	onejump rehearse llama-2-7b --dtype float16
 
 lint: $(INSTALLED)
 	ruff check .

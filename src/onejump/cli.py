@@ -65,10 +65,12 @@ def _device(device: str, threads: int | None):
     return resolve_device(device)
 
 
-def _source(model: str, revision: str | None, trust_remote_code: bool):
+def _source(model: str, revision: str | None, trust_remote_code: bool, gpus: int = 1):
     from onejump.models import ModelSource
+    from onejump.rehearsal import PREFIX, RandomSource
 
-    return ModelSource(model, revision, trust_remote_code)
+    source = RandomSource if model.startswith(PREFIX) else ModelSource
+    return source(model, revision, trust_remote_code, gpus)
 
 
 def _activations(head_file: Path, positions_file: Path, shards: tuple[Path, ...], positions: str, split: str):
@@ -179,18 +181,19 @@ def choose_positions(model, revision, trust_remote_code, sentences, train_shards
 @click.option("--split", type=click.Choice(["train", "test"]), required=True)
 @click.option("--shard", type=int, required=True, help="Number of the shard.")
 @click.option("--token-budget", type=click.IntRange(min=1), default=None, help="Most tokens in a padded batch.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs to spread the model's blocks over.")
 @compute_options
 @out_option
 def dump_activations(
-    model, revision, trust_remote_code, dtype, head_file, positions_file, split, shard, token_budget, device, threads,
-    out,
+    model, revision, trust_remote_code, dtype, head_file, positions_file, split, shard, token_budget, gpus, device,
+    threads, out,
 ) -> None:  # fmt: skip
     """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
     device = _device(device, threads)
     from onejump.activations import TOKEN_BUDGETS, dump_shard
 
     budget = token_budget or TOKEN_BUDGETS[device.type]
-    source = _source(model, revision, trust_remote_code)
+    source = _source(model, revision, trust_remote_code, gpus)
     dump_shard(source, positions_file, head_file, split, shard, out, dtype, device, budget)
 
 
@@ -359,6 +362,65 @@ def test_claims(evaluation, references, jump_files, selection_file, seed, out) -
     grids = EvaluationGrids(references, evaluation, len(sizes))
     table = claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed)
     write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+
+
+# ----------------------------------------------------------------------------------------------------------- planning
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--train", type=click.IntRange(min=20), default=256, help="Training sentences.")
+@click.option("--test", type=click.IntRange(min=1), default=64, help="Test sentences.")
+@click.option("--levels", type=click.IntRange(min=1), default=2, help="Exit levels whose jumps are fitted.")
+@click.option("--longest", type=click.IntRange(min=1), default=6, help="Words of the longest sentence.")
+@dtype_option
+@click.option("--threads", type=click.IntRange(min=1), default=2, help="CPU threads.")
+@click.option("--out", type=FOLDER, default=Path("results/rehearsal"), help="Folder for all files.")
+def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
+    """Run MODELS at their true dimensions, with random weights, and set predicted beside measured.
+
+    Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b ...) or is a config.json.
+    """
+    from onejump.rehearsal import Rehearsal
+
+    for model in models:
+        rehearsal = Rehearsal(model, out / Path(model).stem, dtype, train, test, levels, threads, longest)
+        click.echo(rehearsal.heading())
+        rehearsal.run(lambda measured: click.echo(measured.row()))
+        click.echo(rehearsal.footing())
+
+
+@cli.command()
+@click.option("--configfile", type=FILE, required=True, help="The study's config.")
+@click.option(
+    "--gpu", default="h100", help="v100-32gb, a100-40gb, a100-80gb, h100, h200, l40s, a10g, rtx-4090, two-cores."
+)
+@click.option(
+    "--measured",
+    type=FILE,
+    default=None,
+    help="machine.json of a rehearsal, whose efficiencies are taken for the GPU's.",
+)
+@click.option(
+    "--schema", type=FILE, default=Path("workflow/schemas/config.schema.yaml"), help="Schema with the defaults."
+)
+def plan(configfile, gpu, measured, schema) -> None:
+    """Say what a study will take: jobs, FLOPs, bytes, memory and hours of each rule, and where a model is too large."""
+    import dataclasses
+
+    import yaml
+
+    from onejump.artifacts import require_file
+    from onejump.planning import GPUS, TWO_CORES, read_machine, render, with_defaults
+
+    machines = {**GPUS, TWO_CORES.name: TWO_CORES}
+    if gpu not in machines:
+        raise OnejumpError(f"--gpu {gpu}: not known; name one of {', '.join(machines)}")
+    machine = machines[gpu]
+    if measured is not None:
+        machine = dataclasses.replace(machine, efficiency=read_machine(measured).efficiency)
+    given, rules = (yaml.safe_load(require_file(file).read_text()) for file in (configfile, schema))
+    click.echo(render(with_defaults(given, rules, rules), machine), nl=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- report

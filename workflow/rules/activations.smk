@@ -62,8 +62,9 @@ rule extract_head:
         "../../envs/study.yaml"
     threads: 2
     resources:
-        mem_mb=grow(4000),
-        runtime=grow(60),
+        mem_mb=mem_mb("extract_head"),
+        runtime=runtime("extract_head"),
+        disk_mb=disk_mb("extract_head"),
     params:
         model=model_args,
         dtype=dtype,
@@ -88,8 +89,9 @@ rule choose_positions:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=mem_mb("choose_positions"),
+        runtime=runtime("choose_positions"),
+        disk_mb=disk_mb("choose_positions"),
     params:
         model=model_args,
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
@@ -117,9 +119,10 @@ rule dump_activations:
         "../../envs/study.yaml"
     threads: 1  # on CPUs two shards at once are faster than one on two cores
     resources:
-        mem_mb=grow(4000),
-        runtime=grow(120),
-        gpu=1,
+        mem_mb=mem_mb("dump_activations"),
+        runtime=runtime("dump_activations"),
+        disk_mb=disk_mb("dump_activations"),
+        gpu=lambda wildcards: config["models"][wildcards.model]["gpus"],
     params:
         model=model_args,
         dtype=dtype,
@@ -129,4 +132,4 @@ rule dump_activations:
     shell:
         "onejump dump-activations {params.model} --dtype {params.dtype} --head {input.head:q}"
         " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"
-        " --threads {threads} --out {output.shard:q} 2> {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --out {output.shard:q} 2> {log:q}"

@@ -20,8 +20,9 @@ rule evaluate_jumps:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(120),
+        mem_mb=mem_mb("evaluate_jumps"),
+        runtime=runtime("evaluate_jumps"),
+        disk_mb=disk_mb("evaluate_jumps"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -53,8 +54,9 @@ rule evaluate_references:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(120),
+        mem_mb=mem_mb("evaluate_references"),
+        runtime=runtime("evaluate_references"),
+        disk_mb=disk_mb("evaluate_references"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),

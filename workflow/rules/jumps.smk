@@ -16,8 +16,9 @@ rule train_jump:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(60),
+        mem_mb=mem_mb("train_jump"),
+        runtime=runtime("train_jump"),
+        disk_mb=disk_mb("train_jump"),
         gpu=1,
     params:
         level=lambda wildcards: int(wildcards.level),
@@ -44,6 +45,11 @@ use rule train_jump as train_joint_jump with:
     benchmark:
         f"{BENCHMARKS}/train_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     priority: 10
+    resources:
+        mem_mb=mem_mb("train_joint_jump"),
+        runtime=runtime("train_joint_jump"),
+        disk_mb=disk_mb("train_joint_jump"),
+        gpu=1,
     params:
         level="joint",
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -70,8 +76,9 @@ rule fit_jtc:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(120),
+        mem_mb=mem_mb("fit_jtc"),
+        runtime=runtime("fit_jtc"),
+        disk_mb=disk_mb("fit_jtc"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),

@@ -18,8 +18,9 @@ rule score_jumps:
         "../../envs/study.yaml"
     threads: 2
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(60),
+        mem_mb=mem_mb("score_jumps"),
+        runtime=runtime("score_jumps"),
+        disk_mb=disk_mb("score_jumps"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -46,8 +47,9 @@ rule select_jump:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=mem_mb("select_jump"),
+        runtime=runtime("select_jump"),
+        disk_mb=disk_mb("select_jump"),
     params:
         score_levels=choice("score_levels"),
         code=code("selection"),

@@ -1,0 +1,639 @@
+"""What a study will need before anything runs: FLOPs, bytes, memory and hours of each rule, from dimensions alone.
+
+Nothing here loads a model: K, H, V and the like come from its config. The same formulas give the `mem_mb`, `runtime`
+and `disk_mb` that the workflow asks Slurm for, `onejump plan`, and what `onejump rehearse` compares.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onejump.artifacts import OnejumpError, read_json
+
+ASSUMED = "llama-2-7b"
+ARCHITECTURES = Path(__file__).parent / "architectures"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DOUBLE = 8
+MB, GB = 1e6, 1e9
+# Tokens of a Wikipedia sentence up to a position chosen uniformly in it, on average (SmolLM2's tokenizer: 16.1).
+TOKENS = 16.0
+# What the fits do; the library's own numbers, which cannot be imported without PyTorch. A test compares them.
+EPOCHS, BATCH_SIZE, N_RIDGES, OVERSAMPLING = 80, 128, 10, 10
+# Block products until the largest eigenvalues stand still: for the first ridge, and for each further one.
+BLOCKS_FIRST, BLOCKS_MORE = 15, 3
+VALIDATION_SHARE = 0.1
+# Of the resources asked for above those planned.
+MARGIN = 4 / 3
+# Of a process that has imported Transformers and a model's code, beyond the bare base.
+MODEL_CODE = 0.16 * GB
+
+
+# ------------------------------------------------------------------------------------------------------- architecture
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The dimensions of a causal language model, from its config.json.
+
+    Attributes:
+        name: of the config.
+        n_blocks: K; hidden_size: H; intermediate_size; vocabulary: V.
+        attention_size: width of all query heads; key_size: width of all key heads.
+        gated: whether the MLP has three matrices rather than two.
+        tied: whether input and output embedding are one.
+        n_positions: learned positions; 0 for rotary ones.
+    """
+
+    name: str
+    n_blocks: int
+    hidden_size: int
+    intermediate_size: int
+    vocabulary: int
+    attention_size: int
+    key_size: int
+    gated: bool
+    tied: bool
+    n_positions: int
+
+    @classmethod
+    def of(cls, config: Mapping, name: str) -> "Architecture":
+        """From a config of Transformers.
+
+        Raises:
+            OnejumpError: it lacks a dimension.
+        """
+        config = config.get("text_config", config)
+        kind = config.get("model_type", "")
+
+        def first(*keys: str, default: int | None = None) -> int:
+            found = next((config[key] for key in keys if config.get(key) is not None), default)
+            if found is None:
+                raise OnejumpError(f"config of {name}: has none of {', '.join(keys)}; give a model's whole config.json")
+            return found
+
+        H, heads = first("hidden_size", "n_embd"), first("num_attention_heads", "n_head")
+        head = config.get("head_dim") or H // heads
+        return cls(
+            name=name,
+            n_blocks=first("num_hidden_layers", "n_layer"),
+            hidden_size=H,
+            intermediate_size=first("intermediate_size", "n_inner", "ffn_dim", default=4 * H),
+            vocabulary=first("vocab_size"),
+            attention_size=heads * head,
+            key_size=first("num_key_value_heads", default=heads) * head,
+            gated=kind not in ("gpt2", "gptj", "gpt_neox", "opt", "phi"),
+            # Transformers leaves out of a config what is its default, which for these families is to tie.
+            tied=config.get("tie_word_embeddings", kind in ("gpt2", "opt") or kind.startswith("gemma")),
+            n_positions=first("n_positions", "max_position_embeddings") if kind in ("gpt2", "opt") else 0,
+        )
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights of one block's matrices; norms and biases are a thousandth of them."""
+        attention = 2 * self.hidden_size * (self.attention_size + self.key_size)
+        return attention + (3 if self.gated else 2) * self.hidden_size * self.intermediate_size
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights outside the blocks."""
+        tables = (1 if self.tied else 2) * self.vocabulary + self.n_positions
+        return tables * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """All weights, to a thousandth."""
+        return self.n_blocks * self.block_parameters + self.embedding_parameters
+
+    @property
+    def rank(self) -> int:
+        """floor(H / 100), the paper's rank."""
+        return max(1, self.hidden_size // 100)
+
+
+def load_architecture(name: str | Path) -> Architecture:
+    """The dimensions by the name of a config that comes with the project, or from a config.json.
+
+    Raises:
+        OnejumpError: there is no such config, or it lacks a dimension.
+    """
+    return Architecture.of(read_json(architecture_file(name)), str(name))
+
+
+def architecture_file(name: str | Path) -> Path:
+    """The config file of a name, as `load_architecture` takes it.
+
+    Raises:
+        OnejumpError: there is none.
+    """
+    path = ARCHITECTURES / f"{name}.json"
+    if path.is_file():
+        return path
+    if not Path(name).is_file():
+        known = ", ".join(sorted(file.stem for file in ARCHITECTURES.glob("*.json")))
+        raise OnejumpError(f"architecture {name}: no such config; name one of {known}, or a config.json")
+    return Path(name)
+
+
+# ----------------------------------------------------------------------------------------------------------- machines
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes, and how fast.
+
+    Attributes:
+        name: as the plan's option takes it.
+        flops: precision -> FLOP/s of dense products at peak; `eigen` -> H^3 per second of a float64 eigendecomposition.
+        memory: bytes/s between memory and arithmetic.
+        disk: bytes/s of files written or read, their digests included.
+        device_bytes: memory of the device; None where it shares the host's.
+        base_bytes: of a process that has imported everything and computed something.
+        start_seconds: until a process computes.
+        efficiency: rule -> share of these rates that the last measured run reached.
+    """
+
+    name: str
+    flops: Mapping[str, float]
+    memory: float
+    disk: float
+    device_bytes: float | None
+    base_bytes: float = 0.29 * GB
+    start_seconds: float = 6.0
+    efficiency: Mapping[str, float] = field(default_factory=dict)
+
+
+# Share of the peak that each rule reached when it was last rehearsed on two cores (`make rehearse`); for lack of a GPU
+# these stand in for the shares there.
+EFFICIENCY: dict[str, float] = {}
+
+
+def _gpu(name: str, half: float, single: float, double: float, gigabytes: float, bandwidth: float) -> Machine:
+    """A GPU by its data sheet: TFLOP/s dense, GB, GB/s. Eigendecompositions reach a twentieth of the float64 peak."""
+    flops = {"bfloat16": half, "float16": half, "float32": single, "float64": double, "eigen": double / 20}
+    flops = {kind: value * 1e12 for kind, value in flops.items()}
+    return Machine(
+        name,
+        flops,
+        bandwidth * GB,
+        1 * GB,
+        gigabytes * GB,
+        base_bytes=2.5 * GB,
+        start_seconds=15.0,
+        efficiency=EFFICIENCY,
+    )
+
+
+# Peak figures of the makers' data sheets: dense, tensor cores for bfloat16 and float64 where there are any, none for
+# float32, which PyTorch does not round to TF32 unless asked.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("v100-32gb", 125, 15.7, 7.8, 32, 900),
+        _gpu("a100-40gb", 312, 19.5, 19.5, 40, 1555),
+        _gpu("a100-80gb", 312, 19.5, 19.5, 80, 2039),
+        _gpu("h100", 989, 67, 67, 80, 3350),
+        _gpu("h200", 989, 67, 67, 141, 4800),
+        _gpu("l40s", 362, 91.6, 1.4, 48, 864),
+        _gpu("a10g", 125, 31.2, 0.49, 24, 600),
+        _gpu("rtx-4090", 165, 82.6, 1.3, 24, 1008),
+    )
+}
+# Two cores of a 2023 server, as measured by `onejump rehearse`; what the workflow's runtimes are planned for.
+TWO_CORES = Machine(
+    "two-cores",
+    {"float32": 170e9, "float64": 70e9, "bfloat16": 400e9, "float16": 110e9, "eigen": 4.5e9},
+    memory=8 * GB,
+    disk=0.5 * GB,
+    device_bytes=None,
+)
+
+
+def read_machine(path: str | Path) -> Machine:
+    """The machine as the last rehearsal measured it.
+
+    Raises:
+        OnejumpError: there is no such file, or it is of another kind.
+    """
+    try:
+        return Machine(**read_json(path))
+    except TypeError as error:
+        raise OnejumpError(f"{path}: not a measured machine ({error}); make it with onejump rehearse") from error
+
+
+# --------------------------------------------------------------------------------------------------------------- cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one job of a rule needs.
+
+    Attributes:
+        rule: its name.
+        flops: precision, or `eigen`, -> operations.
+        moved: bytes that pass between memory and arithmetic where that, not arithmetic, takes the time.
+        read, written: bytes of files; `written` stays on disk.
+        host: bytes in the host's memory whatever the device.
+        device: bytes on the device, or in the host's memory where there is none.
+    """
+
+    rule: str
+    flops: Mapping[str, float] = field(default_factory=dict)
+    moved: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+    host: float = 0.0
+    device: float = 0.0
+
+    def seconds(self, machine: Machine) -> float:
+        """Wall time of the job on a machine."""
+        arithmetic = sum(n / machine.flops[kind] for kind, n in self.flops.items())
+        files = (self.read + self.written) / machine.disk
+        work = (arithmetic + self.moved / machine.memory) / machine.efficiency.get(self.rule, 1.0)
+        return machine.start_seconds + work + files
+
+    def mem_mb(self, attempt: int = 1) -> int:
+        """Memory to ask for, MiB: a third above the plan for a host without a GPU, doubled at each attempt."""
+        return max(1000, math.ceil(self.host_bytes(TWO_CORES) * MARGIN / 2**20)) * 2 ** (attempt - 1)
+
+    def runtime(self, machine: Machine, attempt: int = 1) -> int:
+        """Minutes to ask for: three times the plan and at least half an hour, doubled at each attempt."""
+        return max(30, math.ceil(3 * self.seconds(machine) / 60)) * 2 ** (attempt - 1)
+
+    def disk_mb(self, attempt: int = 1) -> int:
+        """Disk to ask for, MiB."""
+        return max(100, math.ceil(self.written * MARGIN / 2**20)) * attempt
+
+    def host_bytes(self, machine: Machine) -> float:
+        """Peak memory of the host."""
+        return machine.base_bytes + self.host + (self.device if machine.device_bytes is None else 0.0)
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model in one study: the cost of each rule's jobs.
+
+    Attributes:
+        architecture: of the model.
+        dtype: in which it runs and its activations are kept.
+        train, test: sentences.
+        shards: split -> shards.
+        transfer: test sentences of the K x K grid.
+        tokens: of a sentence up to its position, on average.
+        streamed: whether one block at a time is in memory (a rehearsal) rather than the whole model.
+    """
+
+    architecture: Architecture
+    dtype: str
+    train: int
+    test: int
+    shards: Mapping[str, int]
+    transfer: int
+    tokens: float = TOKENS
+    streamed: bool = False
+
+    @property
+    def _width(self) -> int:
+        return self.architecture.hidden_size
+
+    def _rows(self, split: str) -> int:
+        """Rows of the largest shard."""
+        return math.ceil((self.train if split == "train" else self.test) / self.shards[split])
+
+    def _level(self, rows: int) -> float:
+        """Bytes of one level of some rows on disk."""
+        return rows * self._width * BYTES[self.dtype]
+
+    @property
+    def _weights(self) -> float:
+        return self.architecture.parameters * BYTES[self.dtype]
+
+    @property
+    def _resident(self) -> float:
+        a = self.architecture
+        return (a.block_parameters + a.embedding_parameters) * BYTES[self.dtype] if self.streamed else self._weights
+
+    @property
+    def activation_bytes(self) -> float:
+        """Disk that the activations of both splits take."""
+        return self._level(self.train + self.test) * (self.architecture.n_blocks + 1)
+
+    def extract_head(self) -> Cost:
+        """Loads the model, runs it three times over eight tokens, and saves the head."""
+        a = self.architecture
+        head = a.vocabulary * a.hidden_size
+        flops = {self.dtype: 3 * 2 * 8 * a.parameters}
+        # On the CPU. To be checked against the model, the head becomes float32; to be written, it is copied.
+        memory = self._resident + head * BYTES["float32"]
+        written = head * BYTES[self.dtype]
+        return Cost("extract_head", flops, 3 * self._weights, self._read_weights, written, MODEL_CODE + memory)
+
+    @property
+    def _read_weights(self) -> float:
+        return 0.0 if self.streamed else self._weights
+
+    def choose_positions(self) -> Cost:
+        """Tokenises the sentences."""
+        n = self.train + self.test
+        return Cost("choose_positions", moved=n * 1e5, written=n * self.tokens * 4, host=MODEL_CODE + n * 4e3)
+
+    def dump_activations(self, split: str) -> Cost:
+        """Runs the model over one shard and writes every level."""
+        a, rows = self.architecture, self._rows(split)
+        levels = self._level(rows) * (a.n_blocks + 1)
+        finite = rows * (a.n_blocks + 1) * a.hidden_size
+        head = a.vocabulary * a.hidden_size * BYTES[self.dtype]  # its file is opened to be compared
+        flops = {self.dtype: 2 * rows * self.tokens * a.n_blocks * a.block_parameters}
+        batches = math.ceil(rows * self.tokens / 1024)
+        moved = batches * a.n_blocks * a.block_parameters * BYTES[self.dtype] if self.streamed else 0
+        host = MODEL_CODE + levels + finite + head
+        return Cost("dump_activations", flops, moved, self._read_weights + head, levels, host, self._resident)
+
+    def _moments(self, levels: int) -> tuple[float, float, float]:
+        """FLOPs, bytes read, and memory of the moments of some levels: H x H sums, and one shard of two levels."""
+        H, rows = self._width, self._rows("train")
+        memory = 7 * DOUBLE * H * H + rows * H * (2 * BYTES[self.dtype] + 2 * 4 + 4 * DOUBLE)
+        return 4 * levels * self.train * H * H, 2 * levels * self._level(self.train), memory
+
+    @property
+    def _singular(self) -> bool:
+        return self.train * (1 - VALIDATION_SHARE) <= self._width
+
+    def train_jump(self, fit: str, rank: int | None = None, levels: int = 1) -> Cost:
+        """One jump: the exact fit, or Adam and the optimum it is measured by. `levels` above 1: the joint jump."""
+        H, r = self._width, rank or self.architecture.rank
+        moments, read, memory = self._moments(levels)
+        singular = self._singular and levels == 1
+        ridges = N_RIDGES if fit == "exact" else 1
+        products = (BLOCKS_FIRST + BLOCKS_MORE * (ridges - 1)) * 2 * 4 * H * H * (r + OVERSAMPLING)
+        solve = 0 if singular else ridges * H**3 / 3
+        flops = {"float64": moments + solve + products, "eigen": H**3 if singular else 0}
+        decomposition = DOUBLE * H * H * (6 if singular else 3)
+        memory += decomposition
+        moved = 0.0
+        if fit == "adam":
+            rows = levels * self.train
+            moved = EPOCHS * rows * H * 4 * 30 + EPOCHS * rows / BATCH_SIZE * H * r * 4 * 30
+            flops["float32"] = EPOCHS * rows * 3 * 4 * H * r
+            memory = max(memory, (2 * levels + 2) * self.train * H * 4 + 40 * BATCH_SIZE * levels * H * 4)
+        rule = "train_joint_jump" if levels > 1 else "train_jump"
+        return Cost(rule, flops, moved, read, self._jump_bytes(r), host=self._head_file, device=memory)
+
+    @property
+    def _head_file(self) -> float:
+        return self.architecture.vocabulary * self._width * BYTES[self.dtype]
+
+    def _jump_bytes(self, rank: int) -> float:
+        return 4 * (2 * self._width * rank + 4 * self._width)
+
+    def train_joint_jump(self, fit: str, rank: int | None = None) -> Cost:
+        """The joint jump, from the rows of all exit levels."""
+        return self.train_jump(fit, rank, levels=self.architecture.n_blocks)
+
+    def fit_jtc(self) -> Cost:
+        """The full-rank jumps of all levels, from one eigendecomposition each."""
+        H, K = self._width, self.architecture.n_blocks
+        moments, read, memory = self._moments(1)
+        flops = {"float64": K * (moments + 12 * 2 * H**3), "eigen": K * H**3}
+        written = K * H * H * 4
+        return Cost(
+            "fit_jtc", flops, 0, K * read, written, self._head_file + 2 * written, memory + 9 * DOUBLE * H * H
+        )  # fmt: skip
+
+    def score_jumps(self, rank: int | None = None) -> Cost:
+        """The cosines of all jumps at all levels."""
+        H, K, r, rows = self._width, self.architecture.n_blocks, rank or self.architecture.rank, self._rows("train")
+        flops = {"float32": (K + 1) * self.train * 2 * K * r * (2 * H + r)}
+        moved = (K + 1) * self.train * (K * r * 4 * 8 + H * 4 * 8)
+        cosines = 4 * K * (K + 1) * self.train
+        jumps = K * self._jump_bytes(r) * 2 + K * r * r * 4
+        shard = rows * (H * 5 * 4 + K * r * 4 * 5)
+        read = 2 * (K + 1) * self._level(self.train) + K * self._jump_bytes(r)
+        head = self._head_file + self.architecture.vocabulary * H * 4
+        return Cost("score_jumps", flops, moved, read, cosines, 3 * cosines + self._head_file, jumps + shard + head)
+
+    def select_jump(self) -> Cost:
+        """D_m, and its bootstrap over sentences."""
+        K = self.architecture.n_blocks
+        cosines = 4 * K * (K + 1) * self.train
+        return Cost("select_jump", moved=2000 * self.train * K * 8, read=cosines, written=1e5, host=5 * cosines)
+
+    def _exits(self) -> int:
+        """Predictions of the evaluation of one variant: three methods, and the K x K grid."""
+        K = self.architecture.n_blocks
+        return K * (3 * self.test + K * self.transfer)
+
+    def evaluate_jumps(self, rank: int | None = None) -> Cost:
+        """Every way of exiting by a variant's jumps, by fused heads."""
+        a, r = self.architecture, rank or self.architecture.rank
+        H, K, V = a.hidden_size, a.n_blocks, a.vocabulary
+        flops = {"float32": self.test * 2 * H * V + 2 * K * r * H * V + self._exits() * 2 * r * (V + H)}
+        moved = self._exits() * V * 4 * 5
+        head = H * V * 4
+        fused = 3 * (K + 1) * r * V * 4
+        chunk = 256 * V * 4 * 8
+        test = self.test * H * 4 * (1 + K)
+        results = self._exits() * 6 * 4 * 4
+        read = self._level(self.test) * (K + 1) + K * self._jump_bytes(r)
+        return Cost(
+            "evaluate_jumps", flops, moved, read, self._exits() * 12, self._head_file + results + test,
+            head + fused + chunk,
+        )  # fmt: skip
+
+    def evaluate_references(self) -> Cost:
+        """Identity and JTC at every exit level, by the full head."""
+        a = self.architecture
+        H, K, V = a.hidden_size, a.n_blocks, a.vocabulary
+        exits = 2 * K * self.test
+        flops = {"float32": (exits + self.test) * 2 * H * V + K * self.test * 2 * H * H}
+        chunks = math.ceil(self.test / 256)
+        read = self._level(self.test) * (K + 1) + chunks * K * H * H * 4
+        host = self._head_file + self.test * H * 4 * (K + 1) + exits * 6 * 4 * 4
+        device = H * V * 4 + 256 * V * 4 * 8 + 3 * H * H * 4
+        return Cost("evaluate_references", flops, exits * V * 4 * 5, read, exits * 12, host, device)
+
+    def job(self, rule: str, split: str | None = None, variant: Mapping | None = None) -> Cost:
+        """One job of a rule: of a split where activations are dumped, of a variant where it fits or uses jumps."""
+        if rule == "dump_activations":
+            return self.dump_activations(split)
+        if rule in ("train_jump", "train_joint_jump"):
+            return getattr(self, rule)(variant["fit"], variant["rank"])
+        if rule in ("score_jumps", "evaluate_jumps"):
+            return getattr(self, rule)(variant["rank"])
+        return getattr(self, rule)()
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class Line:
+    """All jobs of one rule for one model, and the largest of them."""
+
+    model: str
+    jobs: int
+    cost: Cost
+
+
+def with_defaults(value: object, schema: Mapping, root: Mapping) -> object:
+    """A config with the defaults of its JSON schema filled in, as far as properties and nested defaults go."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if not isinstance(value, dict):
+        return value
+    properties, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    filled = {key: inner["default"] for key, inner in properties.items() if "default" in inner} | value
+    return {
+        key: with_defaults(inner, properties.get(key, rest if isinstance(rest, dict) else {}), root)
+        for key, inner in filled.items()
+    }
+
+
+def plan_model(model: Mapping, name: str, config: Mapping) -> ModelPlan:
+    """A model of a study's config, complete with defaults.
+
+    Its dimensions are those of the `architecture` that the config names, of the model's config.json where that is here
+    already, or of the config of the model's name that comes with the project; failing all, those of ASSUMED.
+
+    Raises:
+        OnejumpError: the named architecture does not exist.
+    """
+    corpus, evaluation = config["corpus"], config["evaluation"]
+    architecture = dataclasses.replace(_find_architecture(model, name), n_blocks=model["blocks"])
+    return ModelPlan(
+        architecture=architecture,
+        dtype=model["dtype"],
+        train=corpus["train"],
+        test=corpus["test"],
+        shards=model["shards"],
+        transfer=evaluation["transfer_sentences"],
+    )
+
+
+def _find_architecture(model: Mapping, name: str) -> Architecture:
+    source = model["source"]
+    if "architecture" in model:
+        return load_architecture(model["architecture"])
+    if "path" in source and (Path(source["path"]) / "config.json").is_file():
+        return load_architecture(Path(source["path"]) / "config.json")
+    if "gguf" in source and (file := Path("resources/models") / source["gguf"]["sha256"] / "config.json").is_file():
+        return load_architecture(file)
+    if "hub" in source:
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(source["hub"]["id"], "config.json", revision=source["hub"]["revision"])
+        if isinstance(file, str):
+            return load_architecture(file)
+    if (ARCHITECTURES / f"{name}.json").is_file():
+        return load_architecture(name)
+    return dataclasses.replace(load_architecture(ASSUMED), name=f"{ASSUMED}, assumed")
+
+
+def plan_study(config: Mapping) -> list[Line]:
+    """Every rule's jobs for every model of a study whose config is complete with defaults.
+
+    Raises:
+        OnejumpError: a model's dimensions are not to be had.
+    """
+    lines = []
+    seeds, variants = len(config["seeds"]), list(config["variants"].values())
+    shared = {(variant["target"], variant["positions"]) for variant in variants}
+    for name, model in config["models"].items():
+        plan = plan_model(model, name, config)
+
+        def add(jobs: int, rule: str, name=name, plan=plan, **which) -> None:
+            lines.append(Line(name, jobs, plan.job(rule, **which)))
+
+        add(1, "extract_head")
+        add(seeds, "choose_positions")
+        for split, shards in plan.shards.items():
+            add(seeds * shards, "dump_activations", split=split)
+        for variant in variants:
+            add(seeds * plan.architecture.n_blocks, "train_jump", variant=variant)
+            for rule in ("train_joint_jump", "score_jumps", "select_jump", "evaluate_jumps"):
+                add(seeds, rule, variant=variant)
+        for rule in ("fit_jtc", "evaluate_references"):
+            add(seeds * len(shared), rule)
+    return _merged(lines)
+
+
+def _merged(lines: Iterable[Line]) -> list[Line]:
+    """One line for each rule of a model: all its jobs, their mean work, and the largest memory among them."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        found.setdefault((line.model, line.cost.rule), []).append(line)
+    merged = []
+    for (model, rule), same in found.items():
+        jobs = sum(line.jobs for line in same)
+        kinds = {kind for line in same for kind in line.cost.flops}
+        mean = {
+            key: sum(line.jobs * getattr(line.cost, key) for line in same) / jobs
+            for key in ("moved", "read", "written")
+        }
+        largest = {key: max(getattr(line.cost, key) for line in same) for key in ("host", "device")}
+        flops = {kind: sum(line.jobs * line.cost.flops.get(kind, 0) for line in same) / jobs for kind in kinds}
+        merged.append(Line(model, jobs, Cost(rule, flops, **mean, **largest)))
+    return merged
+
+
+def limits(plan: ModelPlan, gpu: Machine, gpus: int) -> list[str]:
+    """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
+    found, H, K = [], plan.architecture.hidden_size, plan.architecture.n_blocks
+    needed = plan.dump_activations("train").device * MARGIN
+    if gpu.device_bytes is not None and needed > gpus * gpu.device_bytes:
+        count = math.ceil(needed / gpu.device_bytes)
+        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {count}, on one node of {gpu.name}")
+        if count > 8:
+            found.append(
+                "no common node has so many GPUs: blocks would wait in host memory, which this plan does not time"
+            )
+    costs = [plan.fit_jtc(), plan.evaluate_references(), plan.train_joint_jump("adam")]
+    largest = max(costs, key=lambda cost: cost.device)
+    if gpu.device_bytes is not None and largest.device > gpu.device_bytes:
+        found.append(f"{largest.rule} needs {largest.device / GB:,.0f} GB on one GPU, more than {gpu.name} has")
+    if plan.fit_jtc().host > 200 * GB:
+        found.append(
+            f"fit_jtc keeps K maps of H x H in host memory, {K * H * H * 4 / GB:,.0f} GB; it would take a file a level"
+        )
+    if plan.train * (1 - VALIDATION_SHARE) <= H:
+        found.append(
+            f"{plan.train:,} training sentences do not span H = {H:,} dimensions: exact fits live by their ridge, "
+            f"and gaps are to an optimum that has learned noise; take more than {math.ceil(2 * H / 1000) * 1000:,}"
+        )
+    return found
+
+
+def render(config: Mapping, gpu: Machine) -> str:
+    """The plan of a study as text: a table for each model, its sums, and what it runs into.
+
+    Raises:
+        OnejumpError: as `plan_study`.
+    """
+    lines, text = plan_study(config), []
+    for name, model in config["models"].items():
+        plan = plan_model(model, name, config)
+        a = plan.architecture
+        text += [
+            f"{name}: {a.name}, K={a.n_blocks} H={a.hidden_size} r={a.rank} V={a.vocabulary}, "
+            f"{a.parameters / 1e9:.2f}e9 weights, {plan.dtype}; {plan.activation_bytes / GB:,.2f} GB of activations",
+            f"  {'rule':<20}{'jobs':>6}{'PFLOP':>11}{'read GB':>10}{'written GB':>12}{'host GB':>9}{'GPU GB':>9}"
+            f"{'hours':>9}",
+        ]
+        own = [line for line in lines if line.model == name]
+        for line in own:
+            cost = line.cost
+            flops = sum(n for kind, n in cost.flops.items() if kind != "eigen") * line.jobs / 1e15
+            host = cost.host_bytes(gpu) / GB
+            device = "" if gpu.device_bytes is None else f"{cost.device / GB:9.2f}"
+            hours = line.jobs * cost.seconds(gpu) / 3600
+            text.append(
+                f"  {cost.rule:<20}{line.jobs:>6}{flops:>11.3f}{line.jobs * cost.read / GB:>10.2f}"
+                f"{line.jobs * cost.written / GB:>12.3f}{host:>9.2f}{device:>9}{hours:>9.2f}"
+            )
+        hours = sum(line.jobs * line.cost.seconds(gpu) for line in own) / 3600
+        disk = sum(line.jobs * line.cost.written for line in own) / GB
+        text.append(f"  in all{sum(line.jobs for line in own):>20}{disk:>33.3f}{hours:>27.2f} hours on {gpu.name}")
+        text += [f"  limit: {limit}" for limit in limits(plan, gpu, model["gpus"])]
+        text.append("")
+    return "\n".join(text)

@@ -1,0 +1,399 @@
+"""A study at a model's full dimensions without its weights: what fails or does not fit shows before a GPU is paid.
+
+The architecture is the true one, built from a config; the weights are random and exist one block at a time. Everything
+else is real: each stage runs as its own process of the command line, on the files of the stages before it, and its
+time, memory and disk are set beside what `onejump.planning` predicts. About the model itself the results say nothing.
+"""
+
+import dataclasses
+import os
+import resource
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from onejump.artifacts import OnejumpError, read_json, read_table, write_json, write_table
+from onejump.jumps import Jump
+from onejump.models import DTYPES, Head, ModelSource, find_anatomy
+from onejump.planning import (
+    MB,
+    TWO_CORES,
+    Cost,
+    Machine,
+    ModelPlan,
+    architecture_file,
+    load_architecture,
+    read_machine,
+)
+
+PREFIX = "random:"
+# Prime, so that no two rows of a matrix are alike when the numbers are repeated.
+POOL = 4_194_301
+WORDS = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "si") for b in ("dan", "fer", "gil", "pon", "sty")]
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+
+@dataclass(frozen=True)
+class RandomSource(ModelSource):
+    """A model of random weights, named `random:NAME`, where NAME is as `planning.load_architecture` takes it."""
+
+    @property
+    def _config(self) -> dict:
+        return read_json(architecture_file(self.location.removeprefix(PREFIX)))
+
+    def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
+        """The model, with weights in memory only outside its blocks; a block gets its own while it runs."""
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(**self._config)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        blocks = find_anatomy(model).blocks
+        fill = _Filler(device)
+        inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+        fill([p for p in _places(model) if id(p.parameter) not in inside], 0)
+        model.tie_weights()
+        for number, block in enumerate(blocks, 1):
+            places = list(_places(block))
+            block.register_forward_pre_hook(lambda module, args, p=places, n=number: fill(p, n))
+            block.register_forward_hook(lambda module, args, out, p=places: [place.empty() for place in p] and None)
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
+        return model.eval()
+
+    def load_tokenizer(self) -> Callable:
+        """Words to token ids, by their checksums."""
+        size = load_architecture(self.location.removeprefix(PREFIX)).vocabulary
+        return lambda texts: {"input_ids": [[zlib.crc32(word.encode()) % size for word in t.split()] for t in texts]}
+
+    def load_max_positions(self) -> int | None:
+        """As the config says."""
+        return self._config.get("n_positions") or self._config.get("max_position_embeddings")
+
+    def identity(self, model: nn.Module) -> tuple[str, str]:
+        """The config's name, and that the weights are random."""
+        return self.location.removeprefix(PREFIX), "random weights"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter without memory stands."""
+
+    owner: nn.Module
+    name: str
+    parameter: nn.Parameter
+
+    def put(self, tensor: torch.Tensor) -> None:
+        setattr(self.owner, self.name, nn.Parameter(tensor, requires_grad=False))
+
+    def empty(self) -> None:
+        setattr(self.owner, self.name, self.parameter)
+
+
+def _places(module: nn.Module) -> Iterator[_Place]:
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            yield _Place(owner, name, parameter)
+
+
+class _Filler:
+    """Random weights from one pool of normal numbers: drawing billions of them would take longer than using them."""
+
+    def __init__(self, device: torch.device | str, std: float = 0.02) -> None:
+        pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0)) * std
+        self._pool, self._device = pool, device
+
+    def __call__(self, places: Sequence[_Place], number: int) -> None:
+        """Fill the places of block `number`: matrices at random, norms with 1, biases with 0."""
+        for index, place in enumerate(places):
+            shape, dtype = place.parameter.shape, place.parameter.dtype
+            if len(shape) == 1:
+                place.put(torch.full(shape, float("bias" not in place.name), dtype=dtype, device=self._device))
+                continue
+            tensor = torch.empty(shape.numel(), dtype=dtype, device=self._device)
+            start = (number * 1_000_003 + index * 100_003) % POOL
+            pool = self._pool.roll(-start).to(dtype=dtype, device=self._device)
+            whole = len(tensor) // POOL * POOL
+            tensor[:whole].view(-1, POOL).copy_(pool.expand(whole // POOL, POOL))
+            tensor[whole:].copy_(pool[: len(tensor) - whole])
+            place.put(tensor.view(shape))
+
+
+# ------------------------------------------------------------------------------------------------------------ machine
+
+
+def measure_machine(threads: int) -> Machine:
+    """This machine's rates, each the best of a few short runs."""
+    torch.set_num_threads(threads)
+
+    def best(action: Callable[[], object], times: int = 3) -> float:
+        action()
+        found = []
+        for _ in range(times):
+            started = time.perf_counter()
+            action()
+            found.append(time.perf_counter() - started)
+        return min(found)
+
+    flops = {}
+    for name, dtype in (DTYPES | {"float64": torch.float64}).items():
+        a, b = torch.randn(512, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+        flops[name] = 2 * 512 * 2048**2 / best(lambda a=a, b=b: a @ b)
+    square = torch.randn(1024, 1024, dtype=torch.float64)
+    symmetric = square @ square.T
+    flops["eigen"] = 1024**3 / best(lambda: torch.linalg.eigh(symmetric), 2)
+    block = torch.randn(25_000_000)
+    return dataclasses.replace(
+        TWO_CORES, name="this machine", flops=flops, memory=8e8 / 4 / best(lambda: block.add_(1))
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one stage took, beside what was predicted.
+
+    Attributes:
+        stage: its name.
+        cost: predicted.
+        predicted_seconds: wall time.
+        seconds, cpu_seconds: wall and processor time.
+        peak_bytes: largest resident memory.
+        disk_bytes: of the files written.
+    """
+
+    stage: str
+    cost: Cost
+    predicted_seconds: float
+    predicted_bytes: float
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: float
+    disk_bytes: float
+
+    def row(self) -> str:
+        """One line of the table: predicted beside measured."""
+        pairs = (
+            (self.predicted_seconds, self.seconds, 1, "8.1f"),
+            (self.predicted_bytes, self.peak_bytes, MB, "8.0f"),
+            (self.cost.written, self.disk_bytes, MB, "8.1f"),
+        )
+        numbers = [f"{a / unit:{form}} {b / unit:{form}}" for a, b, unit, form in pairs]
+        return f"{self.cost.rule:<18}{'  '.join(numbers)}  {self.cpu_seconds:8.1f}"
+
+
+class Rehearsal:
+    """One model's stages, in order, in a folder.
+
+    Args:
+        name: of the config, see `planning.load_architecture`.
+        folder: for all files.
+        dtype: of the model and its activations.
+        train, test: sentences.
+        levels: exit levels whose jumps are fitted; the other jumps are copies of these.
+        threads: of each stage.
+        machine: by which times are predicted; None measures this one.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, dtype: str, train: int, test: int, levels: int, threads: int, longest: int
+    ) -> None:
+        self.name, self.folder, self.threads, self.longest = name, folder, threads, longest
+        architecture = load_architecture(name)
+        K = architecture.n_blocks
+        self.levels = sorted({round(i * (K - 1) / max(1, levels - 1)) for i in range(levels)})
+        shards = {"train": 2, "test": 1}
+        self.plan = ModelPlan(architecture, dtype, train, test, shards, min(test, 16), 1.0, streamed=True)
+        self.machine = self._machine()
+        self.measured: list[Measured] = []
+
+    def _machine(self) -> Machine:
+        file = self.folder.parent / "machine.json"
+        rates = measure_machine(self.threads)
+        return dataclasses.replace(rates, efficiency=read_machine(file).efficiency) if file.is_file() else rates
+
+    def run(self, report: Callable[[Measured], None]) -> None:
+        """Run every stage; `report` is told of each when it ends.
+
+        Raises:
+            OnejumpError: a stage failed; its own message is on stderr.
+        """
+        f, model = self.folder, [*("--model", f"{PREFIX}{self.name}")]
+        head, positions = f / "head.safetensors", f / "positions.parquet"
+        write_table(f / "sentences.parquet", self._sentences())
+        self._stage(
+            "choose-positions",
+            self.plan.choose_positions(),
+            [positions],
+            *model,
+            *("--sentences", f / "sentences.parquet", "--out", positions, "--train-shards", 2),
+            report=report,
+        )
+        table = read_table(positions, ["input_ids"])
+        tokens = float(np.mean([len(ids) for ids in table["input_ids"].to_pylist()]))
+        plan = self.plan = dataclasses.replace(self.plan, tokens=tokens)
+        dtype = ["--dtype", plan.dtype]
+        self._stage(
+            "extract-head", plan.extract_head(), [head], *model, *dtype, "--blocks", plan.architecture.n_blocks,
+            "--out", head, report=report,
+        )  # fmt: skip
+        threads = ["--threads", self.threads]
+        shards: dict[str, list[Path]] = {}
+        for split, count in plan.shards.items():
+            shards[split] = [f / "activations" / split / f"shard-{i:02d}.safetensors" for i in range(count)]
+            for i, path in enumerate(shards[split]):
+                self._stage(
+                    "dump-activations", plan.dump_activations(split), [path], *model, *dtype, *threads, "--head", head,
+                    "--positions-file", positions, "--split", split, "--shard", i, "--out", path, report=report,
+                )  # fmt: skip
+
+        def read(split: str) -> list:
+            return ["--head", head, "--positions-file", positions, *_repeated("--shard", shards[split]), *threads]
+
+        jumps = {fit: f / "jumps" / fit for fit in ("exact", "adam")}
+        for fit, place in jumps.items():
+            for level in self.levels:
+                path = place / f"level-{level:02d}.safetensors"
+                self._stage(
+                    "train-jump", plan.train_jump(fit), [path], *read("train"), "--level", level, "--fit", fit,
+                    "--out", path, report=report,
+                )  # fmt: skip
+        joint = f / "jumps" / "joint.safetensors"
+        self._stage(
+            "train-jump", plan.train_joint_jump("exact"), [joint], *read("train"), "--level", "joint", "--fit", "exact",
+            "--out", joint, report=report,
+        )  # fmt: skip
+        every = _repeated("--jump", self._fill_up(jumps["exact"], Head.load(head)))
+        scores, cosines, selection = f / "scores.parquet", f / "cosines.safetensors", f / "selection.json"
+        self._stage(
+            "score-jumps", plan.score_jumps(), [scores, cosines], *read("train"), *every, "--scores", scores,
+            "--cosines", cosines, report=report,
+        )  # fmt: skip
+        self._stage(
+            "select-jump", plan.select_jump(), [selection], "--cosines", cosines, "--out", selection, report=report
+        )
+        evaluation, transfer = f / "evaluation.parquet", f / "transfer.parquet"
+        self._stage(
+            "evaluate-jumps", plan.evaluate_jumps(), [evaluation, transfer], *read("test"), *every, "--joint", joint,
+            "--selection", selection, "--transfer-sentences", plan.transfer, "--evaluation", evaluation,
+            "--transfer", transfer, report=report,
+        )  # fmt: skip
+        self._save()
+
+    def heading(self) -> str:
+        """Title and column heads of the table."""
+        a = self.plan.architecture
+        facts = f"K={a.n_blocks} H={a.hidden_size} r={a.rank} V={a.vocabulary}, {a.parameters / 1e9:.2f}e9 weights"
+        title = f"\n{self.name}: {facts}, {self.plan.dtype}, {self.plan.train} / {self.plan.test} sentences"
+        columns = (
+            f"{'wall s, pred':>12} {'meas':>4}  {'peak MB, pred':>12} {'meas':>3}  {'disk MB, pred':>12} {'meas':>3}"
+        )
+        return f"{title}\n{'rule':<18}{columns}  {'cpu s':>8}"
+
+    def footing(self) -> str:
+        """The whole rehearsal: time, largest memory, and disk."""
+
+        def total(key: str, of=sum) -> float:
+            return of(getattr(one, key) for one in self.measured)
+
+        disk = sum(one.cost.written for one in self.measured)
+        pairs = (
+            (total("predicted_seconds"), total("seconds"), 1, "8.1f"),
+            (total("predicted_bytes", max), total("peak_bytes", max), MB, "8.0f"),
+            (disk, total("disk_bytes"), MB, "8.1f"),
+        )
+        numbers = [f"{a / unit:{form}} {b / unit:{form}}" for a, b, unit, form in pairs]
+        return f"{'sum, or largest':<18}{'  '.join(numbers)}  {total('cpu_seconds'):8.1f}"
+
+    def _sentences(self) -> pa.Table:
+        """Sentences of random words: 1 to `longest` of them."""
+        generator = np.random.default_rng(0)
+        n = self.plan.train + self.plan.test
+        texts = [" ".join(generator.choice(WORDS, generator.integers(1, self.longest + 1))) for _ in range(n)]
+        split = ["train"] * self.plan.train + ["test"] * self.plan.test
+        ids = pa.array(range(n), pa.int32())
+        return pa.table({"sentence_id": ids, "split": split, "document": ["random"] * n, "text": texts})
+
+    def _fill_up(self, folder: Path, head: Head) -> list[Path]:
+        """Files of all K jumps: each level that was not fitted gets a copy of the nearest one that was."""
+        for level in range(self.plan.architecture.n_blocks):
+            path = folder / f"level-{level:02d}.safetensors"
+            if level not in self.levels:
+                nearest = min(self.levels, key=lambda fitted, level=level: abs(fitted - level))
+                jump, file = Jump.load(folder / f"level-{nearest:02d}.safetensors", head)
+                target = file.metadata["target"]
+                facts = {"level": str(level), "target": target, "head_sha256": file.metadata["head_sha256"]}
+                jump.save(path, facts | {"stand_in_for": nearest})
+        return [folder / f"level-{level:02d}.safetensors" for level in range(self.plan.architecture.n_blocks)]
+
+    def _stage(
+        self, stage: str, cost: Cost, files: list[Path], *args: object, report: Callable[[Measured], None]
+    ) -> None:
+        command = [sys.executable, "-m", "onejump.cli", stage, *map(str, args)]
+        started = time.perf_counter()
+        process = subprocess.Popen(command)
+        status, usage, peak = _watch(process.pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise OnejumpError(
+                f"rehearsal of {self.name}: {stage} failed (exit status {process.returncode}); see above"
+            )
+        found = Measured(
+            stage=stage,
+            cost=cost,
+            predicted_seconds=cost.seconds(self.machine),
+            predicted_bytes=cost.host_bytes(self.machine),
+            seconds=time.perf_counter() - started,
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            peak_bytes=peak,
+            disk_bytes=sum(file.stat().st_size for file in files),
+        )
+        self.measured.append(found)
+        report(found)
+
+    def _save(self) -> None:
+        """rehearsal.json, and the machine with what each rule reached of its rates, for the next prediction."""
+        write_json(self.folder / "rehearsal.json", [dataclasses.asdict(one) for one in self.measured])
+        bare = dataclasses.replace(self.machine, efficiency={}, start_seconds=0.0)
+        efficiency = dict(self.machine.efficiency)
+        for rule in {one.cost.rule for one in self.measured}:
+            same = [one for one in self.measured if one.cost.rule == rule]
+            took = sum(max(one.seconds - self.machine.start_seconds, 0.1) for one in same)
+            efficiency[rule] = min(1.0, sum(one.cost.seconds(bare) for one in same) / took)
+        machine = dataclasses.replace(self.machine, efficiency=efficiency)
+        write_json(self.folder.parent / "machine.json", dataclasses.asdict(machine))
+
+
+def _watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
+    """Wait for a process: its status, what it used, and its largest resident memory in bytes.
+
+    On Linux the usage's own figure starts from the memory of the process that forked, so the kernel's is read instead.
+    """
+    peak, ended = 0.0, 0
+    while not ended:
+        with suppress(OSError):  # it ends between two looks, or there is no /proc
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            peak = next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmHWM")), peak)
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        time.sleep(0.02)
+    return status, usage, peak or float(usage.ru_maxrss)
+
+
+def _repeated(option: str, files: Sequence[Path]) -> list:
+    return [part for file in files for part in (option, file)]
