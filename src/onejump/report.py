@@ -78,6 +78,7 @@ def render(
             models=models,
             branches=[branch for model in models for branch in model["branches"]],
             first_screen=[(model["branches"][0], drawing.inline(model["branches"][0], "methods")) for model in models],
+            reference=_reference(models, config.get("reference", {})),
             several_seeds=len(config["seeds"]) > 1,
             claims=CLAIMS,
             verdicts=_verdicts(summary, config),
@@ -103,7 +104,7 @@ def render(
 def _model(summary: Path, drawings: "Drawings", slug: str, seed: int, variants: list[str]) -> dict:
     """One model at one seed, with a branch for each variant."""
     columns = ["name", "revision", "dtype", "n_blocks", "hidden_size", "vocabulary", "parameters"]
-    columns += ["n_train", "n_test", "transfer_sentences"]
+    columns += ["n_train", "n_test", "bos", "transfer_sentences"]
     table = read_summary(summary, "models", "model", "seed", *columns)
     found = table[(table["model"] == slug) & (table["seed"] == seed)]
     if len(found) != 1:
@@ -136,6 +137,21 @@ def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
     branch["crossing"] = _crossing(rows)
     branch["figures"] = {kind: drawings.inline(branch, kind) for kind in FIGURES}
     return branch
+
+
+def _reference(models: list[dict], published: dict[str, dict]) -> list[dict]:
+    """What was published about these models beside what was measured, a row for each of the models' branches."""
+    rows = []
+    for model in models:
+        for branch in model["branches"] if model["model"] in published else []:
+            methods = branch["methods"]
+            measured = {
+                "ojfa": branch["jump"],
+                "jump_parameters": methods["ojfa"]["parameters"],
+                "all_parameters": methods["n_njtc"]["parameters"],
+            }
+            rows.append({"branch": branch, "measured": measured, "published": published[model["model"]]})
+    return rows
 
 
 def _runner_up(scores: pd.DataFrame, chosen: int) -> dict | None:

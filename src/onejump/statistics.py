@@ -55,7 +55,8 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
 
 def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: dict) -> pd.DataFrame:
     vocabulary, hidden_size = head.tensor("weight").shape
-    split = read_table(branch / "positions.parquet", ["split"])["split"]
+    positions = read_table(branch / "positions.parquet", ["split", "starts_with_bos"])
+    split = positions["split"]
     row = {
         "model": model,
         "seed": seed,
@@ -68,6 +69,7 @@ def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: 
         "parameters": head.value("parameters"),
         "n_train": pc.sum(pc.equal(split, "train")).as_py(),
         "n_test": pc.sum(pc.equal(split, "test")).as_py(),
+        "bos": pc.all(positions["starts_with_bos"]).as_py(),
         "transfer_sentences": config["evaluation"]["transfer_sentences"],
     }
     return pd.DataFrame([row])

@@ -100,6 +100,7 @@ def _model(model: str, seed: int, n_levels: int) -> pd.DataFrame:
                 "parameters": 134515008,
                 "n_train": N_TRAIN,
                 "n_test": N_TEST,
+                "bos": False,
                 "transfer_sentences": TRANSFER_SENTENCES,
             }
         ]

@@ -282,6 +282,28 @@ def test_what_was_run_is_spelled_out(study, page):
     assert yaml.safe_load(page.elements[code][2]) == config(MODELS, VARIANTS, SEEDS)
 
 
+def test_published_values_stand_beside_the_measured_ones(study):
+    published = {"gpt2-xl": {"source": "arXiv 2504.13984", "ojfa": 26, "jump_parameters": 57600.0}}
+    settings = config(MODELS, VARIANTS, SEEDS) | {"reference": published}
+    render("demo", study / "summary", study / "figures", settings, VERSIONS, timings(), study / "reference.html")
+    page = Page((study / "reference.html").read_text())
+    (table,) = page.find("table", **{"class": "reference"})
+    rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
+    assert len(rows) == len(VARIANTS) * len(SEEDS)  # of the one model with published values
+    methods = pd.read_csv(study / "summary" / "methods.csv").set_index(["model", "seed", "variant", "method"])
+    scores = pd.read_csv(study / "summary" / "scores.csv").set_index(["model", "seed", "variant"])
+    for cells, (seed, variant) in zip(rows, ((s, v) for s in SEEDS for v in VARIANTS), strict=True):
+        chosen = scores.loc[("gpt2-xl", seed, variant)].query("ojfa")["jump"].item()
+        one, every = (methods.loc[("gpt2-xl", seed, variant, m), "parameters"] for m in ("ojfa", "n_njtc"))
+        assert page.text(cells[1]) == f"{chosen} published: 26"
+        assert page.text(cells[2]) == f"{one:,.0f} published: 57,600"
+        assert page.text(cells[3]) == f"{every:,.0f} published: –"
+
+
+def test_without_published_values_there_is_no_such_table(page):
+    assert not page.find("table", **{"class": "reference"})
+
+
 def test_the_structure_serves_readers_without_a_mouse_or_eyes(page):
     (html,) = page.find("html")
     assert page.elements[html][1]["lang"] == "en"
