@@ -152,6 +152,7 @@ class Machine:
         base_bytes: of a process that has imported everything and computed something.
         start_seconds: until a process computes.
         efficiency: rule -> share of these rates that the last measured run reached.
+        assumed: that share for the other rules.
     """
 
     name: str
@@ -162,11 +163,11 @@ class Machine:
     base_bytes: float = 0.29 * GB
     start_seconds: float = 6.0
     efficiency: Mapping[str, float] = field(default_factory=dict)
+    assumed: float = 1.0
 
 
-# Share of the peak that each rule reached when it was last rehearsed on two cores (`make rehearse`); for lack of a GPU
-# these stand in for the shares there.
-EFFICIENCY: dict[str, float] = {}
+# Share of a GPU's peak that a rule is taken to reach where no measured run says otherwise (`onejump plan --measured`).
+ASSUMED_EFFICIENCY = 0.3
 
 
 def _gpu(name: str, half: float, single: float, double: float, gigabytes: float, bandwidth: float) -> Machine:
@@ -181,7 +182,7 @@ def _gpu(name: str, half: float, single: float, double: float, gigabytes: float,
         gigabytes * GB,
         base_bytes=2.5 * GB,
         start_seconds=15.0,
-        efficiency=EFFICIENCY,
+        assumed=ASSUMED_EFFICIENCY,
     )
 
 
@@ -250,7 +251,7 @@ class Cost:
         """Wall time of the job on a machine."""
         arithmetic = sum(n / machine.flops[kind] for kind, n in self.flops.items())
         files = (self.read + self.written) / machine.disk
-        work = (arithmetic + self.moved / machine.memory) / machine.efficiency.get(self.rule, 1.0)
+        work = (arithmetic + self.moved / machine.memory) / machine.efficiency.get(self.rule, machine.assumed)
         return machine.start_seconds + work + files
 
     def mem_mb(self, attempt: int = 1) -> int:
@@ -336,7 +337,8 @@ class ModelPlan:
     def choose_positions(self) -> Cost:
         """Tokenises the sentences."""
         n = self.train + self.test
-        return Cost("choose_positions", moved=n * 1e5, written=n * self.tokens * 4, host=MODEL_CODE + n * 4e3)
+        code = 0 if self.streamed else MODEL_CODE  # a rehearsal's tokenizer is not Transformers'
+        return Cost("choose_positions", moved=n * 1e5, written=n * self.tokens * 4, host=code + n * 4e3)
 
     def dump_activations(self, split: str) -> Cost:
         """Runs the model over one shard and writes every level."""
