@@ -219,7 +219,11 @@ class ModelSource:
         """Name and exact revision: the hub's commit, or the SHA-256 of a folder's config and weights."""
         folder = Path(self.location)
         if not folder.is_dir():
-            return self.location, getattr(model.config, "_commit_hash", None) or self.revision or "unknown"
+            from huggingface_hub import try_to_load_from_cache
+
+            # Loaded files lie in the hub's cache under their commit, whatever branch or tag was asked for.
+            config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
+            return self.location, Path(config).parent.name if isinstance(config, str) else self.revision or "unknown"
         if (folder / PROVENANCE_FILE).is_file():
             provenance = read_json(folder / PROVENANCE_FILE)
             return provenance["model"], provenance["revision"]
