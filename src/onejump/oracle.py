@@ -30,14 +30,19 @@ def mean_squared_errors(
 
     With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
     """
+    P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
+    B = torch.stack([jump.B for jump in jumps])
+    gram = B @ B.transpose(1, 2)
     totals = torch.zeros(len(jumps), dtype=torch.float64)
     for level in tqdm(range(activations.n_blocks), desc="squared errors", unit="level", mininterval=30):
         for x, final in activations.shards(level, activations.n_blocks):
-            x, y = x.to(device), target_of(final.to(device), head, target)
-            for m, jump in enumerate(jumps):
-                z = jump(x)
-                error = ((z @ (jump.B @ jump.B.T)) * z - 2 * z * (y @ jump.B.T)).sum(1) + y.square().sum(1)
-                totals[m] += float(error.double().sum())
+            y = target_of(final.to(device), head, target)
+            z, projected = (
+                rows.view(len(x), *B.shape[:2]).transpose(0, 1)
+                for rows in (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
+            )
+            errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
+            totals += errors.double().sum(1).cpu()
     return totals / (activations.n_blocks * len(activations))
 
 

@@ -434,8 +434,8 @@ class ModelPlan:
         moved = self._exits() * V * 4 * 5
         head = H * V * 4
         fused = 3 * (K + 1) * r * V * 4
-        chunk = 256 * V * 4 * 8
-        test = self.test * H * 4 * (1 + K)
+        chunk = min(256, self.test) * V * 4 * 8
+        test = self.test * H * 4 * 3  # the final level, and another one as it is read
         results = self._exits() * 6 * 4 * 4
         read = self._level(self.test) * (K + 1) + K * self._jump_bytes(r)
         return Cost(
@@ -451,8 +451,8 @@ class ModelPlan:
         flops = {"float32": (exits + self.test) * 2 * H * V + K * self.test * 2 * H * H}
         chunks = math.ceil(self.test / 256)
         read = self._level(self.test) * (K + 1) + chunks * K * H * H * 4
-        host = self._head_file + self.test * H * 4 * (K + 1) + exits * 6 * 4 * 4
-        device = H * V * 4 + 256 * V * 4 * 8 + 3 * H * H * 4
+        host = self._head_file + self.test * H * 4 * 3 + exits * 6 * 4 * 4
+        device = H * V * 4 + min(256, self.test) * V * 4 * 8 + 3 * H * H * 4
         return Cost("evaluate_references", flops, exits * V * 4 * 5, read, exits * 12, host, device)
 
     def job(self, rule: str, split: str | None = None, variant: Mapping | None = None) -> Cost:

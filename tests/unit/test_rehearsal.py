@@ -43,7 +43,7 @@ def test_blocks_have_weights_only_while_they_run_and_the_same_each_time(tmp_path
 
 
 def test_every_stage_runs_at_full_width_in_the_memory_and_disk_that_were_planned(small, tmp_path):
-    rehearsal = Rehearsal(str(small), tmp_path / "out" / "small", "bfloat16", 40, 12, 1, 2, 4)
+    rehearsal = Rehearsal(str(small), tmp_path / "out" / "small", "bfloat16", 80, 12, 1, 2, 4)
     rows = []
     rehearsal.run(rows.append)
     stages = [row.cost.rule for row in rows]
