@@ -60,7 +60,7 @@ rule extract_head:
     cache: CACHING
     conda:
         "../../envs/study.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=mem_mb("extract_head"),
         runtime=runtime("extract_head"),

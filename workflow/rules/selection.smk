@@ -16,7 +16,7 @@ rule score_jumps:
         f"{BENCHMARKS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=mem_mb("score_jumps"),
         runtime=runtime("score_jumps"),
