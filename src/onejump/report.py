@@ -26,7 +26,7 @@ VARIANT_DEFAULTS = {
     "joint_batches": "mixed",
 }
 CLAIMS = {
-    "C1": "over 30 times fewer parameters",
+    "C1": "30 times fewer parameters",
     "C2": "OJFA beats arbitrary jumps",
     "C3": "OJFA beats the joint jump",
     "C4": "OJFA beats identity early, identity wins late",
@@ -203,7 +203,7 @@ def _methods(rows: Rows) -> dict[str, dict]:
 
 def _claims(rows: Rows) -> list[dict]:
     """The statements that verdicts rest on."""
-    columns = ["claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict", "claim_verdict"]
+    columns = ["claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict"]
     table = rows.table("claims", *columns)
     return table[table["rule"].notna()].to_dict("records")
 
