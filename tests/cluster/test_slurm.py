@@ -48,7 +48,7 @@ def test_level_jobs_run_at_once_each_on_a_gpu_of_its_own(finished_slurm_study):
     assert process.wait() == 0, log.read_text()
     assert len(gpus) == 2 and all(re.fullmatch(r"\d", gpu) for gpu in gpus)
     assert [jump.read_bytes() for jump in jumps] == before
-    assert {(job.rule, job.megabytes, job.minutes) for job in jobs_of(log.read_text())} == {("train_jump", 3000, 60)}
+    assert {(job.rule, job.megabytes, job.minutes) for job in jobs_of(log.read_text())} == {("train_jump", 1000, 30)}
 
 
 def test_short_level_jobs_are_packed_into_one_allocation_as_documented(finished_slurm_study):
@@ -60,7 +60,7 @@ def test_short_level_jobs_are_packed_into_one_allocation_as_documented(finished_
     done = study.run(recipe("Short jobs").strip() + " --until train_jump")
     assert len(jumps) == 3 and [jump.read_bytes() for jump in jumps] == before
     (job,) = jobs_of(done.stdout)
-    assert job.minutes == 3 * 60  # one after another, on one GPU
+    assert job.minutes == 3 * 30  # one after another, on one GPU
 
 
 def test_a_failed_job_is_submitted_again_with_twice_the_memory_and_time(finished_slurm_study):
@@ -72,8 +72,8 @@ def test_a_failed_job_is_submitted_again_with_twice_the_memory_and_time(finished
     wait_for(lambda: next(filter(None, map(stage_process, slurm_jobs("--states=running"))), None)).process.kill()
     assert process.wait() == 0, log.read_text()
     assert [(job.state, job.megabytes, job.minutes) for job in jobs_of(log.read_text())] == [
-        ("FAILED", 2000, 30),
-        ("COMPLETED", 4000, 60),
+        ("FAILED", 1000, 30),
+        ("COMPLETED", 2000, 60),
     ]
     assert selection.read_bytes() == before
 
