@@ -499,13 +499,10 @@ def test_a_converted_model_is_identified_by_the_file_it_was_made_from(tmp_path):
     assert identity(tmp_path) == ("smol.gguf", "0123")
 
 
-@pytest.mark.parametrize(
-    "commit, revision, expected", [("c0ffee", "main", "c0ffee"), (None, "main", "main"), (None, None, "unknown")]
-)
-def test_a_hub_model_is_identified_by_the_commit_that_was_loaded(commit, revision, expected):
-    model = tiny_model("llama")
-    model.config._commit_hash = commit
-    assert ModelSource("owner/name", revision).identity(model) == ("owner/name", expected)
+@pytest.mark.parametrize("revision, expected", [("v1", "v1"), (None, "unknown")])
+def test_a_hub_model_without_a_cache_is_identified_by_the_revision_asked_for(revision, expected):
+    source = ModelSource("owner-of-nothing/no-such-model", revision)
+    assert source.identity(tiny_model("llama")) == ("owner-of-nothing/no-such-model", expected)
 
 
 # ------------------------------------------------------------------------------------------------- fetch and convert

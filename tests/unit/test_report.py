@@ -357,7 +357,7 @@ def test_names_are_escaped_and_missing_numbers_are_dashes(study, tmp_path):
     text = rendered(base, config=config(MODELS[:1], VARIANTS[:1], SEEDS[:1]), timings=timings().iloc[:0])
     assert "&lt;b&gt;&amp;co" in text
     assert "<b>&co" not in text
-    assert "<code>–</code>" in text
+    assert '<code class="digest">–</code>' in text
     assert '<td class="n" data-value="">–</td>' in text
     assert "No stage times were recorded." in text
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.S).lower().replace("isnan", "")
