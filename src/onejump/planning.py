@@ -358,21 +358,21 @@ class ModelPlan:
         memory = 7 * DOUBLE * H * H + rows * H * (2 * BYTES[self.dtype] + 2 * 4 + 4 * DOUBLE)
         return 4 * levels * self.train * H * H, 2 * levels * self._level(self.train), memory
 
-    @property
-    def _singular(self) -> bool:
-        return self.train * (1 - VALIDATION_SHARE) <= self._width
+    def _singular(self, levels: int) -> bool:
+        return levels * self.train * (1 - VALIDATION_SHARE) <= self._width
 
     def train_jump(self, fit: str, rank: int | None = None, levels: int = 1) -> Cost:
         """One jump: the exact fit, or Adam and the optimum it is measured by. `levels` above 1: the joint jump."""
         H, r = self._width, rank or self.architecture.rank
         moments, read, memory = self._moments(levels)
-        singular = self._singular and levels == 1
+        singular = self._singular(levels)
         ridges = N_RIDGES if fit == "exact" else 1
         products = (BLOCKS_FIRST + BLOCKS_MORE * (ridges - 1)) * 2 * 4 * H * H * (r + OVERSAMPLING)
         solve = 0 if singular else ridges * H**3 / 3
         flops = {"float64": moments + solve + products, "eigen": H**3 if singular else 0}
         decomposition = DOUBLE * H * H * (6 if singular else 3)
-        memory += decomposition
+        pooling = 3 * DOUBLE * H * H if levels > 1 else 0  # one level's moments beside the sums
+        memory += decomposition + pooling
         moved = 0.0
         if fit == "adam":
             rows = levels * self.train
