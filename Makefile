@@ -1,5 +1,5 @@
 # `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first. The tests
-# on Slurm, which are part of them, need root on Debian or Ubuntu, and install a one-node Slurm from their packages.
+# on Slurm, `make test-cluster`, need root on Debian or Ubuntu, and install a one-node Slurm from their packages.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	snakemake --profile profiles/local
 
 test: $(INSTALLED) lint
-	pytest -n 2 --dist loadgroup tests
+	pytest -n 2 --dist loadgroup tests/unit tests/workflow
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
