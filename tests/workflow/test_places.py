@@ -18,7 +18,7 @@ def file_system(folder: Path, options: str):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "onejump-test", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount")
+        pytest.skip("needs the right to mount")  # a right of the machine, which nothing can install
     try:
         yield
     finally:
