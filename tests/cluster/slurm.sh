@@ -119,6 +119,11 @@ our_stepd_pids() {
     done
 }
 
+# Processes of jobs that outlived their step: a node that is lost does not end them.
+our_job_pids() {
+    grep -lzx 'SLURM_CLUSTER_NAME=onejumptests' /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 || true
+}
+
 
 family() {  # print the given pids and those of all their descendants
     local all=" $* " grew=1 pid ppid
@@ -203,7 +208,7 @@ make_gpu_devices() {  # Slurm wants one character device for each GPU
 print_slurm_conf() {
     cat <<CONF
 $MARK
-ClusterName=lab
+ClusterName=onejumptests
 SlurmctldHost=localhost($ADDRESS)
 SlurmctldPort=$CTLD_PORT
 SlurmdPort=$SLURMD_PORT
@@ -301,8 +306,8 @@ down() {
     for name in slurmd slurmctld munged; do
         stop_daemon "$name" || die "cannot stop $name"
     done
-    left=$(our_stepd_pids)
-    if [ -n "$left" ]; then     # only where slurmctld or slurmd had died before
+    left=$(our_stepd_pids; our_job_pids)
+    if [ -n "$left" ]; then
         # shellcheck disable=SC2086
         left=$(family $left)
         say "ending left-over job processes:$left"

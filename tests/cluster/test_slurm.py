@@ -17,6 +17,11 @@ def jobs_of(output: str) -> list:
     return [job for job in slurm_jobs("--states=all") if job.name == name]
 
 
+def only(study, rule: str, *files) -> str:
+    """Options that make files anew, and nothing that follows from them."""
+    return f"-R {' '.join(str(file.relative_to(study.folder)) for file in files)} --until {rule}"
+
+
 def wait_for(condition, seconds: float = 600):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
@@ -30,10 +35,9 @@ def test_level_jobs_run_at_once_each_on_a_gpu_of_its_own(finished_slurm_study):
     study = finished_slurm_study
     jumps = [study.results(JUMPS, f"level-{level:02d}.safetensors") for level in (0, 1)]
     before = [jump.read_bytes() for jump in jumps]
-    files = " ".join(str(jump.relative_to(study.folder)) for jump in jumps)
     # Stopped, both stages stay long enough to be looked at.
     log = study.folder / "run.log"
-    process = study.start_command(f"snakemake --profile slurm -R {files} --until train_jump", log)
+    process = study.start_command(f"snakemake --profile slurm {only(study, 'train_jump', *jumps)}", log)
     stages = {}
     while len(stages) < 2:
         assert process.poll() is None, log.read_text()
@@ -55,9 +59,7 @@ def test_short_level_jobs_are_packed_into_one_allocation_as_documented(finished_
     study = finished_slurm_study
     jumps = sorted(study.results(JUMPS).glob("level-*"))
     before = [jump.read_bytes() for jump in jumps]
-    for jump in jumps:
-        jump.unlink()
-    done = study.run(recipe("Short jobs").strip() + " --until train_jump")
+    done = study.run(f"{recipe('Short jobs').strip()} {only(study, 'train_jump', *jumps)}")
     assert len(jumps) == 3 and [jump.read_bytes() for jump in jumps] == before
     (job,) = jobs_of(done.stdout)
     assert job.minutes == 3 * 30  # one after another, on one GPU
@@ -67,8 +69,7 @@ def test_a_failed_job_is_submitted_again_with_twice_the_memory_and_time(finished
     study = finished_slurm_study
     selection = study.results("tiny-llama/seed-0/exact/selection.json")
     before, log = selection.read_bytes(), study.folder / "run.log"
-    selection.unlink()
-    process = study.start_command("snakemake --profile slurm --until select_jump", log)
+    process = study.start_command(f"snakemake --profile slurm {only(study, 'select_jump', selection)}", log)
     wait_for(lambda: next(filter(None, map(stage_process, slurm_jobs("--states=running"))), None)).process.kill()
     assert process.wait() == 0, log.read_text()
     assert [(job.state, job.megabytes, job.minutes) for job in jobs_of(log.read_text())] == [
@@ -82,8 +83,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
     study = finished_slurm_study
     jump = study.results("tiny-gpt2/seed-0/paper/jumps/joint.safetensors")
     before, log = jump.read_bytes(), study.folder / "run.log"
-    jump.unlink()
-    command = "snakemake --profile slurm --until train_joint_jump"
+    command = f"snakemake --profile slurm {only(study, 'train_joint_jump', jump)}"
     process = study.start_command(command, log, ONEJUMP_CHECKPOINT_SECONDS="0")
     checkpoint = jump.with_name(f".{jump.name}.checkpoint")
     wait_for(checkpoint.exists)
