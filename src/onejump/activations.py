@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from onejump.artifacts import OnejumpError, TensorFile, read_table, write_table, write_tensors
+from onejump.artifacts import OnejumpError, TensorFile, numbers, read_table, write_table, write_tensors
 from onejump.checkpoints import Checkpoint
 from onejump.models import Anatomy, Head, ModelSource, find_anatomy
 
@@ -198,9 +198,9 @@ def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> T
     return gathered.cpu()
 
 
-def rows_digest(table: pa.Table) -> str:
+def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray) -> str:
     """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
-    rows = zip(table["sentence_id"].to_pylist(), table["position"].to_pylist(), strict=True)
+    rows = zip(sentence_ids.tolist(), positions.tolist(), strict=True)
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
 
 
@@ -242,7 +242,7 @@ def dump_shard(
             "with the model's own tokenizer"
         )
     metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "head_sha256": facts["sha256"]}
-    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(table)}
+    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, table["position"].to_numpy())}
     tokens_sha256 = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
     inputs = metadata | {"tokens_sha256": tokens_sha256, "token_budget": token_budget}
     checkpoint = Checkpoint(path, inputs, device)
@@ -289,8 +289,12 @@ class Activations:
         """
         self.n_blocks, self.hidden_size = head.metadata["n_blocks"], head.hidden_size
         table = read_table(positions, ["sentence_id", "split", "shard", "position"])
-        table = table.filter(pc.field("split") == split)
-        n_shards = len(pc.unique(table["shard"]))
+        # By NumPy, since a condition of Arrow's imports pandas, a tenth of a short job.
+        of_split = np.array(table["split"].to_pylist()) == split
+        number, sentence_ids, position = (
+            numbers(table, name)[of_split] for name in ("shard", "sentence_id", "position")
+        )
+        n_shards = len(np.unique(number))
         if n_shards == 0 or len(shards) != n_shards:
             raise OnejumpError(
                 f"{positions}: split {split!r} has {n_shards} shards, but {len(shards)} files were given"
@@ -300,15 +304,14 @@ class Activations:
         for index, path in enumerate(shards):
             file = TensorFile(path)
             self._check(file, head, split, index)
-            part = table.filter(pc.field("shard") == index)
-            ids = file.tensor("sentence_id")
-            if file.metadata["rows_sha256"] != rows_digest(part) or ids.tolist() != part["sentence_id"].to_pylist():
+            part, ids = number == index, file.tensor("sentence_id")
+            digest = rows_digest(sentence_ids[part], position[part])
+            if file.metadata["rows_sha256"] != digest or ids.tolist() != sentence_ids[part].tolist():
                 raise OnejumpError(
-                    f"{path}: its {len(ids)} sentences are not the {len(part)} of {positions}; dump it again"
+                    f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}; dump it again"
                 )
-            position = torch.from_numpy(part["position"].to_numpy().copy())
             self._files.append(file)
-            self._kept.append(position >= (1 if keep == "not_first" else 0))
+            self._kept.append(torch.from_numpy(position[part] >= (1 if keep == "not_first" else 0)))
         kept = [file.tensor("sentence_id")[rows] for file, rows in zip(self._files, self._kept, strict=True)]
         self.sentence_ids: Tensor = torch.cat(kept)
         if len(self.sentence_ids) == 0:
@@ -341,14 +344,15 @@ class Activations:
         content = [[file.sha256 for file in self._files], self.sentence_ids.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def from_row(self, first: int) -> "Activations":
-        """The same files without the first `first` of the rows kept."""
-        rest = copy.copy(self)
-        rest.sentence_ids, rest._kept, seen = self.sentence_ids[first:], [], 0
+    def rows(self, first: int, last: int) -> "Activations":
+        """The same files with only the rows first..last-1 of those kept."""
+        part = copy.copy(self)
+        part.sentence_ids, part._kept, seen = self.sentence_ids[first:last], [], 0
         for kept in self._kept:
-            rest._kept.append(kept & (seen + kept.cumsum(0) > first))
+            number = seen + kept.cumsum(0)  # 1-based
+            part._kept.append(kept & (number > first) & (number <= last))
             seen += int(kept.sum())
-        return rest
+        return part
 
     def shards(self, *levels: int) -> Iterator[tuple[Tensor, ...]]:
         """For each shard the given levels, each [n, H] float32 on the CPU.

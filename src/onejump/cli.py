@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from onejump.artifacts import OnejumpError, write_table
+from onejump.variants import FITS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -203,7 +204,7 @@ def dump_activations(
 @cli.command()
 @activation_options
 @click.option("--level", required=True, help="Exit level 0..K-1, or 'joint' for the joint jump.")
-@click.option("--fit", type=click.Choice(["adam", "exact"]), default="adam")
+@click.option("--fit", type=click.Choice(FITS), default="adam")
 @target_option
 @click.option("--rank", type=int, default=None, help="Rank of the jump; floor(H / 100) by default.")
 @click.option("--joint-batches", type=click.Choice(["mixed", "per_level"]), default="mixed")
@@ -274,22 +275,24 @@ def select_jump(cosines, score_levels, seed, out) -> None:
 @cli.command()
 @activation_options
 @jumps_option
+@click.option("--joint", type=FILE, required=True, help="The joint jump.")
 @click.option("--cosines", type=FILE, required=True, help="cosines.safetensors of score-jumps.")
 @click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
 @target_option
 @compute_options
 @out_option
 def score_oracle(
-    head_file, positions_file, shards, positions, jump_files, cosines, score_levels, target, device, threads, out
+    head_file, positions_file, shards, positions, jump_files, joint, cosines, score_levels, target, device, threads, out
 ) -> None:
     """Each jump's scores beside its precision on training sentences that no jump was fitted to."""
     device = _device(device, threads)
-    from onejump.jumps import load_folded_jumps
+    from onejump.jumps import load_folded_jumps, load_joint_jump
     from onejump.oracle import score_oracle
 
     head, activations = _activations(head_file, positions_file, shards, positions, "train")
     jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
-    write_table(out, score_oracle(activations, head.to(device), jumps, cosines, score_levels, target, device))
+    shared = load_joint_jump(joint, head, target).to(device)
+    write_table(out, score_oracle(activations, head.to(device), jumps, shared, cosines, score_levels, target, device))
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation
@@ -339,6 +342,35 @@ def evaluate_references(head_file, positions_file, shards, positions, jtc, targe
     head, activations = _activations(head_file, positions_file, shards, positions, "test")
     full_rank = open_jtc(jtc, head, target)
     write_table(out, evaluate_references(activations, head.to(device), full_rank, target, device))
+
+
+@cli.command()
+@activation_options
+@click.option("--test-shard", "test_shards", type=FILE, multiple=True, required=True, help="The test split's shards.")
+@jumps_option
+@click.option("--joint", type=FILE, required=True, help="The joint jump.")
+@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@target_option
+@click.option("--sentences", type=click.IntRange(min=1), required=True, help="Test sentences to evaluate.")
+@compute_options
+@out_option
+def evaluate_ranks(
+    head_file, positions_file, shards, positions, test_shards, jump_files, joint, score_levels, target, sentences,
+    device, threads, out,
+) -> None:  # fmt: skip
+    """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
+    device = _device(device, threads)
+    import pyarrow as pa
+
+    from onejump.activations import Activations
+    from onejump.ranks import evaluate_ranks
+
+    head, train = _activations(head_file, positions_file, shards, positions, "train")
+    test = Activations(test_shards, positions_file, head, "test", positions)
+    table = evaluate_ranks(
+        train, test, head.to(device), jump_files, joint, target, score_levels, sentences, device
+    )  # fmt: skip
+    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
 
 
 @cli.command()
@@ -441,15 +473,22 @@ def summarise(results, config_file, out) -> None:
 @cli.command()
 @click.option("--summary", type=FOLDER, required=True, help="Folder of the summary tables.")
 @click.option("--model", required=True, help="Model, as named in the config.")
-@click.option("--seed", type=int, required=True)
-@click.option("--variant", required=True)
+@click.option("--seed", type=int, default=None, help="With --variant; without both, the figures of the whole model.")
+@click.option("--variant", default=None)
+@click.option("--exact", is_flag=True, help="Also those of exact variants alone.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the figures.")
-def draw_figures(summary, model, seed, variant, out) -> None:
-    """Draw all figures of one model, seed and variant from the summary tables."""
+def draw_figures(summary, model, seed, variant, exact, out) -> None:
+    """Draw the figures of one model, seed and variant, or of a model, from the summary tables."""
     from onejump import figures
 
-    for kind in figures.FIGURES:
-        figures.draw(kind, summary, model, seed, variant, out / f"{model}.seed-{seed}.{variant}.{kind}.svg")
+    if (seed is None) != (variant is None):
+        raise click.UsageError("give --seed and --variant, or neither")
+    if seed is None:
+        kinds, name = figures.MODEL_FIGURES, model
+    else:
+        kinds, name = figures.FIGURES | (figures.EXACT_FIGURES if exact else {}), f"{model}.seed-{seed}.{variant}"
+    for kind in kinds:
+        figures.draw(kind, summary, model, seed, variant, out / f"{name}.{kind}.svg")
 
 
 @cli.command()
@@ -468,6 +507,26 @@ def render_report(config_file, summary, figures, benchmarks, out) -> None:
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in REPORTED_PACKAGES}
     timings = read_timings(benchmarks)
     report.render(config["study"], summary, figures, config, versions, timings, out)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+def inspect(files) -> None:
+    """Say what is in FILES: facts and tensors of a head, shard or jump, columns of a table, values of a selection."""
+    from onejump.inspection import describe
+
+    for file in files:
+        click.echo(describe(file))
+
+
+@cli.command()
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
+def compare(first, second) -> None:
+    """Set two studies' results side by side: FIRST and SECOND are their folders, results/<study>."""
+    from onejump.inspection import compare
+
+    click.echo(compare(first, second))
 
 
 @cli.command()

@@ -148,19 +148,43 @@ def evaluate_jumps(
     n = len(activations)
 
     def methods(level: int) -> dict[Key, tuple[int, int]]:
-        every = {("n_njtc", level): level, ("ojfa", exits.ojfa): exits.ojfa, ("joint", None): len(exits.jumps)}
-        return {key: (m, n) for key, m in every.items()} | _arbitrary(len(exits.jumps), transfer_sentences)
+        return _methods(exits, level, n) | _arbitrary(len(exits.jumps), transfer_sentences)
 
     results = _evaluate(activations, head, (*exits.jumps, exits.joint), methods, target, device)
     return _table(results, activations.sentence_ids), _grid(results)
 
 
-def evaluate_grid(
+def metrics_by_method(
+    activations: Activations, head: Head, exits: JumpExits, target: str, device: torch.device
+) -> dict[str, Tensor]:
+    """METRICS of `n_njtc`, `ojfa` and `joint` on all rows, each [K, 6, N]: the evaluation of `evaluate_jumps` alone."""
+    n = len(activations)
+    results = _evaluate(
+        activations, head, (*exits.jumps, exits.joint), lambda level: _methods(exits, level, n), target, device
+    )
+    by_level = [{name: values for (name, _), values in methods.items()} for methods in results]
+    return {name: torch.stack([methods[name] for methods in by_level]) for name in by_level[0]}
+
+
+def grid_precision(
     activations: Activations, head: Head, jumps: Sequence[FoldedJump], target: str, device: torch.device
-) -> pa.Table:
-    """Every jump at every exit level on all rows: the transfer grid of `evaluate_jumps` alone."""
-    methods = _arbitrary(len(jumps), len(activations))
-    return _grid(_evaluate(activations, head, jumps, lambda level: methods, target, device))
+) -> Tensor:
+    """Precision of every jump at every exit level on all rows, [jump, level] float64: no probabilities are formed."""
+    fused = fuse(head, [jump.B for jump in jumps], target)
+    hits = torch.zeros(len(jumps), activations.n_blocks, dtype=torch.float64)
+    for _, full, inputs in _chunks(activations, head, device, "grid of jumps"):
+        for level, x in enumerate(inputs):
+            for m, jump in enumerate(jumps):
+                z = fused[m].normalise(jump(x))
+                for part in _cached_slices(len(x), full):
+                    token, _ = _argmax(fused[m].project(z[part]))
+                    hits[m, level] += (token[:, 0] == full.token[part]).sum().cpu()
+    return hits / len(activations)
+
+
+def _methods(exits: JumpExits, level: int, n: int) -> dict[Key, tuple[int, int]]:
+    every = {("n_njtc", level): level, ("ojfa", exits.ojfa): exits.ojfa, ("joint", None): len(exits.jumps)}
+    return {key: (m, n) for key, m in every.items()}
 
 
 def _arbitrary(n_jumps: int, n: int) -> dict[Key, tuple[int, int]]:
@@ -272,12 +296,16 @@ def _chunks(
 
 def _metrics(logits: Callable[[slice], Tensor], n: int, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
     """`exit_metrics` of the first n sentences of a chunk, as many at a time as the cache holds: [6, n] on the CPU."""
-    at_once = max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1])
     parts = [
         exit_metrics(logits(part), full[part], None if expected is None else expected[part])
-        for part in _slices(n, at_once)
+        for part in _cached_slices(n, full)
     ]
     return torch.cat(parts, 1).cpu()
+
+
+def _cached_slices(n: int, full: FullPrediction) -> list[slice]:
+    """As many of n sentences at a time as the cache holds logits of."""
+    return _slices(n, max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1]))
 
 
 def _slices(n: int, size: int) -> list[slice]:

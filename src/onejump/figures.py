@@ -1,7 +1,8 @@
 """Figures of a study, drawn from its summary tables and from nothing else.
 
-`FIGURES` names the kinds; each takes the tables' rows of one model, seed and variant and returns a Figure. `draw`
-writes one as SVG, byte for byte the same for the same tables.
+`FIGURES` and `EXACT_FIGURES` name the kinds that take the tables' rows of one model, seed and variant and return a
+Figure, `MODEL_FIGURES` those of a model over all of them. They are written as SVG, byte for byte the same for the same
+tables.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from onejump.artifacts import OnejumpError, atomic_path, require_file
 
@@ -47,6 +49,22 @@ METHOD_STYLES = {
     "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
 }
 INK = "#222222"
+
+
+@dataclass(frozen=True)
+class VerdictStyle:
+    """How a verdict looks; its mark tells it without its colour."""
+
+    mark: str
+    colour: str
+    ink: str
+
+
+VERDICT_STYLES = {
+    "supported": VerdictStyle("+", "#0072B2", "white"),
+    "inconclusive": VerdictStyle("?", "#dddddd", INK),
+    "contradicted": VerdictStyle("−", "#D55E00", "white"),
+}
 
 _STYLE = {
     **sns.axes_style("ticks"),
@@ -135,13 +153,13 @@ def read_summary(summary: Path, name: str, *columns: str) -> pd.DataFrame:
     return table
 
 
-def draw(kind: str, summary: Path, model: str, seed: int, variant: str, path: Path) -> None:
+def draw(kind: str, summary: Path, model: str, seed: int | None, variant: str | None, path: Path) -> None:
     """Draw one figure and write it as SVG; equal tables give equal bytes.
 
     Args:
-        kind: a key of `FIGURES`.
+        kind: a key of `FIGURES`, `EXACT_FIGURES` or `MODEL_FIGURES`.
         summary: the folder with the study's summary tables.
-        model, seed, variant: whose rows to draw.
+        model, seed, variant: whose rows to draw; a figure of a model needs no seed and no variant.
         path: the SVG file.
 
     Raises:
@@ -152,12 +170,15 @@ def draw(kind: str, summary: Path, model: str, seed: int, variant: str, path: Pa
         figure.savefig(temporary, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
 
 
-def make_figure(kind: str, summary: Path, model: str, seed: int, variant: str) -> Figure:
+def make_figure(kind: str, summary: Path, model: str, seed: int | None, variant: str | None) -> Figure:
     """The Figure that `draw` writes; arguments and errors as there."""
-    if kind not in FIGURES:
-        raise OnejumpError(f"no figure is called {kind!r}, only {', '.join(FIGURES)}")
+    of_branch = FIGURES | EXACT_FIGURES
+    if kind not in of_branch | MODEL_FIGURES:
+        raise OnejumpError(f"no figure is called {kind!r}, only {', '.join(of_branch | MODEL_FIGURES)}")
     with style.context(["default", _STYLE]):  # whatever a user's matplotlibrc says
-        return FIGURES[kind](Rows(Path(summary), model, seed, variant))
+        if kind in MODEL_FIGURES:
+            return MODEL_FIGURES[kind](Path(summary), model)
+        return of_branch[kind](Rows(Path(summary), model, seed, variant))
 
 
 # ------------------------------------------------------------------------------------------------------------- kinds
@@ -284,9 +305,9 @@ def transfer(rows: Rows) -> Figure:
 
 
 def fits(rows: Rows) -> Figure:
-    """How far each fit is from the exact optimum, and how Adam came there or which ridge an exact fit chose."""
+    """How far each fit is from the exact optimum, and how it came there, or which ridge a closed form chose."""
     table = rows.table("jumps", "jump", "gap", "ridge")
-    curves = rows.table("curves", "jump", "epoch", "gap", may_be_empty=True)
+    curves = rows.table("curves", "jump", "step", "gap", "validation_kl", may_be_empty=True)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _per_jump(left, table, "gap", "-")
@@ -294,8 +315,12 @@ def fits(rows: Rows) -> Figure:
     if curves.empty:
         _per_jump(right, table, "ridge", "none")
         right.set(title="Chosen ridge", ylabel="ridge λ")
+    elif curves["validation_kl"].notna().any():
+        _courses(right, curves, "validation_kl")
+        right.set(title="Course of the KL fit", xlabel="step", ylabel="validation KL (nats)")
     else:
-        _courses(right, curves)
+        _courses(right, curves, "gap")
+        _log_axis(right, curves["gap"])
         right.set(title="Course of Adam", xlabel="epoch", ylabel="gap to the exact optimum")
     entries = {}
     for axes in (left, right):
@@ -305,13 +330,132 @@ def fits(rows: Rows) -> Figure:
     return figure
 
 
+def dynamic_exit(rows: Rows) -> Figure:
+    """Agreement against the blocks that are run, and against all multiply-adds with plain and fused exit checks."""
+    columns = ("blocks", "agreement", "agreement_low", "agreement_high", "plain_cost", "fused_cost")
+    table = rows.table("dynamic_exit", "method", *columns)
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for index, method in enumerate(("identity", "n_njtc", "joint", "ojfa")):
+        part = table[table["method"] == method]
+        _method_line(left, method, part["blocks"], part["agreement"], index)
+        look = METHOD_STYLES[method]
+        ends = (part["agreement_low"], part["agreement_high"])
+        left.fill_between(part["blocks"], *ends, color=look.colour, alpha=0.2, linewidth=0)
+        if method == "identity":
+            right.plot(part["plain_cost"], part["agreement"], color=look.colour, linestyle=":", linewidth=look.width)
+            continue
+        _method_line(right, method, part["fused_cost"], part["agreement"], index)
+        right.plot(part["plain_cost"], part["agreement"], color=look.colour, linestyle=":", linewidth=look.width)
+    left.set(xlabel="share of blocks run", ylabel="agreement with the full model", xlim=(0, 1.02), ylim=(0, 1.02))
+    right.set(xlabel="multiply-adds, exit checks included, as a share", title="With the cost of exit checks")
+    left.set_title("Blocks alone")
+    highest = max(1.05, 1.05 * table["plain_cost"].max())
+    right.set_xlim(0, highest)
+    right.axvline(1, color="#999999", linewidth=0.8, zorder=0)
+    handles, labels = left.get_legend_handles_labels()
+    plain = Line2D([], [], color=INK, linestyle=":", label="plain head at every check")
+    figure.legend([*handles[::-1], plain], [*labels[::-1], plain.get_label()], loc="outside upper center", ncols=5)
+    sns.despine(fig=figure)
+    return figure
+
+
+def ranks(rows: Rows) -> Figure:
+    """Precision and surprisal against the rank of exact fits, with the variant's own rank marked."""
+    limits = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+    table = rows.table("ranks", "method", "rank", *limits)
+    own = int(rows.table("jumps", "rank")["rank"].iloc[0])
+    figure, panels = _metric_panels()
+    for metric, axes in panels.items():
+        for method in ("n_njtc", "joint", "ojfa"):
+            part = table[table["method"] == method].sort_values("rank")
+            _method_line(axes, method, part["rank"], part[metric], 0)
+            ends = (part[f"{metric}_low"], part[f"{metric}_high"])
+            axes.fill_between(part["rank"], *ends, color=METHOD_STYLES[method].colour, alpha=0.2, linewidth=0)
+        axes.set_xscale("log")
+        ends = {1, own, int(table["rank"].max())}
+        shown = sorted(ends | {rank for rank in (2, 10, 20, 50, 100, 200) if _apart(rank, ends)})
+        axes.set_xticks(shown, [str(rank) for rank in shown])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.axvline(own, color="#999999", linestyle="--", linewidth=0.9, zorder=0, label=f"rank {own}, the variant's")
+        axes.set(xlabel="rank r")
+    return _with_legend(figure, panels["precision"])
+
+
+def _apart(rank: int, others: set[int]) -> bool:
+    """Whether a tick at `rank` lies between the others and clear of them, on a logarithmic axis."""
+    return rank < max(others) and all(abs(np.log(rank / other)) > 0.35 for other in others)
+
+
 FIGURES: dict[str, Callable[[Rows], Figure]] = {
     "scores": scores,
     "single_jumps": single_jumps,
     "methods": methods,
     "transfer": transfer,
     "fits": fits,
+    "dynamic_exit": dynamic_exit,
 }
+# Only where fits are exact, which makes them nested in rank.
+EXACT_FIGURES: dict[str, Callable[[Rows], Figure]] = {"ranks": ranks}
+
+
+def sensitivity(summary: Path, model: str) -> Figure:
+    """Which verdicts flip with the choices that the paper leaves open, and what each method reaches under them."""
+    verdicts = read_summary(summary, "verdicts", "model", "variant", "claim", "verdict")
+    verdicts = verdicts[verdicts["model"] == model]
+    methods = read_summary(summary, "methods", "model", "seed", "variant", "method", "precision")
+    means = methods[methods["model"] == model].groupby(["method", "variant"])["precision"].mean()
+    chosen = read_summary(summary, "scores", "model", "seed", "variant", "jump", "ojfa")
+    chosen = chosen[(chosen["model"] == model) & chosen["ojfa"]]
+    variants, claims = list(dict.fromkeys(verdicts["variant"])), sorted(set(verdicts["claim"]))
+    grid = verdicts.pivot(index="variant", columns="claim", values="verdict").loc[variants, claims]
+
+    figure = Figure(figsize=(7.2, 1.5 + 0.34 * len(variants)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
+    for y, variant in enumerate(variants):
+        for x, claim in enumerate(claims):
+            look = VERDICT_STYLES[grid.loc[variant, claim]]
+            left.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, facecolor=look.colour, linewidth=0))
+            flipped = grid.loc[variant, claim] != grid.loc[variants[0], claim]
+            left.text(x, y, look.mark, ha="center", va="center", color=look.ink, fontweight="bold")
+            if flipped:
+                edges = {"edgecolor": INK, "linewidth": 1.8, "facecolor": "none"}
+                left.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, **edges))
+    jumps = {variant: ", ".join(dict.fromkeys(part["jump"])) for variant, part in chosen.groupby("variant")}
+    names = [f"{variant} (jump {jumps[variant]})" for variant in variants]
+    left.set_yticks(range(len(variants)), names)
+    left.set(xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
+    left.set_xticks(range(len(claims)), claims)
+    left.tick_params(length=0)
+    left.set_title("Verdicts")
+    for method in ("arbitrary", "identity", "n_njtc", "joint", "ojfa"):
+        look = METHOD_STYLES[method]
+        values = means[method].loc[variants]
+        right.plot(
+            values,
+            range(len(variants)),
+            look.marker,
+            color=look.colour,
+            label=look.name,
+            markeredgecolor="white",
+            markersize=7,
+            clip_on=False,
+        )
+    right.set_title("Mean precision")
+    right.set(xlim=(0, None))
+    right.tick_params(axis="y", length=0)
+    right.grid(axis="y", color="#dddddd", linewidth=0.6)
+    marks = [Patch(color=look.colour, label=f"{look.mark} {name}") for name, look in VERDICT_STYLES.items()]
+    marks.append(Patch(facecolor="none", edgecolor=INK, linewidth=1.8, label=f"differs from {variants[0]}"))
+    handles, _ = right.get_legend_handles_labels()
+    figure.legend(handles=[*marks, *handles[::-1]], loc="outside lower center", ncols=5, columnspacing=1.2)
+    sns.despine(fig=figure, left=True)
+    sns.despine(ax=left, left=True, bottom=True)
+    return figure
+
+
+# Of a model, over all its seeds and variants.
+MODEL_FIGURES: dict[str, Callable[[Path, str], Figure]] = {"sensitivity": sensitivity}
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -399,9 +543,9 @@ def _per_jump(axes: Axes, table: pd.DataFrame, column: str, line: str) -> None:
     _log_axis(axes, table[column])
 
 
-def _courses(axes: Axes, curves: pd.DataFrame) -> None:
-    """Adam's gap over the epochs: a thin line per level, their median, and the joint jump."""
-    table = curves.pivot(index="epoch", columns="jump", values="gap").sort_index()
+def _courses(axes: Axes, curves: pd.DataFrame, values: str) -> None:
+    """The course of iterative fits: a thin line per level, their median, and the joint jump."""
+    table = curves.pivot(index="step", columns="jump", values=values).sort_index()
     joint = table.pop("joint") if "joint" in table else None
     table.columns = table.columns.astype(int)
     table = table.sort_index(axis=1)
@@ -419,7 +563,6 @@ def _courses(axes: Axes, curves: pd.DataFrame) -> None:
     # A fit that has stopped keeps its last value, else the median would be one over the slowest fits only.
     axes.plot(table.ffill().median(axis=1), color=INK, linewidth=2.2, label="median over levels")
     axes.autoscale()
-    _log_axis(axes, curves["gap"])
     bar = axes.figure.colorbar(lines, ax=axes, aspect=30, pad=0.02)
     bar.set_label(JUMP)
     bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

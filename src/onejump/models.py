@@ -494,11 +494,13 @@ def save_head(source: ModelSource, dtype: str, path: str | Path, blocks: int | N
     model = source.load_model(dtype)
     head, anatomy = extract_head(model)
     name, revision = source.identity(model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     n_blocks = len(anatomy.blocks)
+    in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
     if blocks not in (None, n_blocks):
         raise OnejumpError(
             f"model {source.location}: has {n_blocks} blocks, the config says {blocks}; set blocks: {n_blocks}"
         )
-    facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks, "parameters": parameters}
+    facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks}
+    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    facts["block_parameters"] = in_blocks // n_blocks
     head.save(path, facts)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.artifacts import TensorFile
-from onejump.evaluation import evaluate_grid
+from onejump.evaluation import grid_precision
 from onejump.fitting.moments import validation_start
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
@@ -25,8 +25,8 @@ SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
 
 def mean_squared_errors(
     activations: Activations, head: Head, jumps: Sequence[FoldedJump], target: str, device: torch.device
-) -> torch.Tensor:
-    """Squared error of each jump, summed over H, averaged over rows and exit levels: [K] float64 on the CPU.
+) -> tuple[torch.Tensor, float]:
+    """Squared error of each jump, summed over H, averaged over rows and exit levels, [n] float64; and of mean(Y).
 
     With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
     """
@@ -34,6 +34,7 @@ def mean_squared_errors(
     B = torch.stack([jump.B for jump in jumps])
     gram = B @ B.transpose(1, 2)
     totals = torch.zeros(len(jumps), dtype=torch.float64)
+    squares, sums = 0.0, torch.zeros(head.hidden_size, dtype=torch.float64)
     for level in tqdm(range(activations.n_blocks), desc="squared errors", unit="level", mininterval=30):
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(device), head, target)
@@ -43,45 +44,54 @@ def mean_squared_errors(
             )
             errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
             totals += errors.double().sum(1).cpu()
-    return totals / (activations.n_blocks * len(activations))
+            if level == 0:  # the target is every level's
+                squares += float(y.double().square().sum())
+                sums += y.double().sum(0).cpu()
+    n = len(activations)
+    return totals / (activations.n_blocks * n), squares / n - float((sums / n).square().sum())
 
 
 def score_oracle(
     activations: Activations,
     head: Head,
     jumps: Sequence[FoldedJump],
+    joint: FoldedJump,
     cosines: str | Path,
     score_levels: str,
     target: str,
     device: torch.device,
 ) -> pa.Table:
-    """Stage `score-oracle`: the scores of each jump, and its precision on the validation slice.
+    """Stage `score-oracle`: the scores of each jump, and its precision on the validation slice; also the joint jump's.
 
     Args:
         activations: of the train split.
         head: of the model, on `device`.
         jumps: jumps 0..K-1, on `device`.
+        joint: the joint jump, on `device`.
         cosines: the tensor file of `score-jumps`.
         score_levels: what the cosines' scores are averaged over, `1..K` or `0..K-1`.
         target: `pre_norm` or `post_norm`.
         device: where to compute.
 
     Returns:
-        jump int32; d_m, cosine, squared_cosine, mse (SCORES); precision, surprisal: means over exit levels.
+        jump int32, null for the joint jump; d_m, cosine, squared_cosine (null for the joint jump), mse (SCORES);
+        explained, the share that mse leaves of mean(Y)'s error; precision, mean over exit levels.
 
     Raises:
         OnejumpError: the cosines' file is damaged.
     """
     values = TensorFile(cosines).tensor("cosine").double()
     values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
-    held_out = activations.from_row(validation_start(len(activations)))
-    grid = evaluate_grid(held_out, head, jumps, target, device)
+    n = len(activations)
+    held_out = activations.rows(validation_start(n), n)
     scores = {
         "d_m": signed_square(values).mean((1, 2)),
         "cosine": values.mean((1, 2)),
         "squared_cosine": values.square().mean((1, 2)),
-        "mse": mean_squared_errors(activations, head, jumps, target, device),
     }
-    truth = {name: grid[name].to_numpy().reshape(len(jumps), -1).mean(1) for name in ("precision", "surprisal")}
-    columns = {name: score.numpy() for name, score in scores.items()} | truth
-    return pa.table({"jump": pa.array(range(len(jumps)), pa.int32()), **columns})
+    columns = {name: pa.array([*score.tolist(), None]) for name, score in scores.items()}
+    shared = [*jumps, joint]
+    mse, of_mean = mean_squared_errors(activations, head, shared, target, device)
+    columns |= {"mse": mse.numpy(), "explained": (1 - mse / of_mean).numpy()}
+    columns["precision"] = grid_precision(held_out, head, shared, target, device).mean(1).numpy()
+    return pa.table({"jump": pa.array([*range(len(jumps)), None], pa.int32()), **columns})

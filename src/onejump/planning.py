@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onejump.artifacts import OnejumpError, read_json
+from onejump.variants import joint_of, jumps_of, seeds_of
 
 ASSUMED = "llama-2-7b"
 ARCHITECTURES = Path(__file__).parent / "architectures"
@@ -21,6 +22,8 @@ MB, GB = 1e6, 1e9
 TOKENS = 16.0
 # What the fits do; the library's own numbers, which cannot be imported without PyTorch. A test compares them.
 EPOCHS, BATCH_SIZE, N_RIDGES, OVERSAMPLING = 80, 128, 10, 10
+CLAIM_RESAMPLES, LARGEST_RANK, RANK_POINTS = 10_000, 8, 10
+KL_STEPS, KL_BATCH_SIZE, KL_VALIDATE_EVERY = 200, 64, 25
 # Block products until the largest eigenvalues stand still: for the first ridge, and for each further one.
 BLOCKS_FIRST, BLOCKS_MORE = 15, 3
 VALIDATION_SHARE = 0.1
@@ -362,8 +365,8 @@ class ModelPlan:
         return levels * self.train * (1 - VALIDATION_SHARE) <= self._width
 
     def train_jump(self, fit: str, rank: int | None = None, levels: int = 1) -> Cost:
-        """One jump: the exact fit, or Adam and the optimum it is measured by. `levels` above 1: the joint jump."""
-        H, r = self._width, rank or self.architecture.rank
+        """One jump: the exact fit, or another and the optimum it is measured by. `levels` above 1: the joint jump."""
+        H, V, r = self._width, self.architecture.vocabulary, rank or self.architecture.rank
         moments, read, memory = self._moments(levels)
         singular = self._singular(levels)
         ridges = N_RIDGES if fit == "exact" else 1
@@ -379,6 +382,17 @@ class ModelPlan:
             moved = EPOCHS * rows * H * 4 * 30 + EPOCHS * rows / BATCH_SIZE * H * r * 4 * 30
             flops["float32"] = EPOCHS * rows * 3 * 4 * H * r
             memory = max(memory, (2 * levels + 2) * self.train * H * 4 + 40 * BATCH_SIZE * levels * H * 4)
+        elif fit == "exact_logits":  # once more, for weighed targets, at every ridge
+            weighed = self.train_jump("exact", rank, levels).flops["float64"]
+            flops["float64"] += weighed + 2 * V * H * H + 2 * levels * self.train * H * H
+            read, memory = 2 * read, memory + 3 * DOUBLE * H * H
+        elif fit == "kl":
+            validations = 1 + KL_STEPS // KL_VALIDATE_EVERY
+            sentences = KL_STEPS * KL_BATCH_SIZE + validations * self.train * VALIDATION_SHARE
+            flops["float32"] = sentences * (2 * H * V + levels * 6 * r * V) + KL_STEPS * 6 * r * H * V
+            moved = sentences * (levels + 1) * V * 4 * 10
+            rows = (2 * levels + 2) * self.train * H * 4
+            memory = max(memory, rows + H * V * 4 + 8 * KL_BATCH_SIZE * V * 4)
         rule = "train_joint_jump" if levels > 1 else "train_jump"
         return Cost(rule, flops, moved, read, self._jump_bytes(r), host=self._head_file, device=memory)
 
@@ -443,6 +457,45 @@ class ModelPlan:
             head + fused + chunk,
         )  # fmt: skip
 
+    def evaluate_ranks(self) -> Cost:
+        """Exact fits of all levels at H / 8, their D_m, and three methods evaluated at each rank of the curve."""
+        a, n = self.architecture, min(self.transfer, self.test)
+        H, K, V, R = a.hidden_size, a.n_blocks, a.vocabulary, max(a.rank, a.hidden_size // LARGEST_RANK)
+        moments, read, memory = self._moments(1)
+        solve = H**3 / 3 + BLOCKS_FIRST * 2 * 4 * H * H * (R + OVERSAMPLING)
+        scores = (K + 1) * self.train * 2 * K * R * 2 * H
+        # Ranks are spaced evenly in their logarithm: together about thrice the largest.
+        exits = RANK_POINTS * 3 * K * n
+        flops = {
+            "float64": (K + 1) * solve + K * moments,
+            "float32": scores + 2 * V * (RANK_POINTS * n * H + 3 * R * K * (H + n) + 3 * K * n * 3 * R),
+        }
+        moved = exits * V * 4 * 5 + (K + 1) * self.train * K * R * 4 * 8
+        jumps, fused = (K + 1) * 2 * H * R * 4, 3 * (K + 1) * R * V * 4
+        device = H * V * 4 + jumps + max(memory + 3 * DOUBLE * H * H, fused + min(256, n) * V * 4 * 8)
+        read = K * read + (K + 1) * (2 * self._level(self.train) + RANK_POINTS * self._level(self.test))
+        return Cost("evaluate_ranks", flops, moved, read, 1e4, self._head_file + self.test * H * 4 * 3, device)
+
+    def score_oracle(self, rank: int | None = None) -> Cost:
+        """The K x K grid on the validation slice, and each jump's squared error."""
+        a, r, n = self.architecture, rank or self.architecture.rank, math.ceil(self.train * VALIDATION_SHARE)
+        H, K, V = a.hidden_size, a.n_blocks, a.vocabulary
+        exits, cosines = K * K * n, 4 * K * (K + 1) * self.train
+        flops = 2 * V * (n * H + K * r * H + exits * r) + K * self.train * 2 * K * r * 2 * H
+        moved = exits * V * 4 * 2
+        read = 3 * K * self._level(self.train) + cosines
+        shard = self._rows("train") * H * 4 * 6
+        device = H * V * 4 + 3 * K * r * V * 4 + min(256, n) * V * 4 * 8
+        host = self._head_file + 5 * cosines + shard
+        return Cost("score_oracle", {"float32": flops}, moved, read, 1e4, host, device)
+
+    def test_claims(self) -> Cost:
+        """The bootstrap of all claims over the test sentences."""
+        K = self.architecture.n_blocks
+        columns = self.test * (K + 3) * 6 + K * min(self.transfer, self.test)
+        tables = self._exits() * 12
+        return Cost("test_claims", moved=CLAIM_RESAMPLES * columns * DOUBLE, read=tables, written=2e4, host=8 * tables)
+
     def evaluate_references(self) -> Cost:
         """Identity and JTC at every exit level, by the full head."""
         a = self.architecture
@@ -461,7 +514,7 @@ class ModelPlan:
             return self.dump_activations(split)
         if rule in ("train_jump", "train_joint_jump"):
             return getattr(self, rule)(variant["fit"], variant["rank"])
-        if rule in ("score_jumps", "evaluate_jumps"):
+        if rule in ("score_jumps", "score_oracle", "evaluate_jumps"):
             return getattr(self, rule)(variant["rank"])
         return getattr(self, rule)()
 
@@ -539,8 +592,12 @@ def plan_study(config: Mapping) -> list[Line]:
         OnejumpError: a model's dimensions are not to be had.
     """
     lines = []
-    seeds, variants = len(config["seeds"]), list(config["variants"].values())
-    shared = {(variant["target"], variant["positions"]) for variant in variants}
+    seeds, variants = len(config["seeds"]), config["variants"]
+    of_variant = {variant: len(seeds_of(variant, config)) for variant in variants}
+    shared = {}  # the references' jobs: as many as the most seeds of a variant that uses them
+    for variant, choices in variants.items():
+        key = (choices["target"], choices["positions"])
+        shared[key] = max(shared.get(key, 0), of_variant[variant])
     for name, model in config["models"].items():
         plan = plan_model(model, name, config)
 
@@ -551,12 +608,18 @@ def plan_study(config: Mapping) -> list[Line]:
         add(seeds, "choose_positions")
         for split, shards in plan.shards.items():
             add(seeds * shards, "dump_activations", split=split)
-        for variant in variants:
-            add(seeds * plan.architecture.n_blocks, "train_jump", variant=variant)
-            for rule in ("train_joint_jump", "score_jumps", "select_jump", "evaluate_jumps"):
-                add(seeds, rule, variant=variant)
+        for variant, choices in variants.items():
+            if jumps_of(variant, variants) == variant:
+                add(of_variant[variant] * plan.architecture.n_blocks, "train_jump", variant=choices)
+                add(of_variant[variant], "score_jumps", variant=choices)
+            if joint_of(variant, variants) == variant:
+                add(of_variant[variant], "train_joint_jump", variant=choices)
+            for rule in ("select_jump", "score_oracle", "evaluate_jumps", "test_claims"):
+                add(of_variant[variant], rule, variant=choices)
+            if choices["fit"] == "exact":
+                add(of_variant[variant], "evaluate_ranks", variant=choices)
         for rule in ("fit_jtc", "evaluate_references"):
-            add(seeds * len(shared), rule)
+            add(sum(shared.values()), rule)
     return _merged(lines)
 
 

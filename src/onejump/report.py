@@ -14,7 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from onejump.artifacts import OnejumpError, require_file, write_text
-from onejump.figures import FIGURES, METHOD_STYLES, SOFTMAX_TEMPERATURE, Rows, read_summary
+from onejump.figures import (
+    EXACT_FIGURES,
+    FIGURES,
+    METHOD_STYLES,
+    SOFTMAX_TEMPERATURE,
+    VERDICT_STYLES,
+    Rows,
+    read_summary,
+)
+from onejump.variants import seeds_of
 
 # What a variant means where its configuration is silent: the first value of each row of the design's table.
 VARIANT_DEFAULTS = {
@@ -36,6 +45,8 @@ CLAIMS = {
 METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 # The single jumps of equal size that were measured on the same sentences; the arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
+DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared in a table
+SHARED_COLUMNS = ("mse", "explained", "held_out_precision", "precision", "surprisal")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _INTERVAL = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
 
@@ -54,7 +65,7 @@ def render(
     Args:
         study: the study's name.
         summary: the folder with its summary tables.
-        figures: the folder with its figures, `<model>.seed-<s>.<variant>.<kind>.svg`.
+        figures: the folder with its figures, `<model>.seed-<s>.<variant>.<kind>.svg` and `<model>.<kind>.svg`.
         config: its validated configuration.
         versions: package -> version.
         timings: rule, jobs, seconds_total, seconds_max, max_rss_mb.
@@ -66,10 +77,11 @@ def render(
     summary, figures = Path(summary), Path(figures)
     drawing = Drawings(figures)
     models = [
-        _model(summary, drawing, slug, seed, list(config["variants"]))
+        _model(summary, drawing, slug, seed, [name for name in config["variants"] if seed in seeds_of(name, config)])
         for slug in config["models"]
         for seed in config["seeds"]
     ]
+    verdicts = _verdicts(summary, config)
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -77,12 +89,20 @@ def render(
             study=study,
             models=models,
             branches=[branch for model in models for branch in model["branches"]],
-            first_screen=[(model["branches"][0], drawing.inline(model["branches"][0], "methods")) for model in models],
+            first_screen=[
+                (model["branches"][0], drawing.inline(model["branches"][0]["id"], "methods"))
+                for model in models
+                if model["branches"]
+            ],
+            sensitivities={slug: drawing.inline(slug, "sensitivity") for slug in config["models"]},
+            flips=_flips(verdicts),
+            verdict_marks={name: look.mark for name, look in VERDICT_STYLES.items()},
             reference=_reference(models, config.get("reference", {})),
             several_seeds=len(config["seeds"]) > 1,
             claims=CLAIMS,
-            verdicts=_verdicts(summary, config),
+            verdicts=verdicts,
             methods=METHOD_ORDER,
+            dynamic_agreement=DYNAMIC_AGREEMENT,
             method_styles=METHOD_STYLES,
             temperature=SOFTMAX_TEMPERATURE,
             config=config,
@@ -91,6 +111,7 @@ def render(
             choices=list(VARIANT_DEFAULTS),
             defaults=VARIANT_DEFAULTS,
             variants={name: VARIANT_DEFAULTS | (given or {}) for name, given in config["variants"].items()},
+            variant_seeds={name: seeds_of(name, config) for name in config["variants"]},
             versions=versions,
             timings=timings.to_dict("records"),
         )
@@ -133,9 +154,12 @@ def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
         "claims": _claims(rows),
         "fits": _fits(rows),
         "levels": _levels(rows),
+        "dynamic": _dynamic(rows),
+        "shared": rows.table("shared_jumps", "method", *SHARED_COLUMNS).to_dict("records"),
     }
     branch["crossing"] = _crossing(rows)
-    branch["figures"] = {kind: drawings.inline(branch, kind) for kind in FIGURES}
+    kinds = FIGURES | (EXACT_FIGURES if branch["fits"]["fit"] == "exact" else {})
+    branch["figures"] = {kind: drawings.inline(branch["id"], kind) for kind in kinds}
     return branch
 
 
@@ -218,6 +242,27 @@ def _verdicts(summary: Path, config: dict) -> list[dict]:
     return [{"model": model, "variant": variant, **wide.loc[(model, variant)]} for model, variant in wanted]
 
 
+def _flips(verdicts: list[dict]) -> dict[str, list[str]]:
+    """For each model, the claims whose verdict is not the same in all its variants."""
+    found: dict[str, list[str]] = {}
+    for row in verdicts:
+        first = next(other for other in verdicts if other["model"] == row["model"])
+        flipped = found.setdefault(row["model"], [])
+        flipped += [claim for claim in CLAIMS if row[claim] != first[claim] and claim not in flipped]
+    return {model: sorted(claims) for model, claims in found.items()}
+
+
+def _dynamic(rows: Rows) -> list[dict]:
+    """What each method's dynamic exit saves where it still agrees with the full model nine times in ten."""
+    columns = ("blocks", "agreement", "checks", "plain_cost", "fused_cost")
+    table, found = rows.table("dynamic_exit", "method", "threshold", *columns), []
+    for method, part in table.groupby("method", sort=False):
+        enough = part[part["agreement"] >= DYNAMIC_AGREEMENT]
+        best = enough.loc[enough["blocks"].idxmin()]
+        found.append({"method": method, **best[["threshold", *columns]].to_dict()})
+    return found
+
+
 def _crossing(rows: Rows) -> int | None:
     """The level from which on identity has at least OJFA's precision, if it ends so."""
     table = rows.table("levels", "method", "level", "precision")
@@ -249,7 +294,6 @@ def _fits(rows: Rows) -> dict:
             f"{len(single)} single and {len(joint)} joint jumps, not some and one; rerun the summary stage"
         )
     worst = single.loc[single["gap"].idxmax()]
-    curves = rows.table("curves", "jump", "gap", may_be_empty=True)
     return {
         "count": len(single),
         **{name: single[name].iloc[0] for name in ("fit", "target", "rank", "parameters")},
@@ -260,7 +304,6 @@ def _fits(rows: Rows) -> dict:
         "worst_gap": worst["gap"],
         "worst_jump": worst["jump"],
         "joint": joint.iloc[0].to_dict(),
-        "has_curves": not curves.empty,
     }
 
 
@@ -297,13 +340,13 @@ class Drawings:
         self._folder = folder
         self._count = 0
 
-    def inline(self, branch: dict, kind: str) -> Markup:
-        """One figure as an `<svg>` element whose ids occur nowhere else in the page.
+    def inline(self, name: str, kind: str) -> Markup:
+        """One figure, of a branch's id or of a model, as an `<svg>` element whose ids occur nowhere else in the page.
 
         Raises:
             OnejumpError: the file is missing or is not SVG.
         """
-        path = require_file(self._folder / f"{branch['id']}.{kind}.svg")
+        path = require_file(self._folder / f"{name}.{kind}.svg")
         try:
             root = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as error:

@@ -8,18 +8,24 @@ import pyarrow.compute as pc
 
 from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_table
 from onejump.bootstrap import interval
+from onejump.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.evaluation import METRICS
+from onejump.fitting.kl import VALIDATE_EVERY
 from onejump.oracle import SCORES
+from onejump.ranks import RANK_COLUMNS
 from onejump.selection import read_selection
+from onejump.variants import joint_of, jumps_of, seeds_of
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
 BRANCH_TABLES = (
     *("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    "score_quality",
+    *("score_quality", "shared_jumps", "dynamic_exit", "ranks"),
 )
 ACROSS_SEEDS_TABLES = ("verdicts", "spread", "chosen")
 TABLES = (*BRANCH_TABLES, *ACROSS_SEEDS_TABLES)
 BOOTSTRAP_SEED = 0
+JOINT = -1  # the joint jump among single jumps, in an index
+_TESTED = {"precision": "correct", "surprisal": "surprisal"}
 
 
 def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
@@ -37,15 +43,21 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in BRANCH_TABLES}
     for model in config["models"]:
         head = TensorFile(results / model / "head.safetensors")
+        shape = head.tensor("weight").shape
         for seed in config["seeds"]:
             branch = results / model / f"seed-{seed}"
-            tables["models"].append(_model_table(model, seed, head, branch, config))
+            tables["models"].append(_model_table(model, seed, head, shape, branch, config))
             for variant, choices in config["variants"].items():
+                if seed not in seeds_of(variant, config):
+                    continue
                 key = {"model": model, "seed": seed, "variant": variant}
                 shared = f"{choices['target']}.{choices['positions']}"
                 jtc = branch / "jtc" / f"{shared}.safetensors"
                 references = branch / "references" / f"{shared}.parquet"
-                for name, table in _variant_tables(branch / variant, jtc, references, head.value("n_blocks")).items():
+                jumps, joint = (branch / of(variant, config["variants"]) / "jumps" for of in (jumps_of, joint_of))
+                files = {str(k): jumps / f"level-{k:02d}.safetensors" for k in range(head.value("n_blocks"))}
+                files["joint"] = joint / "joint.safetensors"
+                for name, table in _variant_tables(branch / variant, files, jtc, references, head, shape).items():
                     tables[name].append(table.assign(**key)[[*key, *table.columns]])
     whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1]) for name, parts in tables.items()}
     for name, table in (whole | _across_seeds(whole["claims"], whole["scores"])).items():
@@ -53,8 +65,9 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
             table.to_csv(temporary, index=False)
 
 
-def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: dict) -> pd.DataFrame:
-    vocabulary, hidden_size = head.tensor("weight").shape
+def _model_table(
+    model: str, seed: int, head: TensorFile, shape: tuple[int, int], branch: Path, config: dict
+) -> pd.DataFrame:
     positions = read_table(branch / "positions.parquet", ["split", "starts_with_bos"])
     split = positions["split"]
     row = {
@@ -64,8 +77,8 @@ def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: 
         "revision": head.metadata["revision"],
         "dtype": head.metadata["dtype"],
         "n_blocks": head.value("n_blocks"),
-        "hidden_size": hidden_size,
-        "vocabulary": vocabulary,
+        "hidden_size": shape[1],
+        "vocabulary": shape[0],
         "parameters": head.value("parameters"),
         "n_train": pc.sum(pc.equal(split, "train")).as_py(),
         "n_test": pc.sum(pc.equal(split, "test")).as_py(),
@@ -75,9 +88,10 @@ def _model_table(model: str, seed: int, head: TensorFile, branch: Path, config: 
     return pd.DataFrame([row])
 
 
-def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) -> dict[str, pd.DataFrame]:
-    jump_files = {str(k): TensorFile(folder / "jumps" / f"level-{k:02d}.safetensors") for k in range(n_blocks)}
-    jump_files["joint"] = TensorFile(folder / "jumps" / "joint.safetensors")
+def _variant_tables(
+    folder: Path, jumps: dict[str, Path], jtc: Path, references: Path, head: TensorFile, shape: tuple[int, int]
+) -> dict[str, pd.DataFrame]:
+    jump_files, n_blocks = {name: TensorFile(path) for name, path in jumps.items()}, len(jumps) - 1
     selection = read_selection(folder / "selection.json", n_blocks)
     ojfa = selection["ojfa"]
     grids = EvaluationGrids(references, folder / "evaluation.parquet", n_blocks)
@@ -92,6 +106,10 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
     transfer = read_table(folder / "transfer.parquet").to_pandas()
+    metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
+    costs = Costs(n_blocks, shape[1], shape[0], jump_files["joint"].value("rank"), head.value("block_parameters"))
+    exact = jump_files["joint"].metadata["fit"] == "exact"
+    oracle = read_table(folder / "oracle.parquet").to_pandas()
     return {
         "levels": _levels_table(grids),
         "methods": _methods_table(grids, ojfa, parameters),
@@ -109,7 +127,10 @@ def _variant_tables(folder: Path, jtc: Path, references: Path, n_blocks: int) ->
             }
         ),
         "claims": read_table(folder / "claims.parquet").to_pandas(),
-        "score_quality": _score_quality_table(read_table(folder / "oracle.parquet").to_pandas(), transfer),
+        "score_quality": _score_quality_table(oracle[oracle["jump"].notna()], transfer),
+        "shared_jumps": _shared_jumps_table(grids, ojfa, oracle.set_index(oracle["jump"].fillna(JOINT).astype(int))),
+        "dynamic_exit": dynamic_exit_table(*metrics, costs),
+        "ranks": read_table(folder / "ranks.parquet").to_pandas() if exact else pd.DataFrame(columns=RANK_COLUMNS),
     }
 
 
@@ -292,6 +313,29 @@ def _score_quality_table(oracle: pd.DataFrame, transfer: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def _shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) -> pd.DataFrame:
+    """The two jumps that serve all levels: what they were fitted for beside what they are used for.
+
+    `mse` and `explained` (Eq. 2's error over all exit levels, and the share of mean(Y)'s that it leaves) are of the
+    training sentences, `held_out_precision` of their validation slice, precision and surprisal of the test sentences.
+    """
+    rows = []
+    for method, jump in (("ojfa", ojfa), ("joint", JOINT)):
+        facts = oracle.loc[jump]
+        means = {name: grids.metric(method, metric).mean() for name, metric in _TESTED.items()}
+        rows.append(
+            {
+                "method": method,
+                "jump": None if jump == JOINT else jump,
+                "mse": facts["mse"],
+                "explained": facts["explained"],
+                "held_out_precision": facts["precision"],
+                **means,
+            }
+        )
+    return pd.DataFrame(rows).astype({"jump": "Int32"})
+
+
 def _jump_row(name: str, file: TensorFile) -> dict:
     facts = file.metadata
     return {
@@ -317,14 +361,21 @@ def n_parameters(file: TensorFile) -> int:
 
 
 def _curve(name: str, file: TensorFile) -> pd.DataFrame:
-    columns = ["jump", "epoch", "gap", "validation_mse"]
+    """The course of an iterative fit; `step` is Adam's epoch, or the KL fit's step."""
+    if "validation_kl_curve" in file.metadata:
+        divergence = file.value("validation_kl_curve")
+        steps = np.arange(len(divergence)) * VALIDATE_EVERY
+        return pd.DataFrame(
+            {"jump": name, "step": steps, "gap": None, "validation_mse": None, "validation_kl": divergence}
+        )
     if "train_curve" not in file.metadata:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=["jump", "step", "gap", "validation_mse", "validation_kl"])
     errors = np.array(file.value("train_curve"))
     optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
     validation = file.value("validation_curve")
     gap = (errors - optimum) / (mean - optimum)
-    return pd.DataFrame({"jump": name, "epoch": range(1, len(errors) + 1), "gap": gap, "validation_mse": validation})
+    columns = {"jump": name, "step": range(1, len(errors) + 1), "gap": gap, "validation_mse": validation}
+    return pd.DataFrame(columns | {"validation_kl": None})
 
 
 def read_timings(folder: str | Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ The numbers are made up but shaped like real ones: the shallow levels hard, iden
 serves many levels, full-rank JTC above the rest. Every table agrees with the others where they overlap.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,13 @@ def write_summary(
 
 
 def draw_figures(summary: Path, folder: Path) -> Path:
-    """Draw every kind of figure for every model, seed and variant of the tables in `summary`."""
+    """Draw every figure of the tables in `summary`."""
     branches = pd.read_csv(summary / "methods.csv")[["model", "seed", "variant"]].drop_duplicates()
     for model, seed, variant in branches.itertuples(index=False):
-        for kind in figures.FIGURES:
+        for kind in figures.FIGURES | (figures.EXACT_FIGURES if variant == "exact" else {}):
             figures.draw(kind, summary, model, seed, variant, folder / f"{model}.seed-{seed}.{variant}.{kind}.svg")
+    for model, kind in itertools.product(branches["model"].unique(), figures.MODEL_FIGURES):
+        figures.draw(kind, summary, model, None, None, folder / f"{model}.{kind}.svg")
     return folder
 
 
@@ -228,14 +231,31 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             "best_epoch": np.nan if exact else random.integers(20, 60, len(names)),
         }
     )
-    curves = pd.DataFrame({"jump": [], "epoch": [], "gap": [], "validation_mse": []})
+    curves = pd.DataFrame({"jump": [], "step": [], "gap": [], "validation_mse": [], "validation_kl": []})
     if not exact:
         parts = []
         for name, final in zip(names, gap, strict=True):
-            epochs = np.arange(1, random.integers(30, 70))
-            course = final + np.exp(-0.12 * epochs) * random.normal(1, 0.05, len(epochs))
-            parts.append(pd.DataFrame({"jump": name, "epoch": epochs, "gap": course, "validation_mse": 0.5 + course}))
+            steps = np.arange(1, random.integers(30, 70))
+            course = final + np.exp(-0.12 * steps) * random.normal(1, 0.05, len(steps))
+            columns = {"jump": name, "step": steps, "gap": course, "validation_mse": 0.5 + course}
+            parts.append(pd.DataFrame(columns | {"validation_kl": np.nan}))
         curves = pd.concat(parts)
+    threshold = np.append(np.linspace(0.1, 0.9, 9), np.inf)
+    dynamic = []
+    for method in ("identity", "n_njtc", "ojfa", "joint"):
+        blocks = np.append(np.linspace(0.1, 0.95, 9), 1.0)
+        agreement = np.append(precision[method].mean() + (1 - precision[method].mean()) * blocks[:-1] ** 2, 1.0)
+        columns = {"method": method, "threshold": threshold, "blocks": blocks, "agreement": agreement}
+        columns |= {"agreement_low": agreement - 0.02, "agreement_high": np.minimum(1, agreement + 0.02)}
+        columns |= {"checks": 1 + blocks * n_levels, "plain_cost": 1.3 * blocks + 0.1}
+        columns["fused_cost"] = np.nan if method == "identity" else 0.8 * blocks + 0.2
+        dynamic.append(pd.DataFrame(columns))
+    ranks = []
+    for size_of, method in itertools.product((1, 2, 5, 11, 28, 72) if exact else (), ("n_njtc", "ojfa", "joint")):
+        value = precision[method].mean() * (0.6 + 0.1 * np.log(size_of))
+        row = {"method": method, "rank": size_of, "jump": ojfa if method == "ojfa" else None, "n": TRANSFER_SENTENCES}
+        row |= {"precision": value, "precision_low": value - 0.02, "precision_high": value + 0.02}
+        ranks.append(row | {"surprisal": 8 - value, "surprisal_low": 7.8 - value, "surprisal_high": 8.2 - value})
     estimate = random.normal(0, 0.1, 7)
     claims = pd.DataFrame(
         {
@@ -259,6 +279,19 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "transfer": transfer,
         "jumps": jumps,
         "curves": curves,
+        "dynamic_exit": pd.concat(dynamic),
+        "ranks": pd.DataFrame(ranks),
+        "shared_jumps": pd.DataFrame(
+            {
+                "method": ["ojfa", "joint"],
+                "jump": [ojfa, None],
+                "mse": [0.8, 0.6],
+                "explained": [0.2, 0.4],
+                "held_out_precision": [precision[method].mean() + 0.01 for method in ("ojfa", "joint")],
+                "precision": [precision[method].mean() for method in ("ojfa", "joint")],
+                "surprisal": [surprisal[method].mean() for method in ("ojfa", "joint")],
+            }
+        ),
         "scores": pd.DataFrame(
             {
                 "jump": levels,

@@ -251,7 +251,7 @@ def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
     )
     y = train.level(3)
     parts = [[Moments.of(train.level(k)[rows], y[rows]) for rows in (slice(1800), slice(1800, None))] for k in range(3)]
-    jumps = [fit_exact(fit, validation, rank=11).jump().fold() for fit, validation in parts]
+    jumps = [fit_exact(fit, validation, rank=11).map.jump().fold() for fit, validation in parts]
     if wrong:
         jumps[OJFA] = replace(jumps[OJFA], B=jumps[OJFA].B.roll(1, 0))
     cpu = torch.device("cpu")

@@ -62,8 +62,8 @@ def make_activations(folder: Path, head: Head, sizes: tuple[int, ...] = (20, 17)
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": h[rows] for level, h in enumerate(levels)}
         tensors["sentence_id"] = torch.from_numpy(ids.copy())[rows]
-        part = pa.table(columns).filter(pa.array(shard == i))
-        facts = {"head_sha256": sha256, "split": "test", "shard": i, "rows_sha256": rows_digest(part)}
+        digest = rows_digest(ids[shard == i], columns["position"][shard == i])
+        facts = {"head_sha256": sha256, "split": "test", "shard": i, "rows_sha256": digest}
         write_tensors(path, tensors, facts)
     head = Head.load(folder / "head.safetensors")
     return Activations(paths, folder / "positions.parquet", head, "test", keep), head

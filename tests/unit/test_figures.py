@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from summary_tables import write_summary
 
 from onejump.artifacts import OnejumpError
-from onejump.figures import FIGURES, METHOD_STYLES, draw, make_figure
+from onejump.figures import EXACT_FIGURES, FIGURES, METHOD_STYLES, MODEL_FIGURES, VERDICT_STYLES, draw, make_figure
 
 MODEL, SEED = "smollm2-135m", 0
 
@@ -52,13 +52,13 @@ def corners(x, low, high):
     return set(zip(x, low, strict=True)) | set(zip(x, high, strict=True))
 
 
-@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize("kind", FIGURES | EXACT_FIGURES | MODEL_FIGURES)
 def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     digests = set()
     # Twice at one depth is enough, and drawing is what takes these tests their time.
     names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
     for name in names:
-        draw(kind, summary, MODEL, SEED, "paper", tmp_path / name)
+        draw(kind, summary, MODEL, SEED, "exact" if kind in EXACT_FIGURES else "paper", tmp_path / name)
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1
     root = ElementTree.parse(tmp_path / "first.svg").getroot()
@@ -155,13 +155,13 @@ def test_fits_by_adam_show_every_course(summary):
     courses = right.collections[0].get_segments()
     for jump, course in enumerate(courses):
         expected = curves[curves["jump"] == str(jump)]
-        assert np.array_equal(course, expected[["epoch", "gap"]])
+        assert np.array_equal(course, expected[["step", "gap"]])
     assert len(courses) == len(jumps) - 1
     joint = curves[curves["jump"] == "joint"]
-    assert np.array_equal(lines(right)["Joint jump"], joint[["epoch", "gap"]].T)
+    assert np.array_equal(lines(right)["Joint jump"], joint[["step", "gap"]].T)
     # By hand: each level's gap at each epoch, a stopped fit's last one kept.
     ends = [dict(map(tuple, course)) for course in courses]
-    epochs = range(1, int(curves["epoch"].max()) + 1)
+    epochs = range(1, int(curves["step"].max()) + 1)
     expected = [np.median([end[min(epoch, max(end))] for end in ends]) for epoch in epochs]
     x, y = lines(right)["median over levels"]
     assert np.allclose(y[: len(epochs)], expected)
@@ -188,6 +188,71 @@ def test_gaps_and_ridges_of_zero_can_be_drawn(tmp_path):
     table[["gap", "ridge"]] = 0.0
     table.to_csv(tmp_path / "jumps.csv", index=False)
     draw("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
+
+
+def test_fits_on_the_divergence_show_its_course(tmp_path):
+    write_summary(tmp_path, variants=("paper",), n_levels=3)
+    table = pd.read_csv(tmp_path / "curves.csv").assign(validation_kl=lambda t: 3 + t["gap"], gap=np.nan)
+    table.to_csv(tmp_path / "curves.csv", index=False)
+    right = make_figure("fits", tmp_path, MODEL, SEED, "paper").axes[1]
+    joint = table[table["jump"] == "joint"]
+    assert np.array_equal(lines(right)["Joint jump"], joint[["step", "validation_kl"]].T)
+    assert right.get_ylabel() == "validation KL (nats)"
+
+
+def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
+    table = rows(summary, "dynamic_exit")
+    left, right = make_figure("dynamic_exit", summary, MODEL, SEED, "paper").axes
+    drawn, plain = lines(left), [line for line in right.get_lines() if line.get_linestyle() == ":"]
+    for method in ("identity", "n_njtc", "ojfa", "joint"):
+        part, look = table[table["method"] == method], METHOD_STYLES[method]
+        assert np.array_equal(drawn[look.name], part[["blocks", "agreement"]].T)
+        assert corners(part["blocks"], part["agreement_low"], part["agreement_high"]) in [
+            band & corners(part["blocks"], part["agreement_low"], part["agreement_high"]) for band in bands(left)
+        ]
+        (dotted,) = [line for line in plain if line.get_color() == look.colour]
+        assert np.array_equal(dotted.get_data(), part[["plain_cost", "agreement"]].T)
+        if method == "identity":
+            assert look.name not in lines(right)  # it has no low rank to fuse
+        else:
+            assert np.array_equal(lines(right)[look.name], part[["fused_cost", "agreement"]].T)
+
+
+def test_rank_curves_mark_the_variants_rank(summary):
+    table, own = rows(summary, "ranks", "exact"), rows(summary, "jumps", "exact")["rank"].iloc[0]
+    for metric, axes in zip(
+        ("precision", "surprisal"), make_figure("ranks", summary, MODEL, SEED, "exact").axes, strict=True
+    ):
+        drawn = lines(axes)
+        for method in ("n_njtc", "ojfa", "joint"):
+            part = table[table["method"] == method]
+            assert np.array_equal(drawn[METHOD_STYLES[method].name], part[["rank", metric]].T)
+        assert set(drawn[f"rank {own}, the variant's"][0]) == {own}
+        assert axes.get_xscale() == "log"
+        assert {own, 1, table["rank"].max()} <= set(axes.get_xticks())
+
+
+def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
+    names = ("paper", "exact", "third")
+    write_summary(tmp_path, variants=names, n_levels=4, seeds=(0, 1))
+    table = pd.read_csv(tmp_path / "verdicts.csv")
+    table.loc[(table["variant"] == "third") & (table["claim"] == "C3"), "verdict"] = "supported"
+    table.to_csv(tmp_path / "verdicts.csv", index=False)
+    left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
+    marks = {(round(text.get_position()[0]), text.get_position()[1]): text.get_text() for text in left.texts}
+    wide = table[table["model"] == MODEL].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
+    for y, x in np.ndindex(wide.shape):
+        assert marks[x, y] == VERDICT_STYLES[wide.iloc[y, x]].mark
+    framed = [patch for patch in left.patches if patch.get_linewidth() > 0]
+    assert [(round(p.get_x() + 0.46), round(p.get_y() + 0.42)) for p in framed] == [(2, 2)]
+    methods = pd.read_csv(tmp_path / "methods.csv")
+    means = methods.groupby(["method", "variant"])["precision"].mean()
+    for method in ("identity", "arbitrary", "n_njtc", "joint", "ojfa"):
+        x, y = lines(right)[METHOD_STYLES[method].name]
+        assert np.allclose(x, means[method].loc[list(names)]) and list(y) == [0, 1, 2]
+    scores = pd.read_csv(tmp_path / "scores.csv").query("ojfa and variant == 'third'")
+    jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
+    assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"
 
 
 @pytest.mark.parametrize("n_levels", [2, 3, 126])

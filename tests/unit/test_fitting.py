@@ -102,8 +102,8 @@ def make_activations(folder: Path, levels: torch.Tensor, sizes: list[int]) -> tu
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": levels[level, rows].float() for level in range(n_levels)}
         tensors["sentence_id"] = torch.from_numpy(ids)[rows]
-        part = pa.table(columns).filter(pa.array(shard == i))
-        facts = {"head_sha256": sha256, "split": "train", "shard": i, "rows_sha256": rows_digest(part)}
+        digest = rows_digest(ids[shard == i], columns["position"][shard == i])
+        facts = {"head_sha256": sha256, "split": "train", "shard": i, "rows_sha256": digest}
         write_tensors(path, tensors, facts)
     head = Head.load(folder / "head.safetensors")
     return Activations(paths, folder / "positions.parquet", head, "train"), head
@@ -282,7 +282,7 @@ def test_the_optimum_is_the_mean_square_minus_the_largest_eigenvalues(rank):
 def test_the_exact_jump_realises_the_error_that_is_reported(rank):
     x, y = make_rows(200, noise=2.0)
     fit = fit_rows(x, y, rank, validation=20)
-    jump = fit.jump()
+    jump = fit.map.jump()
     for rows, reported in ((slice(-20), fit.train_mse), (slice(-20, None), fit.validation_mse)):
         assert mean_error(predict(fit, x[rows]), y[rows]) == pytest.approx(reported, rel=1e-9)
         with torch.no_grad():
@@ -293,7 +293,7 @@ def test_the_exact_jump_realises_the_error_that_is_reported(rank):
 
 def test_the_exact_jump_standardises_with_the_statistics_of_its_rows():
     x, y = make_rows(200)
-    jump = fit_exact(Moments.of(x, y), Moments.of(x, y), 3).jump()
+    jump = fit_exact(Moments.of(x, y), Moments.of(x, y), 3).map.jump()
     assert not jump.training
     assert torch.equal(jump.bn.weight, torch.ones(12))
     torch.testing.assert_close(jump.bn.running_mean.double(), x.mean(0), rtol=1e-6, atol=1e-6)
@@ -388,7 +388,7 @@ def test_the_jump_of_degenerate_rows_realises_the_error_that_is_reported(make):
     fit = fit_exact(Moments.of(x, y), Moments.of(x, y), 3)
     scale = float((y - y.mean(0)).square().sum(1).mean())
     with torch.no_grad():
-        found = mean_error(fit.jump()(x.float()), y)
+        found = mean_error(fit.map.jump()(x.float()), y)
     assert found == pytest.approx(fit.train_mse, rel=1e-4, abs=1e-6 * scale)
 
 
@@ -396,7 +396,7 @@ def test_a_rank_above_what_the_rows_span_is_refused_since_no_jump_realises_the_e
     x, y = make_rows(3)  # two dimensions and a constant
     fit = fit_exact(Moments.of(x, y), Moments.of(x, y), 3)
     with pytest.raises(OnejumpError, match="rank"):
-        fit.jump()
+        fit.map.jump()
 
 
 def test_where_dimensions_are_nearly_as_many_as_rows_a_ridge_is_chosen_that_predicts_better():
@@ -585,7 +585,7 @@ def test_the_first_point_of_the_train_curve_is_the_error_of_the_drawn_weights():
 
 def test_the_mean_error_of_a_jump_on_several_levels_is_the_mean_over_rows_and_levels():
     levels = make_levels(40)
-    jump = fit_exact(Moments.of(levels[0], levels[3]), Moments.of(levels[0], levels[3]), 3).jump()
+    jump = fit_exact(Moments.of(levels[0], levels[3]), Moments.of(levels[0], levels[3]), 3).map.jump()
     with torch.no_grad():
         naive = np.mean([mean_error(jump(levels[level]), levels[3]) for level in range(3)])
     assert Rows(levels[:3], levels[3]).mse(jump) == pytest.approx(naive, rel=1e-5)

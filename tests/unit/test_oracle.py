@@ -6,7 +6,7 @@ import torch
 from tiny_models import N_BLOCKS, make_dump
 
 from onejump.activations import Activations
-from onejump.evaluation import JumpExits, evaluate_grid, evaluate_jumps
+from onejump.evaluation import JumpExits, evaluate_jumps, grid_precision
 from onejump.fitting.moments import validation_start
 from onejump.jumps import FoldedJump
 from onejump.models import Head
@@ -16,13 +16,13 @@ from onejump.selection import save_scores, score_jumps
 CPU = torch.device("cpu")
 
 
-def make_jumps() -> list[FoldedJump]:
+def make_jumps(number: int = N_BLOCKS) -> list[FoldedJump]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return [FoldedJump(normal(32, 2), normal(2), normal(2, 32)) for _ in range(N_BLOCKS)]
+    return [FoldedJump(normal(32, 2), normal(2), normal(2, 32)) for _ in range(number)]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,17 @@ def dump(tmp_path_factory):
     ("target", "score_levels", "positions"), [("pre_norm", "1..K", "all"), ("post_norm", "0..K-1", "not_first")]
 )
 def test_scores_and_precision_are_their_definitions(dump, tmp_path, target, score_levels, positions):
-    head, jumps = Head.load(dump.head), make_jumps()
+    head, jumps = Head.load(dump.head), make_jumps(N_BLOCKS + 1)
     train = Activations(dump.train, dump.positions, head, "train", positions)
-    cosines = score_jumps(train, head, jumps, target, CPU)
+    cosines = score_jumps(train, head, jumps[:-1], target, CPU)
     save_scores(cosines, train, target, head, tmp_path / "scores.parquet", tmp_path / "cosines.safetensors")
-    found = score_oracle(train, head, jumps, tmp_path / "cosines.safetensors", score_levels, target, CPU).to_pandas()
+    *single, joint = jumps
+    arguments = (tmp_path / "cosines.safetensors", score_levels, target, CPU)
+    found = score_oracle(train, head, single, joint, *arguments).to_pandas()
 
     final = train.level(N_BLOCKS)
     y = (head.normalise(final) if target == "post_norm" else final).double()
+    assert found["jump"].fillna(-1).tolist() == [*range(N_BLOCKS), -1]
     first = len(train) - max(1, len(train) // 10)
     token = head.logits(final[first:]).argmax(1)
     for m, jump in enumerate(jumps):
@@ -52,24 +55,28 @@ def test_scores_and_precision_are_their_definitions(dump, tmp_path, target, scor
         after = head.project if target == "post_norm" else head.logits
         right = [(after(p[first:].float()).argmax(1) == token).double() for p in predicted[:-1]]
         expected = [(cosine.sign() * cosine**2).mean(), cosine.mean(), (cosine**2).mean(), squared_error.mean()]
-        expected.append(torch.stack(right).mean())
-        columns = ["d_m", "cosine", "squared_cosine", "mse", "precision"]
-        np.testing.assert_allclose(found.loc[m, columns].astype(float), torch.stack(expected), rtol=1e-4, atol=1e-6)
+        expected[:3] = [None] * 3 if m == N_BLOCKS else expected[:3]  # the joint jump is no candidate
+        of_mean = (y - y.mean(0)).square().sum(1).mean()
+        expected += [1 - squared_error.mean() / of_mean, torch.stack(right).mean()]
+        expected = np.array(expected, float)
+        columns = ["d_m", "cosine", "squared_cosine", "mse", "explained", "precision"]
+        np.testing.assert_allclose(found.loc[m, columns].astype(float), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_oracle_sees_the_rows_that_no_fit_has_seen_and_they_alone(dump):
     head = Head.load(dump.head)
     train = Activations(dump.train, dump.positions, head, "train", "not_first")
     for first in (0, 10, validation_start(len(train)), len(train) - 1):
-        rest = train.from_row(first)
+        rest = train.rows(first, len(train))
         assert rest.sentence_ids.tolist() == train.sentence_ids[first:].tolist()
         for level in range(N_BLOCKS + 1):
             assert torch.equal(rest.level(level), train.level(level)[first:])
     assert len(train.level(0)) == len(train)
 
 
-def test_the_grid_alone_is_the_transfer_grid(dump):
+def test_the_precision_alone_is_the_transfer_grids(dump):
     head, jumps = Head.load(dump.head), make_jumps()
     train = Activations(dump.train, dump.positions, head, "train")
     _, grid = evaluate_jumps(train, head, JumpExits(jumps, 0, jumps[1]), "pre_norm", len(train), CPU)
-    assert evaluate_grid(train, head, jumps, "pre_norm", CPU).equals(grid)
+    found = grid_precision(train, head, jumps, "pre_norm", CPU)
+    assert found.flatten().tolist() == pytest.approx(grid["precision"].to_pylist(), rel=1e-12)

@@ -10,8 +10,8 @@ import yaml
 from refusals import error_of
 from tiny_models import ALL_FAMILIES, make_dump, tiny_model
 
-from onejump import planning
-from onejump.fitting import adam, exact, moments
+from onejump import claims, planning, ranks
+from onejump.fitting import adam, exact, kl, moments
 from onejump.planning import (
     ARCHITECTURES,
     GPUS,
@@ -71,6 +71,16 @@ def test_the_fits_do_what_the_plan_says_they_do():
     assert (planning.EPOCHS, planning.BATCH_SIZE) == (adam.EPOCHS, adam.BATCH_SIZE)
     assert (len(exact.RIDGES), exact.OVERSAMPLING) == (planning.N_RIDGES, planning.OVERSAMPLING)
     assert planning.VALIDATION_SHARE == moments.VALIDATION_SHARE
+    assert (planning.KL_STEPS, planning.KL_BATCH_SIZE, planning.KL_VALIDATE_EVERY) == (
+        kl.STEPS,
+        kl.BATCH_SIZE,
+        kl.VALIDATE_EVERY,
+    )
+    assert (planning.CLAIM_RESAMPLES, planning.LARGEST_RANK, planning.RANK_POINTS) == (
+        claims.RESAMPLES,
+        ranks.LARGEST,
+        ranks.POINTS,
+    )
 
 
 def test_a_plan_needs_no_pytorch():

@@ -1,5 +1,6 @@
 """The report is whole, stands alone, and says what the tables say."""
 
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import yaml
 from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, draw_figures, timings, write_summary
 
 from onejump.artifacts import OnejumpError
-from onejump.figures import FIGURES, METHOD_STYLES
+from onejump.figures import EXACT_FIGURES, FIGURES, METHOD_STYLES, MODEL_FIGURES
 from onejump.report import render
 
 MODELS, VARIANTS, SEEDS = ("smollm2-135m", "gpt2-xl"), ("paper", "exact"), (0, 3)
@@ -64,13 +65,16 @@ def study(tmp_path_factory):
     write_summary(base / "one", MODELS[:1], VARIANTS[:1], n_levels=2)
     draw_figures(base / "one", base / "drawn")
     (base / "figures").mkdir()
+    stand_in = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0H1"/></svg>'
     for branch in branches():
-        for kind in FIGURES:
+        for kind in kinds(branch):
             path = figure(base, branch, kind)
-            if branch[:2] == branches()[0][:2]:
+            if branch[:2] == branches()[0][:2] and kind in FIGURES:
                 shutil.copy(base / "drawn" / f"{MODELS[0]}.seed-0.paper.{kind}.svg", path)
             else:
-                path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0H1"/></svg>')
+                path.write_text(stand_in)
+    for model, kind in itertools.product(MODELS, MODEL_FIGURES):
+        (base / "figures" / f"{model}.{kind}.svg").write_text(stand_in)
     return base
 
 
@@ -81,6 +85,10 @@ def page(study):
 
 def branches():
     return [(model, seed, variant) for model in MODELS for seed in SEEDS for variant in VARIANTS]
+
+
+def kinds(branch):
+    return FIGURES | (EXACT_FIGURES if branch[2] == "exact" else {})
 
 
 def figure(base, branch, kind):
@@ -134,9 +142,39 @@ def test_no_id_is_used_twice_and_no_reference_dangles(page):
             assert set(targets) <= known, (name, value)
 
 
+def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
+    for branch in branches():
+        model, seed, variant = branch
+        region = f"{model}.seed-{seed}.{variant}"
+        (section,) = page.find("section", aria_labelledby=region)
+        (shared,) = page.find("table", inside=section, **{"class": "shared"})
+        for row, method in zip(page.find("tr", inside=shared)[1:], ("ojfa", "joint"), strict=True):
+            expected = row_of(study, "shared_jumps", branch, method=method)
+            cells = [page.text(cell) for cell in page.find("td", inside=row)]
+            assert cells[:2] == [general(expected["mse"]), f"{expected['explained']:.3f}"]
+            assert cells[3:] == [f"{expected['precision']:.3f}", f"{expected['surprisal']:.2f}"]
+        (dynamic,) = page.find("table", inside=section, **{"class": "dynamic"})
+        table = pd.read_csv(study / "summary" / "dynamic_exit.csv")
+        for column, value in zip(("model", "seed", "variant"), branch, strict=True):
+            table = table[table[column] == value]
+        for row, method in zip(
+            page.find("tr", inside=dynamic)[1:], ("identity", "n_njtc", "ojfa", "joint"), strict=True
+        ):
+            enough = table[(table["method"] == method) & (table["agreement"] >= 0.9)]
+            expected = enough.sort_values("blocks").iloc[0]
+            cells = [page.text(cell) for cell in page.find("td", inside=row)]
+            assert cells[1:4] == [
+                f"{expected['agreement']:.3f}",
+                f"{expected['blocks']:.0%}",
+                f"{expected['checks']:.2f}",
+            ]
+            fused = "–" if method == "identity" else f"{expected['fused_cost']:.0%}"
+            assert cells[4:] == [fused, f"{expected['plain_cost']:.0%}"]
+
+
 def test_every_figure_is_there_with_a_label_and_a_caption(page):
     for model, seed, variant in branches():
-        for kind in FIGURES:
+        for kind in kinds((model, seed, variant)):
             found = page.find("div", data_branch=f"{model}.seed-{seed}.{variant}", data_kind=kind)
             on_first_screen = kind == "methods" and variant == VARIANTS[0]
             assert len(found) == (2 if on_first_screen else 1)
@@ -146,13 +184,15 @@ def test_every_figure_is_there_with_a_label_and_a_caption(page):
                 assert f"{model}, variant {variant}, seed {seed}" in attributes["aria-label"]
                 assert len(page.find("svg", inside=drawing)) == 1
                 assert page.find("path", inside=drawing)
-    n = {"methods": N_TEST, "scores": N_TRAIN, "single_jumps": TRANSFER_SENTENCES, "transfer": TRANSFER_SENTENCES}
+    n = {"methods": N_TEST, "dynamic_exit": N_TEST}
+    n |= dict.fromkeys(("single_jumps", "transfer", "ranks", "sensitivity"), TRANSFER_SENTENCES)
     for element in page.find("figure"):
         (caption,) = page.find("figcaption", inside=element)
         (drawing,) = page.find("div", inside=element, role="img")
         kind = page.elements[drawing][1]["data-kind"]
         assert "Look " in page.text(caption)
-        assert re.search(r"variant \w+, seed \d\.$", page.text(caption))
+        where = rf"({'|'.join(MODELS)})\.$" if kind in MODEL_FIGURES else r"variant \w+, seed \d\.$"
+        assert re.search(where, page.text(caption))
         assert f"{n.get(kind, N_TRAIN):,}" in page.text(caption)
 
 

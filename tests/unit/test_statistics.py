@@ -1,6 +1,7 @@
 """The bootstrap against theory, and every number of the summary against the stages' files."""
 
 import functools
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -19,11 +20,13 @@ from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, read_json, read_table, write_table
 from onejump.bootstrap import interval, resampled_means
 from onejump.claims import claims_table
+from onejump.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.fitting.train import fit_jtc, open_jtc, train_jump
 from onejump.jumps import load_folded_jumps, load_joint_jump
 from onejump.models import Head
 from onejump.oracle import score_oracle
+from onejump.ranks import evaluate_ranks
 from onejump.selection import read_selection, save_scores, score_jumps, select_jump
 from onejump.statistics import BRANCH_TABLES, TABLES, EvaluationGrids, _across_seeds, _score_quality_table, summarise
 
@@ -34,6 +37,7 @@ VARIANTS = {
     "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},
     "exact": {"fit": "exact", "target": "post_norm", "positions": "not_first", "score_levels": "0..K-1", "rank": 3},
 }
+VARIANTS = {name: choices | {"joint_batches": "mixed"} for name, choices in VARIANTS.items()}
 CONFIG = {
     "models": {"tiny": {}},
     "seeds": [0, 1],
@@ -142,11 +146,16 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     write_table(folder / "evaluation.parquet", evaluation)
     write_table(folder / "transfer.parquet", transfer)
     references = evaluate_references(test, head, open_jtc(jtc, head, target), target, CPU)
-    oracle = score_oracle(train, head, jumps, folder / "cosines.safetensors", choices["score_levels"], target, CPU)
+    arguments = (folder / "cosines.safetensors", choices["score_levels"], target, CPU)
+    oracle = score_oracle(train, head, jumps, joint, *arguments)
     write_table(folder / "oracle.parquet", oracle)
     shared = branch / "references" / f"{target}.{positions}.parquet"
     write_table(shared, references)
     parameters = {"ojfa": 1, "n_njtc": K}
+    if choices["fit"] == "exact":
+        arguments = (target, choices["score_levels"], TRANSFER, CPU)
+        ranks = evaluate_ranks(train, test, head, paths, folder / "jumps" / "joint.safetensors", *arguments)
+        write_table(folder / "ranks.parquet", pa.Table.from_pandas(ranks, preserve_index=False))
     claims = claims_table(EvaluationGrids(shared, folder / "evaluation.parquet", K), ojfa, parameters, seed)
     write_table(folder / "claims.parquet", pa.Table.from_pandas(claims, preserve_index=False))
 
@@ -209,8 +218,8 @@ def test_the_summary_has_all_tables_and_nothing_else(summary):
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
-        adam_only = {(0, "paper"), (1, "paper")}
-        assert found == (adam_only if name == "curves" else adam_only | {(0, "exact"), (1, "exact")})
+        by_fit = {"curves": ["paper"], "ranks": ["exact"]}
+        assert found == set(itertools.product(CONFIG["seeds"], by_fit.get(name, VARIANTS)))
 
 
 def test_models_csv_counts_what_the_files_hold(summary, results):
@@ -309,6 +318,51 @@ def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, resu
 
 
 @BRANCHES
+def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed, variant):
+    rows = read_evaluations(results, seed, variant)
+    facts, _ = read_facts(results / "tiny" / "head.safetensors")
+
+    def grid(method: str, metric: str) -> np.ndarray:
+        some = rows[rows["method"] == method]
+        return some.pivot(index="level", columns="sentence_id", values=metric)[some["sentence_id"].unique()].to_numpy()
+
+    blocks = int(facts["block_parameters"])
+    assert K * blocks + 32 * 97 < int(facts["parameters"]) < K * blocks + 3 * 32 * 97
+    costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks)
+    metrics = ({method: grid(method, metric) for method in METHODS} for metric in ("correct", "confidence"))
+    expected = dynamic_exit_table(*metrics, costs)
+    found = summary.read("dynamic_exit", seed, variant)[expected.columns]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+
+
+@BRANCHES
+def test_shared_jumps_csv_sets_error_beside_precision(summary, results, seed, variant):
+    oracle = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "oracle.parquet")
+    methods, ojfa = summary.read("methods", seed, variant).set_index("method"), read_ojfa_of(results, seed, variant)
+    table = summary.read("shared_jumps", seed, variant).set_index("method")
+    assert table.index.tolist() == ["ojfa", "joint"] and table.loc["ojfa", "jump"] == ojfa
+    for method, own in (("ojfa", oracle["jump"] == ojfa), ("joint", oracle["jump"].isna())):
+        row, (facts,) = table.loc[method], oracle[own].itertuples()
+        assert (row["mse"], row["explained"]) == pytest.approx((facts.mse, facts.explained), rel=1e-9)
+        assert row["held_out_precision"] == pytest.approx(facts.precision, rel=1e-9)
+        assert row["precision"] == pytest.approx(methods.loc[method, "precision"], rel=1e-9)
+        assert row["surprisal"] == pytest.approx(methods.loc[method, "surprisal"], rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", CONFIG["seeds"])
+def test_ranks_csv_passes_through_the_variants_own_results(summary, results, seed):
+    found = summary.read("ranks", seed, "exact")
+    own = found[found["rank"] == VARIANTS["exact"]["rank"]].set_index("method")
+    rows = read_evaluations(results, seed, "exact")
+    transfer = rows.loc[rows["method"] == "arbitrary", "sentence_id"].unique()
+    means = rows[rows["sentence_id"].isin(transfer)].groupby("method")[["correct", "surprisal"]].mean()
+    for method in ("n_njtc", "ojfa", "joint"):
+        assert own.loc[method, "precision"] == pytest.approx(means.loc[method, "correct"], rel=1e-6)
+        assert own.loc[method, "surprisal"] == pytest.approx(means.loc[method, "surprisal"], rel=1e-4)
+    assert own.loc["ojfa", "jump"] == read_ojfa_of(results, seed, "exact")
+
+
+@BRANCHES
 def test_transfer_csv_is_the_grid_of_the_arbitrary_jumps(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant).query("method == 'arbitrary'")
     expected = rows.groupby(["jump", "level"])[["correct", "surprisal"]].mean()
@@ -347,7 +401,7 @@ def test_curves_csv_is_each_adam_fits_course_towards_its_optimum(summary, result
         facts, _ = read_facts(results / "tiny" / f"seed-{seed}" / "paper" / "jumps" / f"{name}.safetensors")
         errors = json.loads(facts["train_curve"])
         optimum, mean = float(facts["optimum_mse"]), float(facts["mean_mse"])
-        assert found["epoch"].tolist() == list(range(1, len(errors) + 1))
+        assert found["step"].tolist() == list(range(1, len(errors) + 1))
         np.testing.assert_allclose(found["gap"], [(e - optimum) / (mean - optimum) for e in errors], rtol=1e-9)
         assert found["validation_mse"].tolist() == json.loads(facts["validation_curve"])
     assert set(table["jump"]) == {"0", "1", "2", "joint"}
@@ -464,7 +518,16 @@ def test_score_quality_csv_is_that_of_the_oracles_files(summary, results, seed, 
 def test_a_study_of_exact_fits_alone_has_a_table_of_curves_without_rows(results, tmp_path):
     summarise(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path)
     curves = pd.read_csv(tmp_path / "curves.csv")
-    assert list(curves.columns) == ["model", "seed", "variant", "jump", "epoch", "gap", "validation_mse"]
+    assert list(curves.columns) == [
+        "model",
+        "seed",
+        "variant",
+        "jump",
+        "step",
+        "gap",
+        "validation_mse",
+        "validation_kl",
+    ]
     assert len(curves) == 0
 
 

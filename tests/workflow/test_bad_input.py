@@ -44,6 +44,10 @@ def config_error(study, change) -> str:
             lambda c: c["evaluation"].update(transfer_sentences=21),
             "config: evaluation.transfer_sentences is 21, expected at",
         ),
+        (
+            lambda c: c["variants"]["paper"].update(seeds=[0, 5]),
+            "config: variants.paper.seeds has 5, expected some of the study's [0]",
+        ),
         (lambda c: c.pop("study"), "config: the top level: 'study' is a required property"),
     ],
 )

@@ -7,19 +7,25 @@ import yaml
 from reference import TOLERANCE, compare
 from studies import ROOT, Study
 
-from onejump.activations import Activations
+from onejump.activations import Activations, dump_shard
 from onejump.artifacts import read_table
-from onejump.models import Head, ModelSource
+from onejump.evaluation import METRICS, JumpExits, metrics_by_method
+from onejump.fitting.train import train_jump
+from onejump.jumps import load_folded_jumps
+from onejump.models import Head, ModelSource, save_head
+from onejump.selection import read_selection, score_jumps, signed_square
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
 MODEL = "smollm2-135m"
+CPU = torch.device("cpu")
+N_TRAIN, N_TEST = 160, 80
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory) -> Study:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    config["corpus"] |= {"train": 48, "test": 16}
+    config["corpus"] |= {"train": N_TRAIN, "test": N_TEST}
     config |= {"study": "embedded", "variants": {"exact": {"fit": "exact"}}, "evaluation": {"transfer_sentences": 4}}
     study = Study(tmp_path_factory.mktemp("embedded"), config)
     study.snakemake()
@@ -66,13 +72,50 @@ def test_saved_states_through_the_saved_head_give_the_models_own_logits(embedded
         torch.testing.assert_close(logits[row], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("dtype", "of_score", "of_precision"), [("bfloat16", 0.02, 0.03), ("float16", 0.002, 0.005)])
+def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_path, dtype, of_score, of_precision):
+    """The float32 study against the same sentences dumped in half precision and fitted, scored and evaluated anew."""
+    branch, K = embedded.results(MODEL, "seed-0"), 30
+    source = ModelSource(str(next((embedded.folder / "resources" / "models").iterdir())))
+    save_head(source, dtype, tmp_path / "head.safetensors", K)
+    head, activations = Head.load(tmp_path / "head.safetensors"), {}
+    for split in ("train", "test"):
+        count = embedded.config["models"][MODEL]["shards"][split]
+        shards = [tmp_path / f"{split}-{i}.safetensors" for i in range(count)]
+        for i, shard in enumerate(shards):
+            facts = (branch / "positions.parquet", tmp_path / "head.safetensors", split, i, shard, dtype, CPU, 512)
+            dump_shard(source, *facts)
+        activations[split] = Activations(shards, branch / "positions.parquet", head, split)
+    paths = [tmp_path / f"jump-{level}.safetensors" for level in range(K)]
+    for level, path in enumerate(paths):
+        train_jump(activations["train"], head, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
+    jumps = load_folded_jumps(paths, head, "pre_norm")
+    scores = signed_square(score_jumps(activations["train"], head, jumps, "pre_norm", CPU))[:, 1:].double().mean((1, 2))
+    selection = read_selection(branch / "exact" / "selection.json", K)
+    expected = torch.tensor(selection["scores"])
+    moved = float((scores - expected).abs().max())
+    assert moved < of_score
+    # The choice is the same, or was as good as tied.
+    assert float(expected.max() - expected[scores.argmax()]) <= 2 * moved
+
+    exits = JumpExits(jumps, selection["ojfa"], jumps[0])
+    found = metrics_by_method(activations["test"], head, exits, "pre_norm", CPU)
+    methods = pd.read_csv(embedded.results("summary", "methods.csv")).set_index("method")["precision"]
+    differences = {
+        method: abs(float(found[method][:, METRICS.index("correct")].mean()) - methods[method])
+        for method in ("n_njtc", "ojfa")
+    }
+    print(f"{dtype}: D_m moves by up to {moved:.5f}; precision by {differences}")
+    assert max(differences.values()) < of_precision
+
+
 def _by_sentence(path) -> pd.DataFrame:
     return read_table(path).to_pandas().set_index("sentence_id")
 
 
 def test_the_sentences_are_prose_of_one_split_each(embedded):
     table = read_table(embedded.results("corpus", "seed-0", "sentences.parquet")).to_pandas()
-    assert table["split"].value_counts().to_dict() == {"train": 48, "test": 16}
+    assert table["split"].value_counts().to_dict() == {"train": N_TRAIN, "test": N_TEST}
     assert table["text"].is_unique
     assert set(table.loc[table["split"] == "train", "document"]).isdisjoint(
         table.loc[table["split"] == "test", "document"]

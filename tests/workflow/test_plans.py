@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from studies import ROOT
+
+from onejump.planning import plan_study, with_defaults
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
@@ -34,6 +37,20 @@ def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     assert (jobs["train_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
     assert (jobs["train_joint_jump"], jobs["extract_head"], jobs["dump_activations"]) == (6, 3, 24)
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
+
+
+def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/study.yaml")
+    # Two variants at three seeds, ten at one; exit-levels has paper's jumps, per-level all of them but the joint one.
+    assert (jobs["train_jump"], jobs["train_joint_jump"], jobs["evaluate_jumps"]) == (30 * 14, 15, 16)
+    assert (jobs["evaluate_references"], jobs["evaluate_ranks"]) == (3 + 1 + 1, 3 + 2)
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    config = with_defaults(yaml.safe_load((ROOT / "config/study.yaml").read_text()), schema, schema)
+    planned = {line.cost.rule: line.jobs for line in plan_study(config)}
+    assert planned == {rule: jobs[rule] for rule in planned}
+    unplanned = {"fetch_dump", "fetch_gguf", "convert_gguf", "sample_sentences", "write_config", "all"}
+    unplanned |= {"summarise", "plot_figures", "plot_exact_figures", "plot_model_figures", "render_report"}
+    assert set(jobs) - set(planned) == unplanned
 
 
 def test_the_slurm_profile_is_found_by_its_name(tmp_path):

@@ -10,7 +10,8 @@ from studies import ROOT, Study
 pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
 # What follows from any change in a study: about all models, so made anew.
-SUMMARY = {"all": 1, "summarise": 1, "plot_figures": 6, "render_report": 1}
+FIGURES = {"plot_figures": 2, "plot_exact_figures": 4, "plot_model_figures": 2}
+SUMMARY = {"all": 1, "summarise": 1, "render_report": 1} | FIGURES
 
 
 def planned(study: Study, *args: str, **environment: str) -> Counter:
@@ -33,7 +34,7 @@ def by_rule(jobs: Counter) -> dict[str, int]:
 
 def models_of(jobs: Counter) -> set[str]:
     """Models of the jobs that are of one model; figures are of the summary."""
-    return {model for rule, model, _ in jobs if model and rule != "plot_figures"}
+    return {model for rule, model, _ in jobs if model and rule not in FIGURES}
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
         "select_jump": 6,
         "evaluate_jumps": 6,
         "test_claims": 6,
+        "evaluate_ranks": 4,
         "evaluate_references": 4,
     }
 
@@ -95,7 +97,7 @@ def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_li
             ["seed-*/jtc/*", "seed-*/*/jumps/*"],
             {"train_jump": 9, "train_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
         ),
-        (["seed-*/references/*", "seed-*/*/evaluation.parquet"], {}),
+        (["seed-*/references/*", "seed-*/*/evaluation.parquet", "seed-*/*/ranks.parquet"], {}),
     ],
 )
 def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, expected):
@@ -107,7 +109,8 @@ def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, 
     assert models_of(jobs) == {"tiny-llama"}
     if expected:
         expected = expected | {"select_jump": 3, "score_oracle": 3}
-    assert by_rule(jobs) == SUMMARY | expected | {"evaluate_jumps": 3, "evaluate_references": 2, "test_claims": 3}
+    evaluations = {"evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2, "test_claims": 3}
+    assert by_rule(jobs) == SUMMARY | expected | evaluations
 
 
 def test_one_models_rerun_leaves_the_others_files_untouched(finished_study, tmp_path):
@@ -129,7 +132,9 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
     assert models_of(jobs) == {"new"}
     assert by_rule(jobs) == SUMMARY | {
         "write_config": 1,
-        "plot_figures": 9,
+        "plot_figures": 3,
+        "plot_exact_figures": 6,
+        "plot_model_figures": 3,
         "choose_positions": 1,
         "extract_head": 1,
         "dump_activations": 2,
@@ -141,6 +146,7 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "select_jump": 3,
         "evaluate_jumps": 3,
         "test_claims": 3,
+        "evaluate_ranks": 2,
         "evaluate_references": 2,
     }
 
@@ -154,6 +160,6 @@ def test_a_changed_seed_dtype_or_rank_reruns_what_depends_on_it(finished_study):
     assert by_rule(jobs)["dump_activations"] == 2 and "choose_positions" not in by_rule(jobs)
     rank = {"variants": config["variants"] | {"other": config["variants"]["other"] | {"rank": 3}}}
     jobs = planned(Study(finished_study.folder, config | rank))
-    assert {variant for rule, _, variant in jobs if variant and rule != "plot_figures"} == {"other"}
+    assert {variant for rule, _, variant in jobs if variant and rule not in FIGURES} == {"other"}
     jobs = by_rule(planned(Study(finished_study.folder, config | {"seeds": [1]})))
     assert (jobs["sample_sentences"], jobs["dump_activations"]) == (1, 5) and "extract_head" not in jobs

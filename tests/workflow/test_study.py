@@ -47,6 +47,7 @@ def test_every_file_of_the_contract_is_there(finished_study):
                     "selection.json",
                     "transfer.parquet",
                 }
+                | ({"ranks.parquet"} if variant != "paper" else set())
             )
 
 
@@ -99,27 +100,46 @@ def test_a_second_run_does_nothing(finished_study):
     assert "Nothing to be done" in finished_study.snakemake().stdout
 
 
-def test_a_new_variant_runs_only_its_own_jobs(finished_study):
-    config = finished_study.config
-    finished_study.config = config | {"variants": config["variants"] | {"late": {"fit": "exact", "rank": 3}}}
-    plan = finished_study.snakemake("-n", "--quiet", "host").stdout
-    finished_study.config = config
+def jobs_for_another_variant(study, **choices) -> dict[str, int]:
+    """Jobs of each rule that a new variant makes run."""
+    config = study.config
+    study.config = config | {"variants": config["variants"] | {"late": choices}}
+    plan = study.snakemake("-n", "--quiet", "host").stdout
+    study.config = config
     table = plan.split("Job stats:")[1].split("total")[0]
     jobs = dict(line.split() for line in table.splitlines() if line.split()[-1:] and line.split()[-1].isdigit())
-    assert {name: int(count) for name, count in jobs.items()} == {
-        "all": 1,
-        "write_config": 1,
+    return {name: int(count) for name, count in jobs.items()}
+
+
+OF_ANY_VARIANT = {
+    "all": 1,
+    "write_config": 1,
+    "select_jump": 2,
+    "evaluate_jumps": 2,
+    "test_claims": 2,
+    "score_oracle": 2,
+    "summarise": 1,
+    "plot_model_figures": 2,
+    "render_report": 1,
+}
+
+
+def test_a_new_variant_runs_only_its_own_jobs(finished_study):
+    assert jobs_for_another_variant(finished_study, fit="exact", rank=3) == OF_ANY_VARIANT | {
         "train_jump": 6,
         "train_joint_jump": 2,
         "score_jumps": 2,
-        "select_jump": 2,
-        "evaluate_jumps": 2,
-        "test_claims": 2,
-        "score_oracle": 2,
-        "summarise": 1,
-        "plot_figures": 8,
-        "render_report": 1,
+        "evaluate_ranks": 2,
+        "plot_exact_figures": 6,
+        "plot_figures": 2,
     }
+
+
+def test_a_new_variant_uses_the_jumps_of_one_that_fits_alike(finished_study):
+    figures = {"plot_exact_figures": 4, "plot_figures": 4}
+    assert jobs_for_another_variant(finished_study, score_levels="0..K-1") == OF_ANY_VARIANT | figures
+    found = jobs_for_another_variant(finished_study, joint_batches="per_level")
+    assert found == OF_ANY_VARIANT | figures | {"train_joint_jump": 2}
 
 
 def test_the_same_study_elsewhere_gives_the_same_bytes(finished_study, tiny_study):

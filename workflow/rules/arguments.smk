@@ -1,6 +1,4 @@
 # Inputs and options that come from the config, source by source.
-import itertools
-
 CORPUS = config["corpus"]
 DUMP = CORPUS["source"].get("mediawiki_dump", {})
 HUB = CORPUS["source"].get("hub", {})
@@ -93,24 +91,3 @@ def model_args(wildcards, input):
 def rank_args(wildcards):
     rank = choice("rank")(wildcards)
     return "" if rank is None else f"--rank {rank}"
-
-
-def branches(pattern, **lists):
-    """A path for each model, seed and variant; each model has its own levels."""
-    paths = []
-    for model, seed, variant in itertools.product(
-        config["models"], config["seeds"], config["variants"]
-    ):
-        levels = [f"{k:02d}" for k in range(config["models"][model]["blocks"])]
-        choices = config["variants"][variant]
-        values = {
-            "model": model,
-            "seed": seed,
-            "variant": variant,
-            "level": levels,
-            **lists,
-        }
-        paths += expand(
-            pattern, target=choices["target"], positions=choices["positions"], **values
-        )
-    return sorted(set(paths))

@@ -7,7 +7,7 @@ rule test_claims:
         references=lambda wildcards: f"{BRANCH}/references/{{target}}.{{positions}}.parquet".format(
             **wildcards, **config["variants"][wildcards.variant]
         ),
-        jumps=level_paths("jumps/level-{level}.safetensors"),
+        jumps=jump_paths,
         selection=f"{VARIANT}/selection.json",
     output:
         claims=f"{VARIANT}/claims.parquet",
@@ -19,8 +19,9 @@ rule test_claims:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=mem_mb("test_claims"),
+        runtime=runtime("test_claims"),
+        disk_mb=disk_mb("test_claims"),
     params:
         jumps=lambda wildcards, input: repeat("--jump", input.jumps),
         code=code("claims"),

@@ -46,6 +46,12 @@ def check_config():
             f"config: evaluation.transfer_sentences is {config['evaluation']['transfer_sentences']}, "
             f"expected at most corpus.test = {config['corpus']['test']}"
         )
+    for name, choices in config["variants"].items():
+        unknown = set(choices["seeds"] or []) - set(config["seeds"])
+        if unknown:
+            raise WorkflowError(
+                f"config: variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"
+            )
 
 
 check_config()
@@ -70,28 +76,32 @@ wildcard_constraints:
 
 
 @functools.cache
+def meaning(module):
+    """Digest of a library module's syntax tree without docstrings and comments, and the library modules it imports."""
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("onejump"):
+            imported.add(node.module)
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
 def code(*modules):
-    """Digest of the meaning of library modules and of all they import: docstrings and comments do not count.
+    """Digest of the meaning of library modules and of all they import.
 
     Snakemake sees a changed parameter but not a changed module; this makes the one follow from the other.
     """
     found, waiting = {}, [f"onejump.{name}" for name in modules]
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        tree = ast.parse(Path(importlib.util.find_spec(name).origin).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "onejump"
-            ):
-                waiting.append(node.module)
-            if (
-                isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-                and ast.get_docstring(node) is not None
-            ):
-                node.body = node.body[1:]
-        found[name] = ast.dump(tree)
+        if name not in found:
+            found[name], imported = meaning(name)
+            waiting += imported
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -117,31 +127,6 @@ def blocks(wildcards):
 def choice(key):
     """A variant's choice, as a function of the wildcards."""
     return lambda wildcards: config["variants"][wildcards.variant][key]
-
-
-def shard_paths(split):
-    """All activation shards of a split, in order."""
-
-    def paths(wildcards):
-        number = config["models"][wildcards.model]["shards"][split]
-        return [
-            f"{BRANCH}/activations/{split}/shard-{i:02d}.safetensors".format(
-                **wildcards
-            )
-            for i in range(number)
-        ]
-
-    return paths
-
-
-def level_paths(pattern):
-    """A variant's file for each exit level 0..K-1, in order."""
-
-    def paths(wildcards):
-        levels = [{**wildcards, "level": f"{k:02d}"} for k in range(blocks(wildcards))]
-        return [f"{VARIANT}/{pattern}".format(**values) for values in levels]
-
-    return paths
 
 
 def repeat(option, files):

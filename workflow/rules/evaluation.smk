@@ -6,8 +6,8 @@ rule evaluate_jumps:
         head=f"{RESULTS}/{{model}}/head.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("test"),
-        jumps=level_paths("jumps/level-{level}.safetensors"),
-        joint=f"{VARIANT}/jumps/joint.safetensors",
+        jumps=jump_paths,
+        joint=shared(joint_of, "jumps/joint.safetensors"),
         selection=f"{VARIANT}/selection.json",
     output:
         evaluation=f"{VARIANT}/evaluation.parquet",
@@ -65,3 +65,42 @@ rule evaluate_references:
         "onejump evaluate-references --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
         " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
         " --out {output.references:q} 2> {log:q}"
+
+
+# Of exact variants: their solutions are nested in rank.
+rule evaluate_ranks:
+    input:
+        head=f"{RESULTS}/{{model}}/head.safetensors",
+        positions=f"{BRANCH}/positions.parquet",
+        train=shard_paths("train"),
+        test=shard_paths("test"),
+        jumps=jump_paths,
+        joint=shared(joint_of, "jumps/joint.safetensors"),
+    output:
+        ranks=f"{VARIANT}/ranks.parquet",
+    log:
+        f"{LOGS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("evaluate_ranks"),
+        runtime=runtime("evaluate_ranks"),
+        disk_mb=disk_mb("evaluate_ranks"),
+        gpu=1,
+    params:
+        train=lambda wildcards, input: repeat("--shard", input.train),
+        test=lambda wildcards, input: repeat("--test-shard", input.test),
+        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        target=choice("target"),
+        positions=choice("positions"),
+        score_levels=choice("score_levels"),
+        sentences=config["evaluation"]["transfer_sentences"],
+        code=code("ranks"),
+    shell:
+        "onejump evaluate-ranks --head {input.head:q} --positions-file {input.positions:q} {params.train} {params.test}"
+        " {params.jumps} --joint {input.joint:q} --target {params.target} --positions {params.positions}"
+        " --score-levels {params.score_levels} --sentences {params.sentences} --threads {threads}"
+        " --out {output.ranks:q} 2> {log:q}"

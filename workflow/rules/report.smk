@@ -11,11 +11,14 @@ TABLES = (
     "scores",
     "claims",
     "score_quality",
+    "shared_jumps",
+    "dynamic_exit",
+    "ranks",
     "verdicts",
     "spread",
     "chosen",
 )
-FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits")
+FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
 FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
 
 
@@ -47,8 +50,8 @@ rule summarise:
         config=f"{RESULTS}/config.json",
         heads=expand(f"{RESULTS}/{{model}}/head.safetensors", model=config["models"]),
         positions=branches(f"{BRANCH}/positions.parquet"),
-        jumps=branches(f"{VARIANT}/jumps/level-{{level}}.safetensors"),
-        joint=branches(f"{VARIANT}/jumps/joint.safetensors"),
+        jumps=branches(f"{BRANCH}/{{jumps}}/jumps/level-{{level}}.safetensors"),
+        joint=branches(f"{BRANCH}/{{joint}}/jumps/joint.safetensors"),
         jtc=branches(f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors"),
         selections=branches(f"{VARIANT}/selection.json"),
         references=branches(f"{BRANCH}/references/{{target}}.{{positions}}.parquet"),
@@ -56,6 +59,7 @@ rule summarise:
         transfer=branches(f"{VARIANT}/transfer.parquet"),
         claims=branches(f"{VARIANT}/claims.parquet"),
         oracles=branches(f"{VARIANT}/oracle.parquet"),
+        ranks=branches(f"{VARIANT}/ranks.parquet", fits=("exact",)),
     output:
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
     log:
@@ -76,24 +80,88 @@ rule summarise:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
 
 
+def variants_with(exact):
+    """A constraint on the wildcard: the variants whose fits are exact, or the others."""
+    names = [
+        name
+        for name, choices in config["variants"].items()
+        if (choices["fit"] == "exact") == exact
+    ]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def figure_files(kinds):
+    """The figures of a model, seed and variant, for the report of Snakemake."""
+    return {
+        kind: report(
+            f"{FIGURE}.{kind}.svg",
+            caption=f"../report/{kind}.rst",
+            category="{model}",
+            subcategory="{variant}",
+            labels={"seed": "{seed}", "figure": kind},
+        )
+        for kind in kinds
+    }
+
+
 rule plot_figures:
     input:
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
     output:
-        **{
-            kind: report(
-                f"{FIGURE}.{kind}.svg",
-                caption=f"../report/{kind}.rst",
-                category="{model}",
-                subcategory="{variant}",
-                labels={"seed": "{seed}", "figure": kind},
-            )
-            for kind in FIGURES
-        },
+        **figure_files(FIGURES),
     log:
         f"{LOGS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_with(exact=False),
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
+        figures=lambda wildcards, output: str(Path(output[0]).parent),
+        exact="",
+        code=code("figures"),
+    shell:
+        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
+        " --variant {wildcards.variant} {params.exact} --out {params.figures:q} 2> {log:q}"
+
+
+# Exact fits have one figure more.
+use rule plot_figures as plot_exact_figures with:
+    output:
+        **figure_files((*FIGURES, "ranks")),
+    log:
+        f"{LOGS}/plot_exact_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plot_exact_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_with(exact=True),
+    params:
+        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
+        figures=lambda wildcards, output: str(Path(output[0]).parent),
+        exact="--exact",
+        code=code("figures"),
+
+
+rule plot_model_figures:
+    input:
+        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+    output:
+        sensitivity=report(
+            f"{RESULTS}/figures/{{model}}.sensitivity.svg",
+            caption="../report/sensitivity.rst",
+            category="{model}",
+            labels={"figure": "sensitivity"},
+        ),
+    log:
+        f"{LOGS}/plot_model_figures/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plot_model_figures/{{model}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -105,8 +173,7 @@ rule plot_figures:
         figures=lambda wildcards, output: str(Path(output[0]).parent),
         code=code("figures"),
     shell:
-        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
-        " --variant {wildcards.variant} --out {params.figures:q} 2> {log:q}"
+        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
 
 
 rule render_report:
@@ -114,6 +181,10 @@ rule render_report:
         config=f"{RESULTS}/config.json",
         tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
         figures=branches(f"{FIGURE}.{{kind}}.svg", kind=FIGURES),
+        exact=branches(f"{FIGURE}.{{kind}}.svg", fits=("exact",), kind=["ranks"]),
+        models=expand(
+            f"{RESULTS}/figures/{{model}}.sensitivity.svg", model=config["models"]
+        ),
     output:
         report=report(
             f"reports/{STUDY}.html", caption="../report/study.rst", category="Report"

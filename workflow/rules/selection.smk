@@ -6,7 +6,7 @@ rule score_jumps:
         head=f"{RESULTS}/{{model}}/head.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
-        jumps=level_paths("jumps/level-{level}.safetensors"),
+        jumps=jump_paths,
     output:
         scores=f"{VARIANT}/scores.parquet",
         cosines=f"{VARIANT}/cosines.safetensors",
@@ -36,7 +36,7 @@ rule score_jumps:
 
 rule select_jump:
     input:
-        cosines=f"{VARIANT}/cosines.safetensors",
+        cosines=shared(jumps_of, "cosines.safetensors"),
     output:
         selection=f"{VARIANT}/selection.json",
     log:
@@ -63,8 +63,9 @@ rule score_oracle:
         head=f"{RESULTS}/{{model}}/head.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
-        jumps=level_paths("jumps/level-{level}.safetensors"),
-        cosines=f"{VARIANT}/cosines.safetensors",
+        jumps=jump_paths,
+        joint=shared(joint_of, "jumps/joint.safetensors"),
+        cosines=shared(jumps_of, "cosines.safetensors"),
     output:
         oracle=f"{VARIANT}/oracle.parquet",
     log:
@@ -75,8 +76,9 @@ rule score_oracle:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(3000),
-        runtime=grow(120),
+        mem_mb=mem_mb("score_oracle"),
+        runtime=runtime("score_oracle"),
+        disk_mb=disk_mb("score_oracle"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -87,5 +89,5 @@ rule score_oracle:
         code=code("oracle"),
     shell:
         "onejump score-oracle --head {input.head:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
-        " --cosines {input.cosines:q} --score-levels {params.score_levels} --target {params.target}"
-        " --positions {params.positions} --threads {threads} --out {output.oracle:q} 2> {log:q}"
+        " --joint {input.joint:q} --cosines {input.cosines:q} --score-levels {params.score_levels}"
+        " --target {params.target} --positions {params.positions} --threads {threads} --out {output.oracle:q} 2> {log:q}"

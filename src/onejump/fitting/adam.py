@@ -137,8 +137,8 @@ class Adam:
     Not by its class: making one imports PyTorch's compiler, which takes longer than a fit of a small model.
     """
 
-    def __init__(self, jump: Jump, learning_rate: float, steps: int) -> None:
-        self.parameters = dict(jump.named_parameters())
+    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, steps: int) -> None:
+        self.parameters = parameters
         self.first = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
@@ -209,7 +209,7 @@ def fit_adam(
     jump = jump.to(device)
     n_rows = len(fit.y)
     steps = epochs * (n_rows // min(batch_size, n_rows)) * (len(fit.x) if per_level else 1)
-    optimiser = Adam(jump, learning_rate, steps)
+    optimiser = Adam(dict(jump.named_parameters()), learning_rate, steps)
 
     best, train_curve, validation_curve = Jump(hidden_size, rank).to(device).eval(), [], []
     if checkpoint is not None and (saved := checkpoint.load()) is not None:

@@ -32,10 +32,10 @@ CONVERGED = 1e-8
 
 @dataclass(frozen=True)
 class AffineMap:
-    """Predictions `(((x - mean_x) / std_x) W + c) V'`; cut to its first r columns it is the optimum of rank r.
+    """Predictions `(((x - mean_x) / std_x) W + c) V'`; Eq. 2's optimum, cut to its first r columns, is that of rank r.
 
     Attributes:
-        W: [H, R]; c: [R]; V: [H, R] with orthonormal columns; mean_x, std_x: [H]. All float64.
+        W: [H, R]; c: [R]; V: [H, R], with orthonormal columns in Eq. 2's optimum; mean_x, std_x: [H]. All float64.
     """
 
     W: Tensor
@@ -55,6 +55,29 @@ class AffineMap:
         square = (W * (rows.xx @ W)).sum(0) / rows.n + mean_z.square()
         total = rows.yy / rows.n + rows.mean_y.dot(rows.mean_y)
         return total - (2 * cross - square).cumsum(0)
+
+    def jump(self) -> Jump:
+        """The map as a jump: B = V', A = W, BatchNorm weight 1, bias `beta` with `beta A = c`.
+
+        Raises:
+            OnejumpError: there is no such bias, since A has less than full rank.
+        """
+        hidden_size, rank = self.W.shape
+        jump = Jump(hidden_size, rank)
+        beta = torch.linalg.lstsq(self.W.T.cpu(), self.c.cpu()[:, None], driver="gelsd").solution[:, 0]
+        lost = float((self.W.T.cpu() @ beta - self.c.cpu()).norm() / self.c.norm().clamp_min(1e-30))
+        if lost > 1e-6:
+            raise OnejumpError(
+                f"rank {rank} is more than the fitting rows span; use a lower rank or more training sentences"
+            )
+        with torch.no_grad():
+            jump.A.copy_(self.W)
+            jump.B.copy_(self.V.T)
+            jump.bn.weight.fill_(1.0)
+            jump.bn.bias.copy_(beta)
+            jump.bn.running_mean.copy_(self.mean_x)
+            jump.bn.running_var.copy_(self.std_x.square() - jump.bn.eps)
+        return jump.eval()
 
 
 class RidgeSolver:
@@ -196,25 +219,6 @@ class ExactFit:
     def gap(self, train_mse: float) -> float:
         """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y)."""
         return (train_mse - self.optimum_mse) / (self.mean_mse - self.optimum_mse)
-
-    def jump(self) -> Jump:
-        """The map as a jump: B = V', A = W, BatchNorm weight 1, bias `beta` with `beta A = c`."""
-        hidden_size, rank = self.map.W.shape
-        jump = Jump(hidden_size, rank)
-        beta = torch.linalg.lstsq(self.map.W.T.cpu(), self.map.c.cpu()[:, None], driver="gelsd").solution[:, 0]
-        lost = float((self.map.W.T.cpu() @ beta - self.map.c.cpu()).norm() / self.map.c.norm().clamp_min(1e-30))
-        if lost > 1e-6:
-            raise OnejumpError(
-                f"rank {rank} is more than the fitting rows span; use a lower rank or more training sentences"
-            )
-        with torch.no_grad():
-            jump.A.copy_(self.map.W)
-            jump.B.copy_(self.map.V.T)
-            jump.bn.weight.fill_(1.0)
-            jump.bn.bias.copy_(beta)
-            jump.bn.running_mean.copy_(self.map.mean_x)
-            jump.bn.running_var.copy_(self.map.std_x.square() - jump.bn.eps)
-        return jump.eval()
 
 
 def fit_exact(fit: Moments, validation: Moments, rank: int, choose_ridge: bool = True) -> ExactFit:

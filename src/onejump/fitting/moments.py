@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onejump.activations import Activations
-from onejump.jumps import target_of
+from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
 
 VALIDATION_SHARE = 0.1
@@ -58,11 +58,33 @@ class Moments:
             self.yy + other.yy + weight * dy.dot(dy),
         )
 
+    def mse(self, jump: FoldedJump) -> float:
+        """Squared error of any jump on the rows, summed over H and averaged (OJFA, Eq. 2)."""
+        P, q, B = (part.to(self.xx) for part in (jump.P, jump.q, jump.B))
+        mean_z = self.mean_x @ P + q
+        zz = P.T @ self.xx @ P / self.n + torch.outer(mean_z, mean_z)
+        zy = P.T @ self.xy / self.n + torch.outer(mean_z, self.mean_y)
+        yy = self.yy / self.n + self.mean_y.dot(self.mean_y)
+        return float(yy - 2 * (zy * B).sum() + (zz * (B @ B.T)).sum())
+
 
 def level_moments(
-    activations: Activations, level: int, head: Head, target: str, device: torch.device
+    activations: Activations,
+    level: int,
+    head: Head,
+    target: str,
+    device: torch.device,
+    root: Tensor | None = None,
 ) -> tuple[Moments, Moments]:
     """Moments of one level's fitting rows and of its validation slice, one shard at a time.
+
+    Args:
+        activations: of the train split.
+        level: of the inputs.
+        head: of the model.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+        root: [H, H] float64, what targets are multiplied by: a root of the metric that errors are weighed by.
 
     Raises:
         OnejumpError: as `Activations.shards`.
@@ -72,6 +94,7 @@ def level_moments(
     sums: list[Moments | None] = [None, None]  # of the fitting rows and of the validation slice, shards added up
     for x, final in activations.shards(level, activations.n_blocks):
         y = target_of(final, head, target).to(device)
+        y = y if root is None else y.double() @ root
         x = x.to(device)
         cut = min(max(boundary - first, 0), len(x))
         for part, rows in enumerate((slice(None, cut), slice(cut, None))):

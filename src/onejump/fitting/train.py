@@ -1,5 +1,6 @@
 """The training stages: one jump, the joint jump, and the full-rank reference (JTC), each from dumped activations."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from onejump.activations import Activations, level_name
 from onejump.artifacts import OnejumpError, write_tensors
 from onejump.checkpoints import Checkpoint
 from onejump.fitting.adam import Rows, fit_adam
-from onejump.fitting.exact import ExactFit, fit_exact
-from onejump.fitting.moments import level_moments, validation_start
+from onejump.fitting.exact import fit_exact
+from onejump.fitting.kl import fit_kl
+from onejump.fitting.logits import fit_logits, metric_root
+from onejump.fitting.moments import Moments, level_moments, validation_start
 from onejump.jumps import default_rank, open_for_head, target_of
 from onejump.models import Head
 
@@ -35,11 +38,11 @@ def train_jump(
         head: of the model.
         level: 0..K-1, or None for the joint jump.
         path: the jump's file.
-        fit: `adam` or `exact`.
+        fit: `adam`, `exact`, `exact_logits` or `kl`.
         target: `pre_norm` or `post_norm`.
         rank: r, or None for floor(H / 100).
         joint_batches: `mixed` or `per_level`; used by the joint Adam fit alone.
-        seed: of the Adam fit.
+        seed: of the Adam and KL fits.
         device: where to fit.
 
     Raises:
@@ -51,8 +54,9 @@ def train_jump(
         raise OnejumpError(
             f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
         )
-    # An Adam fit needs only the optimum that it is measured by.
-    exact = _exact_fit(activations, levels, head, target, rank, device, choose_ridge=fit == "exact")
+    fitting, validation = _moments(activations, levels, head, target, device)
+    # Other fits need only the optimum that they are measured by, or start from.
+    exact = fit_exact(fitting, validation, rank, choose_ridge=fit == "exact")
     name = "joint" if level is None else str(level)
     metadata = {
         "level": name,
@@ -66,16 +70,17 @@ def train_jump(
         "optimum_mse": exact.optimum_mse,
         "mean_mse": exact.mean_mse,
     }
+    # Each level its own stream of random numbers, so that no two jumps start alike.
+    stream = seed * 1000 + (999 if level is None else level)
+    checkpoint = None
     if fit == "exact":
-        jump, train_mse, validation_mse = exact.jump(), exact.train_mse, exact.validation_mse
+        jump, train_mse, validation_mse = exact.map.jump(), exact.train_mse, exact.validation_mse
         metadata |= {"ridge": exact.ridge}
-    else:
-        rows = _rows(activations, levels, head, target, device)
-        # Each level its own stream of random numbers, so that no two jumps start alike.
-        stream = seed * 1000 + (999 if level is None else level)
+    elif fit == "adam":
         per_level = level is None and joint_batches == "per_level"
         facts = metadata | {"per_level": per_level, "activations_sha256": activations.sha256}
         checkpoint = Checkpoint(path, facts, device)
+        rows = _rows(activations, levels, head, target, device)
         result = fit_adam(*rows, rank, stream, per_level=per_level, progress=f"jump {name}", checkpoint=checkpoint)
         jump, train_mse, validation_mse = result.jump, result.train_mse, result.validation_mse
         metadata |= {
@@ -83,9 +88,25 @@ def train_jump(
             "train_curve": result.train_curve,
             "validation_curve": result.validation_curve,
         }
+    else:
+        if fit == "exact_logits":
+            root = metric_root(head, target, device)
+            weighed = _moments(activations, levels, head, target, device, root)
+            found, metadata["ridge"] = fit_logits(*weighed, rank, root)
+        else:
+            rows = _rows(activations, levels, head, target, device)
+            result = fit_kl(*rows, exact.map, head.to(device), target, stream, progress=f"jump {name}")
+            found = result.map
+            metadata |= {
+                "best_step": result.best_step,
+                "train_kl_curve": result.train_curve,
+                "validation_kl_curve": result.validation_curve,
+            }
+        jump = found.jump()
+        train_mse, validation_mse = (rows.mse(jump.fold()) for rows in (fitting, validation))
     metadata |= {"train_mse": train_mse, "validation_mse": validation_mse, "gap": exact.gap(train_mse)}
     jump.save(path, metadata)
-    if fit == "adam":
+    if checkpoint is not None:
         checkpoint.remove()
 
 
@@ -104,23 +125,19 @@ def exit_levels(activations: Activations, level: int | None) -> list[int]:
     return [level]
 
 
-def _exact_fit(
+def _moments(
     activations: Activations,
     levels: list[int],
     head: Head,
     target: str,
-    rank: int,
     device: torch.device,
-    choose_ridge: bool = True,
-) -> ExactFit:
+    root: torch.Tensor | None = None,
+) -> tuple[Moments, Moments]:
+    """Moments of the fitting rows and of the validation slice, of all levels together; `root` as in level_moments."""
     if len(activations) < 3:
         raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
-    fit = validation = None
-    for level in levels:
-        more_fit, more_validation = level_moments(activations, level, head, target, device)
-        fit = more_fit if fit is None else fit + more_fit
-        validation = more_validation if validation is None else validation + more_validation
-    return fit_exact(fit, validation, rank, choose_ridge)
+    parts = (level_moments(activations, level, head, target, device, root) for level in levels)
+    return functools.reduce(lambda whole, part: (whole[0] + part[0], whole[1] + part[1]), parts)
 
 
 def _rows(
@@ -143,7 +160,7 @@ def fit_jtc(activations: Activations, head: Head, path: str | Path, target: str,
     """
     tensors, metadata = {}, {"kind": "jtc", "target": target, "head_sha256": head.metadata["sha256"]}
     for level in tqdm(exit_levels(activations, None), desc="JTC", unit="level", mininterval=30):
-        exact = _exact_fit(activations, [level], head, target, activations.hidden_size, device)
+        exact = fit_exact(*_moments(activations, [level], head, target, device), activations.hidden_size)
         weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
         tensors[f"{level_name(level)}.weight"] = weight.float()
         tensors[f"{level_name(level)}.bias"] = (exact.map.V @ exact.map.c - exact.map.mean_x @ weight).float()

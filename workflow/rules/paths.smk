@@ -1,0 +1,65 @@
+# Files that rules take, by model, seed and variant. Variants that fit alike share their jumps.
+import itertools
+
+from onejump.variants import FITS, joint_of, jumps_of, seeds_of
+
+
+def shard_paths(split):
+    """All activation shards of a split, in order."""
+
+    def paths(wildcards):
+        number = config["models"][wildcards.model]["shards"][split]
+        return [
+            f"{BRANCH}/activations/{split}/shard-{i:02d}.safetensors".format(
+                **wildcards
+            )
+            for i in range(number)
+        ]
+
+    return paths
+
+
+def shared(owner, pattern):
+    """A file of the variant that this one shares it with, by `jumps_of` or `joint_of`."""
+
+    def path(wildcards):
+        variant = owner(wildcards.variant, config["variants"])
+        return f"{VARIANT}/{pattern}".format(**{**wildcards, "variant": variant})
+
+    return path
+
+
+def jump_paths(wildcards):
+    """A variant's jump of each exit level 0..K-1, in order."""
+    variant = jumps_of(wildcards.variant, config["variants"])
+    levels = [f"{k:02d}" for k in range(blocks(wildcards))]
+    return expand(
+        f"{VARIANT}/jumps/level-{{level}}.safetensors",
+        **{**wildcards, "variant": variant, "level": levels},
+    )
+
+
+def branches(pattern, fits=FITS, **lists):
+    """A path for each model, seed and variant that is fitted so; each model has its own levels. `{jumps}` and `{joint}`
+    are the variants that this one shares its jumps and its joint jump with."""
+    paths = []
+    for model, seed, variant in itertools.product(
+        config["models"], config["seeds"], config["variants"]
+    ):
+        choices = config["variants"][variant]
+        if choices["fit"] not in fits or seed not in seeds_of(variant, config):
+            continue
+        levels = [f"{k:02d}" for k in range(config["models"][model]["blocks"])]
+        values = {
+            "model": model,
+            "seed": seed,
+            "variant": variant,
+            "jumps": jumps_of(variant, config["variants"]),
+            "joint": joint_of(variant, config["variants"]),
+            "level": levels,
+            **lists,
+        }
+        paths += expand(
+            pattern, target=choices["target"], positions=choices["positions"], **values
+        )
+    return sorted(set(paths))
