@@ -15,6 +15,7 @@ demo: $(INSTALLED)
 # The embedded model at the paper's sample sizes; hours on two cores, and it goes on where it stopped.
 study: $(INSTALLED)
 	snakemake --profile profiles/local --configfile config/study.yaml
+	mkdir -p docs/results
 	cp results/study/summary/*.csv docs/results/
 	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze; } > docs/results/made-by.txt
 

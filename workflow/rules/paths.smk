@@ -3,6 +3,8 @@ import itertools
 
 from onejump.variants import FITS, joint_of, jumps_of, seeds_of
 
+FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
+
 
 def shard_paths(split):
     """All activation shards of a split, in order."""
@@ -63,3 +65,27 @@ def branches(pattern, fits=FITS, **lists):
             pattern, target=choices["target"], positions=choices["positions"], **values
         )
     return sorted(set(paths))
+
+
+def variants_with(exact):
+    """A constraint on the wildcard: the variants whose fits are exact, or the others."""
+    names = [
+        name
+        for name, choices in config["variants"].items()
+        if (choices["fit"] == "exact") == exact
+    ]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def figure_files(kinds):
+    """The figures of a model, seed and variant, for the report of Snakemake."""
+    return {
+        kind: report(
+            f"{FIGURE}.{kind}.svg",
+            caption=f"../report/{kind}.rst",
+            category="{model}",
+            subcategory="{variant}",
+            labels={"seed": "{seed}", "figure": kind},
+        )
+        for kind in kinds
+    }

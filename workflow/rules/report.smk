@@ -19,7 +19,6 @@ TABLES = (
     "chosen",
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
-FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
 
 
 localrules:
@@ -78,30 +77,6 @@ rule summarise:
         code=code("statistics"),
     shell:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
-
-
-def variants_with(exact):
-    """A constraint on the wildcard: the variants whose fits are exact, or the others."""
-    names = [
-        name
-        for name, choices in config["variants"].items()
-        if (choices["fit"] == "exact") == exact
-    ]
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
-def figure_files(kinds):
-    """The figures of a model, seed and variant, for the report of Snakemake."""
-    return {
-        kind: report(
-            f"{FIGURE}.{kind}.svg",
-            caption=f"../report/{kind}.rst",
-            category="{model}",
-            subcategory="{variant}",
-            labels={"seed": "{seed}", "figure": kind},
-        )
-        for kind in kinds
-    }
 
 
 rule plot_figures:
