@@ -483,7 +483,7 @@ def test_steps_are_those_of_pytorchs_optimiser():
     plain, found = (random_jump(9, 2, 4) for _ in range(2))
     optimiser = torch.optim.Adam(plain.parameters(), lr=0.03)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=40)
-    ours = Adam(found, 0.03, 40)
+    ours = Adam(dict(found.named_parameters()), 0.03, 40)
     for step in range(40):
         gradients = {name: torch.sin(step + 3 * parameter.detach()) for name, parameter in plain.named_parameters()}
         for name, parameter in plain.named_parameters():
