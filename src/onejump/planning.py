@@ -426,7 +426,7 @@ class ModelPlan:
         jumps = K * self._jump_bytes(r) * 2 + K * r * r * 4
         shard = rows * (H * 5 * 4 + K * r * 4 * 5)
         read = 2 * (K + 1) * self._level(self.train) + K * self._jump_bytes(r)
-        head = self._head_file + self.architecture.vocabulary * H * 4
+        head = self.architecture.vocabulary * H * 4
         return Cost("score_jumps", flops, moved, read, cosines, 3 * cosines + self._head_file, jumps + shard + head)
 
     def select_jump(self) -> Cost:

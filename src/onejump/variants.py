@@ -1,15 +1,16 @@
 """What variants share: those that differ only in what comes after a fit use the same jumps; and their seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 FITS = ("adam", "exact", "exact_logits", "kl")
-# Choices that a level's jump depends on, and with it the cosines.
+# Choices that a level's jump depends on, and with it the cosines; and the rest, with their defaults.
 FITTED_BY = ("fit", "target", "positions", "rank")
+LATER = {"score_levels": "1..K", "joint_batches": "mixed"}
 
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
-    """The variant whose level jumps and cosines this one uses: the first with the same fits."""
-    return _first(variant, variants, lambda choices: [choices[key] for key in FITTED_BY])
+    """The variant whose level jumps and cosines this one uses: of those with the same fits, the plainest."""
+    return _plainest(variant, variants, lambda choices: [choices[key] for key in FITTED_BY])
 
 
 def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
@@ -19,7 +20,7 @@ def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
         batches = choices["joint_batches"] if choices["fit"] == "adam" else None
         return [*(choices[key] for key in FITTED_BY), batches]
 
-    return _first(variant, variants, fitted_by)
+    return _plainest(variant, variants, fitted_by)
 
 
 def seeds_of(variant: str, config: Mapping) -> list[int]:
@@ -27,5 +28,7 @@ def seeds_of(variant: str, config: Mapping) -> list[int]:
     return config["variants"][variant].get("seeds") or config["seeds"]
 
 
-def _first(variant: str, variants: Mapping[str, Mapping], key) -> str:
-    return next(name for name, choices in variants.items() if key(choices) == key(variants[variant]))
+def _plainest(variant: str, variants: Mapping[str, Mapping], key: Callable[[Mapping], list]) -> str:
+    """Of the variants alike in `key` the one with the fewest other choices, so that no later variant takes its place."""
+    alike = [name for name, choices in variants.items() if key(choices) == key(variants[variant])]
+    return min(alike, key=lambda name: sum(variants[name][choice] != default for choice, default in LATER.items()))

@@ -72,7 +72,7 @@ def test_saved_states_through_the_saved_head_give_the_models_own_logits(embedded
         torch.testing.assert_close(logits[row], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("dtype", "of_score", "of_precision"), [("bfloat16", 0.02, 0.03), ("float16", 0.002, 0.005)])
+@pytest.mark.parametrize(("dtype", "of_score", "of_precision"), [("bfloat16", 0.04, 0.02), ("float16", 0.002, 0.005)])
 def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_path, dtype, of_score, of_precision):
     """The float32 study against the same sentences dumped in half precision and fitted, scored and evaluated anew."""
     branch, K = embedded.results(MODEL, "seed-0"), 30
