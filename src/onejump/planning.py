@@ -22,7 +22,7 @@ MB, GB = 1e6, 1e9
 TOKENS = 16.0
 # What the fits do; the library's own numbers, which cannot be imported without PyTorch. A test compares them.
 EPOCHS, BATCH_SIZE, N_RIDGES, OVERSAMPLING = 80, 128, 10, 10
-CLAIM_RESAMPLES, LARGEST_RANK, RANK_POINTS = 10_000, 8, 10
+CLAIM_RESAMPLES, LARGEST_RANK, RANK_POINTS = 10_000, 8, 6
 KL_STEPS, KL_BATCH_SIZE, KL_VALIDATE_EVERY = 200, 64, 25
 # Block products until the largest eigenvalues stand still: for the first ridge, and for each further one.
 BLOCKS_FIRST, BLOCKS_MORE = 15, 3
@@ -464,11 +464,11 @@ class ModelPlan:
         moments, read, memory = self._moments(1)
         solve = H**3 / 3 + BLOCKS_FIRST * 2 * 4 * H * H * (R + OVERSAMPLING)
         scores = (K + 1) * self.train * 2 * K * R * 2 * H
-        # Ranks are spaced evenly in their logarithm: together about thrice the largest.
+        # Ranks are spaced evenly in their logarithm: together less than twice the largest.
         exits = RANK_POINTS * 3 * K * n
         flops = {
             "float64": (K + 1) * solve + K * moments,
-            "float32": scores + 2 * V * (RANK_POINTS * n * H + 3 * R * K * (H + n) + 3 * K * n * 3 * R),
+            "float32": scores + 2 * V * (RANK_POINTS * n * H + 2 * R * K * (H + n) + 3 * K * n * 2 * R),
         }
         moved = exits * V * 4 * 5 + (K + 1) * self.train * K * R * 4 * 8
         jumps, fused = (K + 1) * 2 * H * R * 4, 3 * (K + 1) * R * V * 4

@@ -24,7 +24,7 @@ from onejump.models import Head
 from onejump.selection import signed_square
 
 LARGEST = 8  # the curve's largest rank is H / LARGEST
-POINTS = 10
+POINTS = 6
 BOOTSTRAP_SEED = 0
 _INTERVAL = ("{}", "{}_low", "{}_high")
 RANK_COLUMNS = (

@@ -29,6 +29,6 @@ def seeds_of(variant: str, config: Mapping) -> list[int]:
 
 
 def _plainest(variant: str, variants: Mapping[str, Mapping], key: Callable[[Mapping], list]) -> str:
-    """Of the variants alike in `key` the one with the fewest other choices, so that no later variant takes its place."""
+    """Of the variants alike in `key` the one with the fewest other choices: no later variant takes its place."""
     alike = [name for name, choices in variants.items() if key(choices) == key(variants[variant])]
     return min(alike, key=lambda name: sum(variants[name][choice] != default for choice, default in LATER.items()))

@@ -67,7 +67,7 @@ rule evaluate_references:
         " --out {output.references:q} 2> {log:q}"
 
 
-# Of exact variants: their solutions are nested in rank.
+# Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
 rule evaluate_ranks:
     input:
         head=f"{RESULTS}/{{model}}/head.safetensors",
@@ -82,6 +82,7 @@ rule evaluate_ranks:
         f"{LOGS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    priority: 5
     conda:
         "../../envs/study.yaml"
     threads: 1
