@@ -75,7 +75,7 @@ def score_oracle(
 
     Returns:
         jump int32, null for the joint jump; d_m, cosine, squared_cosine (null for the joint jump), mse (SCORES);
-        explained, the share that mse leaves of mean(Y)'s error; precision, mean over exit levels.
+        explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
 
     Raises:
         OnejumpError: the cosines' file is damaged.

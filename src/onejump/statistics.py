@@ -316,7 +316,7 @@ def _score_quality_table(oracle: pd.DataFrame, transfer: pd.DataFrame) -> pd.Dat
 def _shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) -> pd.DataFrame:
     """The two jumps that serve all levels: what they were fitted for beside what they are used for.
 
-    `mse` and `explained` (Eq. 2's error over all exit levels, and the share of mean(Y)'s that it leaves) are of the
+    `mse` and `explained` (Eq. 2's error over all exit levels, and by what share it is below mean(Y)'s) are of the
     training sentences, `held_out_precision` of their validation slice, precision and surprisal of the test sentences.
     """
     rows = []
