@@ -109,6 +109,7 @@ def _variant_tables(
     metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
     costs = Costs(n_blocks, shape[1], shape[0], jump_files["joint"].value("rank"), head.value("block_parameters"))
     exact = jump_files["joint"].metadata["fit"] == "exact"
+    ranks = read_table(folder / "ranks.parquet").to_pandas() if exact else pd.DataFrame(columns=RANK_COLUMNS)
     oracle = read_table(folder / "oracle.parquet").to_pandas()
     return {
         "levels": _levels_table(grids),
@@ -130,7 +131,7 @@ def _variant_tables(
         "score_quality": _score_quality_table(oracle[oracle["jump"].notna()], transfer),
         "shared_jumps": _shared_jumps_table(grids, ojfa, oracle.set_index(oracle["jump"].fillna(JOINT).astype(int))),
         "dynamic_exit": dynamic_exit_table(*metrics, costs),
-        "ranks": read_table(folder / "ranks.parquet").to_pandas() if exact else pd.DataFrame(columns=RANK_COLUMNS),
+        "ranks": ranks.astype({"jump": "Int32"}),  # null where it is no single jump
     }
 
 
