@@ -23,17 +23,8 @@ from onejump.figures import (
     Rows,
     read_summary,
 )
-from onejump.variants import seeds_of
+from onejump.variants import VARIANT_DEFAULTS, seeds_of
 
-# What a variant means where its configuration is silent: the first value of each row of the design's table.
-VARIANT_DEFAULTS = {
-    "fit": "adam",
-    "target": "pre_norm",
-    "positions": "all",
-    "score_levels": "1..K",
-    "rank": None,
-    "joint_batches": "mixed",
-}
 CLAIMS = {
     "C1": "30 times fewer parameters",
     "C2": "OJFA beats arbitrary jumps",

@@ -3,9 +3,17 @@
 from collections.abc import Callable, Mapping
 
 FITS = ("adam", "exact", "exact_logits", "kl")
-# Choices that a level's jump depends on, and with it the cosines; and the rest, with their defaults.
+# What a variant means where its configuration is silent: the first value of each row of the design's table.
+VARIANT_DEFAULTS = {
+    "fit": "adam",
+    "target": "pre_norm",
+    "positions": "all",
+    "score_levels": "1..K",
+    "rank": None,
+    "joint_batches": "mixed",
+}
+# Choices that a level's jump depends on, and with it the cosines.
 FITTED_BY = ("fit", "target", "positions", "rank")
-LATER = {"score_levels": "1..K", "joint_batches": "mixed"}
 
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
@@ -31,4 +39,5 @@ def seeds_of(variant: str, config: Mapping) -> list[int]:
 def _plainest(variant: str, variants: Mapping[str, Mapping], key: Callable[[Mapping], list]) -> str:
     """Of the variants alike in `key` the one with the fewest other choices: no later variant takes its place."""
     alike = [name for name, choices in variants.items() if key(choices) == key(variants[variant])]
-    return min(alike, key=lambda name: sum(variants[name][choice] != default for choice, default in LATER.items()))
+    others = VARIANT_DEFAULTS.keys() - set(FITTED_BY)
+    return min(alike, key=lambda name: sum(variants[name][choice] != VARIANT_DEFAULTS[choice] for choice in others))
