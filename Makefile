@@ -7,7 +7,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The study takes nothing from the hub, so nothing may try to reach it.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo study test test-cluster lint rehearse install clean
+# The study that `make provenance` and `make screenshots` are about.
+CONFIG ?= config/config.yaml
+STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
+
+.PHONY: demo study provenance test test-cluster lint rehearse docs screenshots install clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -19,8 +23,12 @@ study: $(INSTALLED)
 	cp results/study/summary/*.csv docs/results/
 	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze; } > docs/results/made-by.txt
 
+# Each figure and table of a finished study with the jobs that made it, their code and times: a zip with a page in it.
+provenance: $(INSTALLED)
+	snakemake --cores 1 --configfile $(CONFIG) --report reports/$(STUDY)-provenance.zip
+
 test: $(INSTALLED) lint
-	pytest -n 2 --dist loadgroup tests/unit tests/workflow
+	pytest -n 2 --dist loadgroup tests/unit tests/workflow tests/report
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
@@ -30,6 +38,13 @@ rehearse: $(INSTALLED)
 	onejump rehearse gpt2-xl --dtype float32
 	onejump rehearse phi-3-mini --dtype bfloat16
 	onejump rehearse llama-2-7b --dtype float16
+
+# What in the docs is made from code and results: the table of all keys, and pictures of a finished study's report.
+docs: $(INSTALLED)
+	python docs/describe_config.py
+
+screenshots: $(INSTALLED)
+	python tests/report/screenshots.py reports/$(STUDY).html docs/screenshots
 
 lint: $(INSTALLED)
 	ruff check .

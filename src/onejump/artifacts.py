@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DIGEST_KEY = "sha256"
+DEVICE_LINE = "onejump: runs on "  # begins the log of each job that computes
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 

@@ -5,23 +5,28 @@ import gc
 import json
 import os
 import sys
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from onejump.artifacts import OnejumpError, write_table
+from onejump.artifacts import DEVICE_LINE, OnejumpError, write_table
 from onejump.variants import FITS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+DEBUG_VARIABLE = "ONEJUMP_DEBUG"
 REPORTED_PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="onejump")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help=f"Show the trace of an error; {DEBUG_VARIABLE}=1 does it in all jobs.")
+def cli(debug: bool) -> None:
     """One Jump Fits All, stage by stage: corpus, activations, jumps, selection, evaluation, report."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
 
 
 def option_group(*options):
@@ -59,11 +64,14 @@ activation_options = option_group(
 def _device(device: str, threads: int | None):
     import torch
 
-    from onejump.models import resolve_device
+    from onejump.models import describe_device, resolve_device
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return resolve_device(device)
+    found = resolve_device(device)
+    # First in the job's log, where the report looks for it.
+    print(DEVICE_LINE + describe_device(found, torch.get_num_threads()), file=sys.stderr)
+    return found
 
 
 def _source(model: str, revision: str | None, trust_remote_code: bool, gpus: int = 1):
@@ -496,17 +504,18 @@ def draw_figures(summary, model, seed, variant, exact, out) -> None:
 @click.option("--summary", type=FOLDER, required=True, help="Folder of the summary tables.")
 @click.option("--figures", type=FOLDER, required=True, help="Folder of the figures.")
 @click.option("--benchmarks", type=FOLDER, required=True, help="Folder of the jobs' benchmark files.")
+@click.option("--logs", type=FOLDER, required=True, help="Folder of the jobs' logs.")
 @out_option
-def render_report(config_file, summary, figures, benchmarks, out) -> None:
+def render_report(config_file, summary, figures, benchmarks, logs, out) -> None:
     """Render the study's report: one self-contained HTML file."""
     from onejump import report
     from onejump.artifacts import read_json
-    from onejump.statistics import read_timings
+    from onejump.statistics import read_hardware, read_timings
 
     config = read_json(config_file)
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in REPORTED_PACKAGES}
-    timings = read_timings(benchmarks)
-    report.render(config["study"], summary, figures, config, versions, timings, out)
+    jobs = read_timings(benchmarks), read_hardware(logs)
+    report.render(config["study"], summary, figures, config, versions, *jobs, out)
 
 
 @cli.command()
@@ -543,6 +552,14 @@ def write_config(config, out) -> None:
     write_text(out, json.dumps(content, indent=2) + "\n")  # in the user's order, which the report keeps
 
 
+def _fail(message: str) -> int:
+    """Say in one line what is wrong, after the trace where that was asked for; the exit status."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
+    print(f"onejump: error: {message}", file=sys.stderr)
+    return 1
+
+
 def main() -> None:
     """Entry point: errors in one line, and a quick start and end, since a study is hundreds of short jobs.
 
@@ -553,14 +570,9 @@ def main() -> None:
     try:
         status = cli.main(standalone_mode=False) or 0
     except OnejumpError as error:
-        print(f"onejump: error: {error}", file=sys.stderr)
-        status = 1
+        status = _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
-        print(
-            f"onejump: error: {error.filename or 'files'}: {error.strerror}; make room or mend the rights",
-            file=sys.stderr,
-        )
-        status = 1
+        status = _fail(f"{error.filename or 'files'}: {error.strerror}; make room or mend the rights")
     except click.ClickException as error:
         error.show()
         status = error.exit_code

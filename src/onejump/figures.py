@@ -1,8 +1,8 @@
 """Figures of a study, drawn from its summary tables and from nothing else.
 
 `FIGURES` and `EXACT_FIGURES` name the kinds that take the tables' rows of one model, seed and variant and return a
-Figure, `MODEL_FIGURES` those of a model over all of them. They are written as SVG, byte for byte the same for the same
-tables.
+Figure, `MODEL_FIGURES` those of a model over all of them. They are written as SVG, for the report, and as PDF, for
+papers, byte for byte the same for the same tables.
 """
 
 from collections.abc import Callable
@@ -91,7 +91,10 @@ _STYLE = {
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
     "svg.hashsalt": "onejump",
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default
 }
+# What the report finds in the SVG of `transfer` by this id: the area of the K x K cells.
+GRID_ID = "part-grid"
 
 
 @dataclass(frozen=True)
@@ -154,20 +157,22 @@ def read_summary(summary: Path, name: str, *columns: str) -> pd.DataFrame:
 
 
 def draw(kind: str, summary: Path, model: str, seed: int | None, variant: str | None, path: Path) -> None:
-    """Draw one figure and write it as SVG; equal tables give equal bytes.
+    """Draw one figure and write it as SVG and, beside it, as PDF; equal tables give equal bytes.
 
     Args:
         kind: a key of `FIGURES`, `EXACT_FIGURES` or `MODEL_FIGURES`.
         summary: the folder with the study's summary tables.
         model, seed, variant: whose rows to draw; a figure of a model needs no seed and no variant.
-        path: the SVG file.
+        path: the SVG file; the PDF has the same name with another suffix.
 
     Raises:
         OnejumpError: no such kind, or a table is missing or lacks the columns or rows.
     """
     figure = make_figure(kind, summary, model, seed, variant)
-    with style.context(["default", _STYLE]), atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+    undated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
+    for format_, metadata in undated.items():
+        with style.context(["default", _STYLE]), atomic_path(path.with_suffix(f".{format_}")) as temporary:
+            figure.savefig(temporary, format=format_, dpi=200, metadata=metadata)
 
 
 def make_figure(kind: str, summary: Path, model: str, seed: int | None, variant: str | None) -> Figure:
@@ -283,6 +288,7 @@ def transfer(rows: Rows) -> Figure:
     edges = np.arange(size + 1) - 0.5
     top = grid.max(axis=None) or 1  # a grid of nothing but misses is dark, not halfway up a scale around zero
     mesh = heat.pcolormesh(edges, edges, grid.to_numpy(), cmap="mako", vmin=0, vmax=top, rasterized=True)
+    heat.patch.set_gid(GRID_ID)
     colour = METHOD_STYLES["ojfa"].colour
     heat.add_patch(Rectangle((-0.5, chosen - 0.5), size, 1, fill=False, edgecolor=colour, linewidth=1.6, clip_on=False))
     heat.set(xlabel=LEVEL, ylabel=JUMP, ylim=(size - 0.5, -0.5))

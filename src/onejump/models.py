@@ -7,6 +7,8 @@ some models add (logit scaling, soft-capping). It is saved apart, so that no lat
 import copy
 import hashlib
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +55,17 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnejumpError(f"device {name!r} cannot be used here ({reason}); use auto, cpu, cuda or mps") from error
+
+
+def describe_device(device: torch.device, threads: int) -> str:
+    """The device's name as its maker has it, and for a CPU the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{platform.machine()} GPU"
+    info = Path("/proc/cpuinfo")  # the platform module knows the name of a CPU on no Linux
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
 
 
 # ------------------------------------------------------------------------------------------------- fetch and convert

@@ -3,17 +3,16 @@
 Every number in it comes from a table or the configuration and is formatted here; the template holds words only.
 """
 
-import re
-import xml.etree.ElementTree as ElementTree
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from onejump.artifacts import OnejumpError, require_file, write_text
+from onejump.artifacts import OnejumpError, write_text
+from onejump.drawings import Drawings
 from onejump.figures import (
     EXACT_FIGURES,
     FIGURES,
@@ -36,6 +35,13 @@ CLAIMS = {
 METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 # The single jumps of equal size that were measured on the same sentences; the arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
+# What the validation slice decides, by fit.
+CHOICES = {
+    "adam": "the best epoch of Adam fits",
+    "exact": "the ridge of exact fits",
+    "exact_logits": "the ridge of fits weighed by the output head",
+    "kl": "the best step of KL fits",
+}
 DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared in a table
 SHARED_COLUMNS = ("mse", "explained", "held_out_precision", "precision", "surprisal")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -49,6 +55,7 @@ def render(
     config: dict,
     versions: dict[str, str],
     timings: pd.DataFrame,
+    hardware: pd.DataFrame,
     path: Path,
 ) -> None:
     """Write a study's report.
@@ -60,6 +67,7 @@ def render(
         config: its validated configuration.
         versions: package -> version.
         timings: rule, jobs, seconds_total, seconds_max, max_rss_mb.
+        hardware: device, jobs.
         path: the HTML file.
 
     Raises:
@@ -73,6 +81,7 @@ def render(
         for seed in config["seeds"]
     ]
     verdicts = _verdicts(summary, config)
+    fits = [(choices or {}).get("fit", VARIANT_DEFAULTS["fit"]) for choices in config["variants"].values()]
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -105,6 +114,11 @@ def render(
             variant_seeds={name: seeds_of(name, config) for name in config["variants"]},
             versions=versions,
             timings=timings.to_dict("records"),
+            hardware=hardware.to_dict("records"),
+            fit_choices=[words for fit, words in CHOICES.items() if fit in fits],
+            # The page links to files beside it; it needs none of them to be read.
+            folders={"summary": _relative(summary, path), "figures": _relative(figures, path)},
+            glyphs=drawing.glyphs(),
         )
     )
     write_text(path, page)
@@ -113,7 +127,11 @@ def render(
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
-def _model(summary: Path, drawings: "Drawings", slug: str, seed: int, variants: list[str]) -> dict:
+def _relative(folder: Path, page: Path) -> str:
+    return Path(os.path.relpath(folder, Path(page).parent)).as_posix()
+
+
+def _model(summary: Path, drawings: Drawings, slug: str, seed: int, variants: list[str]) -> dict:
     """One model at one seed, with a branch for each variant."""
     columns = ["name", "revision", "dtype", "n_blocks", "hidden_size", "vocabulary", "parameters"]
     columns += ["n_train", "n_test", "bos", "transfer_sentences"]
@@ -128,7 +146,7 @@ def _model(summary: Path, drawings: "Drawings", slug: str, seed: int, variants: 
     return model | {"branches": [_branch(Rows(summary, slug, seed, variant), model, drawings) for variant in variants]}
 
 
-def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
+def _branch(rows: Rows, model: dict, drawings: Drawings) -> dict:
     """One model, seed and variant: what its section of the report shows."""
     scores, chosen = rows.selected()
     branch = {
@@ -149,6 +167,7 @@ def _branch(rows: Rows, model: dict, drawings: "Drawings") -> dict:
         "shared": rows.table("shared_jumps", "method", *SHARED_COLUMNS).to_dict("records"),
     }
     branch["crossing"] = _crossing(rows)
+    branch["grid"] = _grid(rows)
     kinds = FIGURES | (EXACT_FIGURES if branch["fits"]["fit"] == "exact" else {})
     branch["figures"] = {kind: drawings.inline(branch["id"], kind) for kind in kinds}
     return branch
@@ -191,6 +210,13 @@ def _rank_of(rows: Rows, chosen: int) -> dict:
         "best_precision": means.max(),
         "precision": means[chosen],
     }
+
+
+def _grid(rows: Rows) -> list[list[float]]:
+    """Precision of each jump (row) at each exit level (column), as written."""
+    table = rows.table("transfer", "jump", "level", "precision").astype({"jump": int})
+    grid = table.pivot(index="jump", columns="level", values="precision").sort_index().sort_index(axis=1)
+    return grid.round(3).to_numpy().tolist()
 
 
 def _methods(rows: Rows) -> dict[str, dict]:
@@ -319,59 +345,6 @@ class _PlainDumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
-
-
-# ------------------------------------------------------------------------------------------------------------ figures
-
-
-class Drawings:
-    """The study's SVG files, made fit to stand together in one HTML page."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._count = 0
-
-    def inline(self, name: str, kind: str) -> Markup:
-        """One figure, of a branch's id or of a model, as an `<svg>` element whose ids occur nowhere else in the page.
-
-        Raises:
-            OnejumpError: the file is missing or is not SVG.
-        """
-        path = require_file(self._folder / f"{name}.{kind}.svg")
-        try:
-            root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and draw it again") from error
-        self._count += 1
-        return Markup(_inline_svg(root, f"f{self._count}-"))  # our own file, parsed and written anew
-
-
-def _inline_svg(root: ElementTree.Element, prefix: str) -> str:
-    """SVG for HTML: no namespaces, no metadata, no style for the whole page, ids prefixed where they are used."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    used = set()
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        for name, value in element.attrib.items():
-            used.update(re.findall(r"url\(#([^)]+)\)", value))
-            if name == "href" and value.startswith("#"):
-                used.add(value[1:])
-    for element in root.iter():
-        for name, value in list(element.attrib.items()):
-            if name == "id" and value not in used:
-                del element.attrib[name]
-            elif name == "id":
-                element.set(name, prefix + value)
-            elif name == "href" and value.startswith("#"):
-                element.set(name, f"#{prefix}{value[1:]}")
-            elif "url(#" in value:
-                element.set(name, value.replace("url(#", f"url(#{prefix}"))
-    root.attrib = {"viewBox": root.get("viewBox", ""), "aria-hidden": "true", "focusable": "false"}
-    return ElementTree.tostring(root, encoding="unicode")
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from onejump.artifacts import OnejumpError, TensorFile, atomic_path, read_table
+from onejump.artifacts import DEVICE_LINE, OnejumpError, TensorFile, atomic_path, read_table
 from onejump.bootstrap import interval
 from onejump.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.evaluation import METRICS
@@ -401,3 +401,17 @@ def read_timings(folder: str | Path) -> pd.DataFrame:
         )
         .reset_index()
     )
+
+
+def read_hardware(folder: str | Path) -> pd.DataFrame:
+    """What the stages ran on, from the line that each writes first to its log below `folder`.
+
+    Returns:
+        device, jobs: one row a kind of device, the most used first; empty where no log has such a line.
+    """
+    devices = []
+    for file in sorted(Path(folder).rglob("*.log")):
+        first = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        if first.startswith(DEVICE_LINE):
+            devices.append(first.removeprefix(DEVICE_LINE))
+    return pd.Series(devices, name="device", dtype=str).value_counts().rename("jobs").reset_index()

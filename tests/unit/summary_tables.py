@@ -88,6 +88,11 @@ def timings() -> pd.DataFrame:
     )
 
 
+def hardware() -> pd.DataFrame:
+    """What the stages ran on."""
+    return pd.DataFrame({"device": ["NVIDIA H100 80GB HBM3", "Some CPU, 2 threads"], "jobs": [64, 2]})
+
+
 def _model(model: str, seed: int, n_levels: int) -> pd.DataFrame:
     return pd.DataFrame(
         [

@@ -8,10 +8,19 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 import yaml
-from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, draw_figures, timings, write_summary
+from summary_tables import (
+    N_TEST,
+    N_TRAIN,
+    TRANSFER_SENTENCES,
+    config,
+    draw_figures,
+    hardware,
+    timings,
+    write_summary,
+)
 
 from onejump.artifacts import OnejumpError
-from onejump.figures import EXACT_FIGURES, FIGURES, METHOD_STYLES, MODEL_FIGURES
+from onejump.figures import EXACT_FIGURES, FIGURES, METHOD_STYLES, MODEL_FIGURES, VERDICT_STYLES
 from onejump.report import render
 
 MODELS, VARIANTS, SEEDS = ("smollm2-135m", "gpt2-xl"), ("paper", "exact"), (0, 3)
@@ -97,7 +106,8 @@ def figure(base, branch, kind):
 
 
 def rendered(base, **changes):
-    arguments = {"config": config(MODELS, VARIANTS, SEEDS), "versions": VERSIONS, "timings": timings()} | changes
+    arguments = {"config": config(MODELS, VARIANTS, SEEDS), "versions": VERSIONS} | changes
+    arguments = {"timings": timings(), "hardware": hardware()} | arguments
     render("demo", base / "summary", base / "figures", path=base / "report.html", **arguments)
     return (base / "report.html").read_text(encoding="utf-8")
 
@@ -123,7 +133,9 @@ def test_nothing_is_fetched(study, page):
     assert not re.findall(r"url\((?!#)", text)  # only clip paths, inside the page
     for tag, attributes, *_ in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+            # A link is followed by who reads it; files beside the page are all that links lead to.
+            beside = tag == "a" and re.fullmatch(r"(summary|figures)/[\w.-]+", attributes.get(name, ""))
+            assert attributes.get(name, "#").startswith(("#", "data:")) or beside, (tag, attributes)
     for script in page.find("script"):
         assert not re.search(r"fetch|XMLHttpRequest|import|http", page.elements[script][2])
     (policy,) = page.find("meta", http_equiv="Content-Security-Policy")
@@ -147,13 +159,13 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
         model, seed, variant = branch
         region = f"{model}.seed-{seed}.{variant}"
         (section,) = page.find("section", aria_labelledby=region)
-        (shared,) = page.find("table", inside=section, **{"class": "shared"})
+        (shared,) = page.find("table", inside=section, **{"class": "sortable shared"})
         for row, method in zip(page.find("tr", inside=shared)[1:], ("ojfa", "joint"), strict=True):
             expected = row_of(study, "shared_jumps", branch, method=method)
             cells = [page.text(cell) for cell in page.find("td", inside=row)]
             assert cells[:2] == [general(expected["mse"]), f"{expected['explained']:.3f}"]
             assert cells[3:] == [f"{expected['precision']:.3f}", f"{expected['surprisal']:.2f}"]
-        (dynamic,) = page.find("table", inside=section, **{"class": "dynamic"})
+        (dynamic,) = page.find("table", inside=section, **{"class": "sortable dynamic"})
         table = pd.read_csv(study / "summary" / "dynamic_exit.csv")
         for column, value in zip(("model", "seed", "variant"), branch, strict=True):
             table = table[table[column] == value]
@@ -191,8 +203,8 @@ def test_every_figure_is_there_with_a_label_and_a_caption(page):
         (drawing,) = page.find("div", inside=element, role="img")
         kind = page.elements[drawing][1]["data-kind"]
         assert "Look " in page.text(caption)
-        where = rf"({'|'.join(MODELS)})\.$" if kind in MODEL_FIGURES else r"variant \w+, seed \d\.$"
-        assert re.search(where, page.text(caption))
+        where = "|".join(MODELS) if kind in MODEL_FIGURES else r"variant \w+, seed \d"
+        assert re.search(rf"({where})\. SVG PDF( \w+\.csv)+$", page.text(caption))
         assert f"{n.get(kind, N_TRAIN):,}" in page.text(caption)
 
 
@@ -251,14 +263,15 @@ def test_the_key_table_has_a_row_for_each_branch_and_the_better_equal_jump_in_bo
 def test_the_claims_tables_are_the_tables(study, page):
     claims = pd.read_csv(study / "summary" / "claims.csv")
     for model, seed, variant in branches():
-        (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "claims"})
+        (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable claims"})
         chosen = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
         for row, expected in zip(page.find("tr", inside=table)[1:], chosen.itertuples(), strict=True):
             assert page.text(page.find("th", inside=row)[0]).startswith(expected.claim)
             texts = [page.text(cell) for cell in page.find("td", inside=row)]
             interval = "" if pd.isna(expected.low) else f" [{expected.low:.3f}, {expected.high:.3f}]"
             estimate = f"{expected.estimate:.3f}{interval}".replace("-", "−")
-            assert texts[2:] == [estimate, expected.rule, expected.verdict]
+            verdict = f"{VERDICT_STYLES[expected.verdict].mark} {expected.verdict}"
+            assert texts[2:] == [estimate, expected.rule, verdict]
 
 
 def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
@@ -268,7 +281,8 @@ def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
     for row, (model, variant) in zip(rows, [(m, v) for m in MODELS for v in VARIANTS], strict=True):
         found = [page.text(cell) for tag in ("th", "td") for cell in page.find(tag, inside=row)]
         chosen = verdicts[(verdicts["model"] == model) & (verdicts["variant"] == variant)]
-        assert found == [model, variant, *chosen.sort_values("claim")["verdict"]]
+        verdicts_of = [f"{VERDICT_STYLES[name].mark} {name}" for name in chosen.sort_values("claim")["verdict"]]
+        assert found == [model, variant, *verdicts_of]
 
 
 def test_the_selection_and_fits_are_the_tables(study, page):
@@ -287,7 +301,7 @@ def test_the_selection_and_fits_are_the_tables(study, page):
         jumps = pd.read_csv(study / "summary" / "jumps.csv").query("model == @model and seed == @seed")
         jumps = jumps[jumps["variant"] == variant]
         single, joint = jumps[jumps["jump"] != "joint"], jumps[jumps["jump"] == "joint"].iloc[0]
-        (table,) = page.find("table", inside=section, **{"class": "fits"})
+        (table,) = page.find("table", inside=section, **{"class": "sortable fits"})
         (singles,) = page.find("tr", inside=table, data_jumps="single")
         texts = [page.text(cell) for cell in page.find("td", inside=singles)]
         assert texts[1] == general(single["gap"].median())
@@ -325,9 +339,10 @@ def test_what_was_run_is_spelled_out(study, page):
 def test_published_values_stand_beside_the_measured_ones(study):
     published = {"gpt2-xl": {"source": "arXiv 2504.13984", "ojfa": 26, "jump_parameters": 57600.0}}
     settings = config(MODELS, VARIANTS, SEEDS) | {"reference": published}
-    render("demo", study / "summary", study / "figures", settings, VERSIONS, timings(), study / "reference.html")
+    jobs = timings(), hardware()
+    render("demo", study / "summary", study / "figures", settings, VERSIONS, *jobs, study / "reference.html")
     page = Page((study / "reference.html").read_text())
-    (table,) = page.find("table", **{"class": "reference"})
+    (table,) = page.find("table", **{"class": "sortable reference"})
     rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
     assert len(rows) == len(VARIANTS) * len(SEEDS)  # of the one model with published values
     methods = pd.read_csv(study / "summary" / "methods.csv").set_index(["model", "seed", "variant", "method"])
@@ -341,7 +356,7 @@ def test_published_values_stand_beside_the_measured_ones(study):
 
 
 def test_without_published_values_there_is_no_such_table(page):
-    assert not page.find("table", **{"class": "reference"})
+    assert not page.find("table", **{"class": "sortable reference"})
 
 
 def test_the_structure_serves_readers_without_a_mouse_or_eyes(page):

@@ -78,14 +78,15 @@ def variants_with(exact):
 
 
 def figure_files(kinds):
-    """The figures of a model, seed and variant, for the report of Snakemake."""
-    return {
+    """The figures of a model, seed and variant: SVG, which the report of Snakemake shows, and PDF."""
+    drawings = {
         kind: report(
             f"{FIGURE}.{kind}.svg",
             caption=f"../report/{kind}.rst",
-            category="{model}",
+            category="2 {model}",
             subcategory="{variant}",
             labels={"seed": "{seed}", "figure": kind},
         )
         for kind in kinds
     }
+    return drawings | {f"{kind}_pdf": f"{FIGURE}.{kind}.pdf" for kind in kinds}

@@ -60,7 +60,15 @@ rule summarise:
         oracles=branches(f"{VARIANT}/oracle.parquet"),
         ranks=branches(f"{VARIANT}/ranks.parquet", fits=("exact",)),
     output:
-        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+        **{
+            table: report(
+                f"{RESULTS}/summary/{table}.csv",
+                caption="../report/tables.rst",
+                category="3 Tables",
+                labels={"table": table},
+            )
+            for table in TABLES
+        },
     log:
         f"{LOGS}/summarise.log",
     benchmark:
@@ -73,7 +81,7 @@ rule summarise:
         runtime=grow(60),
     params:
         results=lambda wildcards, input: str(Path(input.config).parent),
-        summary=lambda wildcards, output: str(Path(output.tables[0]).parent),
+        summary=lambda wildcards, output: str(Path(output[0]).parent),
         code=code("statistics"),
     shell:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
@@ -130,9 +138,11 @@ rule plot_model_figures:
         sensitivity=report(
             f"{RESULTS}/figures/{{model}}.sensitivity.svg",
             caption="../report/sensitivity.rst",
-            category="{model}",
-            labels={"figure": "sensitivity"},
+            category="2 {model}",
+            subcategory="all variants",
+            labels={"seed": "all", "figure": "sensitivity"},
         ),
+        sensitivity_pdf=f"{RESULTS}/figures/{{model}}.sensitivity.pdf",
     log:
         f"{LOGS}/plot_model_figures/{{model}}.log",
     benchmark:
@@ -162,7 +172,10 @@ rule render_report:
         ),
     output:
         report=report(
-            f"reports/{STUDY}.html", caption="../report/study.rst", category="Report"
+            f"reports/{STUDY}.html",
+            caption="../report/study.rst",
+            category="1 Report",
+            labels={"page": "the whole study"},
         ),
     log:
         f"{LOGS}/render_report.log",
@@ -180,8 +193,9 @@ rule render_report:
         benchmarks=lambda wildcards, input: str(
             Path(input.config).parent / "benchmarks"
         ),
+        logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
         code=code("report"),
         template=template(),
     shell:
         "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"
-        " --benchmarks {params.benchmarks:q} --out {output.report:q} 2> {log:q}"
+        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --out {output.report:q} 2> {log:q}"

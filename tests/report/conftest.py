@@ -1,0 +1,53 @@
+"""A report on made-up tables with real figures, open in a real browser; without one the tests fail in CI."""
+
+import os
+from pathlib import Path
+
+import pytest
+from browser import NoBrowserError, chromium
+from summary_tables import config, draw_figures, hardware, timings, write_summary
+
+from onejump.report import render
+
+
+@pytest.fixture(scope="session")
+def browser():
+    try:
+        with chromium() as browser:
+            yield browser
+    except NoBrowserError as error:
+        if os.environ.get("CI", "").lower() in ("true", "1"):
+            pytest.fail(f"{error}, and continuous integration does not go without")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Path:
+    """A study's folder with summary, figures and report, of two variants with 30 levels."""
+    folder = tmp_path_factory.mktemp("study")
+    results = folder / "results" / "demo"
+    write_summary(results / "summary")
+    draw_figures(results / "summary", results / "figures")
+    report = folder / "reports" / "demo.html"
+    versions = {"onejump": "0.1.0", "torch": "2.13.0"}
+    render("demo", results / "summary", results / "figures", config(), versions, timings(), hardware(), report)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(study) -> Path:
+    return study / "reports" / "demo.html"
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report on a desktop; a message of the console or an error of a script fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(report.as_uri())
+    yield page
+    context.close()
+    assert not complaints

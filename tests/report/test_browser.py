@@ -1,0 +1,152 @@
+"""The report in a real browser: what loads, what is seen, what can be done with it, and by whom."""
+
+import csv
+import io
+import re
+from urllib.parse import unquote, urlparse
+
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def test_nothing_leaves_the_file_and_it_is_there_within_a_second(browser, report):
+    page = browser.new_page(viewport=DESKTOP)
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.add_init_script(
+        "window.shifts = 0; new PerformanceObserver(list => { for (const entry of list.getEntries()) "
+        "window.shifts += entry.value; }).observe({type: 'layout-shift', buffered: true});"
+    )
+    page.goto(report.as_uri())
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    assert requests == [report.as_uri()]
+    assert page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 1000
+    page.mouse.wheel(0, 20_000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.shifts") == 0
+    page.close()
+
+
+def test_every_figure_is_seen_and_told(page):
+    drawings = page.locator(".drawing")
+    assert drawings.count() == 15  # six and seven of the two variants, the model's, and one on the first screen
+    for drawing in drawings.all():
+        assert drawing.get_attribute("role") == "img"
+        assert len(drawing.get_attribute("aria-label")) > 40
+        drawing.scroll_into_view_if_needed()
+        box, inner = drawing.bounding_box(), drawing.locator("svg").bounding_box()
+        assert box["width"] > 500 and inner["height"] > 150
+        assert drawing.locator("path").count() > 10
+
+
+def test_letters_are_drawn(page):
+    """Figures share the outlines of their letters; each reference must find one that has a size."""
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.drawing use')].map(use => { const box = use.getBoundingClientRect(); "
+        "return [use.getAttribute('href'), box.width + box.height]; })"
+    )
+    letters = [size for name, size in sizes if re.fullmatch(r"#g\d+", name)]
+    assert len(letters) > 1000
+    assert min(letters) > 0
+
+
+@pytest.mark.parametrize("keyboard", [False, True])
+def test_tables_sort_by_any_column(page, keyboard):
+    tables = page.locator("table.sortable")
+    assert tables.count() == page.locator("table").count() > 10
+    for table in tables.all():
+        table.evaluate("table => { for (const e = table.closest('details'); e && !e.open; e.open = true); }")
+        head = table.locator("thead th.n").last if table.locator("thead th.n").count() else table.locator("th").first
+        column = head.evaluate("head => head.cellIndex")
+        numeric = "n" in (head.get_attribute("class") or "").split()
+        for direction in ("descending", "ascending") if numeric else ("ascending", "descending"):
+            button = head.locator("button")
+            if keyboard:
+                button.focus()
+                page.keyboard.press("Enter")
+            else:
+                button.click()
+            assert head.get_attribute("aria-sort") == direction
+            cells = table.evaluate(
+                "(table, column) => [...table.tBodies[0].rows].map(row => row.cells[column])"
+                ".map(cell => [cell.dataset.value, cell.textContent.trim()])",
+                column,
+            )
+            found = [float(value) for value, _ in cells if value] if numeric else [text for _, text in cells]
+            order = sorted(found, reverse=direction == "descending", key=float if numeric else str.casefold)
+            assert found == order
+
+
+def test_tables_are_copied_as_csv(page, study):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    copied = {}
+    for button in page.locator("button.copy").all():
+        button.evaluate("button => { const e = button.closest('details'); if (e) e.open = true; }")
+        button.click()
+        page.wait_for_function("button => button.textContent === 'Copied'", arg=button.element_handle())
+        rows = list(csv.reader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
+        assert len({len(row) for row in rows}) == 1 and len(rows) > 1
+        copied[tuple(rows[0])] = rows
+    assert len(copied) >= 10
+    methods = pd.read_csv(study / "results" / "demo" / "summary" / "methods.csv")
+    expected = methods[(methods["variant"] == "exact")].set_index("method")["surprisal"]
+    (head,) = (head for head in copied if head[:3] == ("Method", "Parameters", "Ratio to OJFA"))
+    column = head.index("Surprisal (nats)")
+    found = {row[0]: float(row[column]) for row in copied[head][1:]}
+    assert found["Identity"] == expected["identity"] and found["Joint jump"] == expected["joint"]
+
+
+def test_the_map_tells_its_values_to_mouse_and_keyboard(page, study):
+    transfer = pd.read_csv(study / "results" / "demo" / "summary" / "transfer.csv")
+    grid = transfer[transfer["variant"] == "exact"].pivot(index="jump", columns="level", values="precision")
+    figure = page.locator("figure", has=page.locator('[data-grid][data-branch$="exact"]'))
+    readout, drawing = figure.locator(".readout"), figure.locator("[data-grid]")
+    drawing.scroll_into_view_if_needed()
+    area = figure.locator("[data-part=grid]").bounding_box()
+    step = area["width"] / 30, area["height"] / 30
+    for jump, level in ((0, 0), (29, 0), (0, 29), (17, 8)):
+        page.mouse.move(area["x"] + (level + 0.5) * step[0], area["y"] + (jump + 0.5) * step[1])
+        assert readout.inner_text() == f"Jump {jump} at level {level}: precision {grid.loc[jump, level]:.3f}"
+        cell = figure.locator(".cell").bounding_box()
+        assert cell["x"] == pytest.approx(area["x"] + level * step[0], abs=1)
+        assert cell["y"] == pytest.approx(area["y"] + jump * step[1], abs=1)
+    drawing.focus()
+    for key in ("ArrowUp", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert readout.inner_text() == f"Jump 16 at level 10: precision {grid.loc[16, 10]:.3f}"
+
+
+def test_links_lead_to_the_files_of_the_numbers(page, report):
+    links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.getAttribute('href'))")
+    inside = {link[1:] for link in links if link.startswith("#")}
+    assert inside and all(page.locator(f'[id="{name}"]').count() == 1 for name in inside)
+    files = [report.parent / unquote(urlparse(link).path) for link in links if not link.startswith("#")]
+    assert {file.suffix for file in files} == {".csv", ".svg", ".pdf"}
+    assert [file for file in files if not file.exists()] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_overflows_and_no_one_is_shut_out(browser, report, size, scheme):
+    page = browser.new_page(viewport=size, color_scheme=scheme)
+    page.goto(report.as_uri())
+    page.evaluate("for (const e of document.querySelectorAll('details')) e.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    found = Axe().run(page).response["violations"]
+    page.close()
+    serious = [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in ("serious", "critical")]
+    assert serious == []
+
+
+def test_the_printed_page_has_the_results_and_no_controls(page):
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden() and page.locator("button.copy").first.is_hidden()
+    assert page.locator("#verdicts-table").is_visible() and page.locator(".drawing").first.is_visible()
+
+
+def test_a_study_of_many_branches_is_under_five_megabytes(report):
+    """Sixteen branches, as the full study of the embedded model has; two are here."""
+    assert report.stat().st_size / 2 * 16 < 5e6

@@ -1,0 +1,109 @@
+"""The docs are true: their commands run as written, printed plans are the plans, and tables from code are up to date.
+
+What would submit jobs to Slurm is planned only, and what `make` would do is listed only. The recipe for a crash, which
+cancels jobs, is left to the tests on Slurm.
+"""
+
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from studies import ROOT, Study, environment
+
+pytestmark = pytest.mark.xdist_group("study")
+
+PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "docs/cluster.md", "docs/extending.md", "docs/method.md"]
+SHIMS = {
+    "snakemake": 'case " $* " in *" --profile slurm "*) set -- "$@" --dry-run $PLAN;; esac\nexec {real} "$@"',
+    "make": 'exec {real} --dry-run "$@"',
+}
+STEPS = re.compile(r"(\d+) of \1 steps \(100%\) done")
+
+
+def blocks() -> list:
+    """Every block of commands in the docs but the recipe for a crash, by page and first line."""
+    found = []
+    for page in PAGES:
+        for kind, body in re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+            if kind in ("sh", "console") and "scancel" not in body:
+                found.append(pytest.param(page, kind, body, id=f"{page}: {body.splitlines()[0]}"))
+    return found
+
+
+def commands(kind: str, body: str) -> str:
+    """The commands of a block, without what they print."""
+    if kind == "sh":
+        return body
+    return "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)$", body, re.MULTILINE))
+
+
+def planned(text: str) -> list[dict[str, int]]:
+    """Tables of jobs in an output, without those that an end without news repeats."""
+    tables = re.findall(r"^job +count\n-+ +-+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
+    return [{rule: int(count) for rule, count in (line.split() for line in table.splitlines())} for table in tables]
+
+
+@pytest.fixture(scope="module")
+def clone(finished_study, tmp_path_factory) -> Path:
+    """A clone where a tiny study of one model and one variant has ended, with the files that the docs speak of."""
+    folder = tmp_path_factory.mktemp("docs") / "clone"
+    shutil.copytree(finished_study.folder, folder, symlinks=True)
+    for name in ("Snakefile", "Makefile", "workflow", "profiles", "slurm", "src", "config"):
+        (folder / name).symlink_to(ROOT / name)
+    config = finished_study.config
+    models = {"tiny-llama": config["models"]["tiny-llama"]}
+    tiny = config | {"models": models, "variants": {"exact": {"fit": "exact"}}}
+    for name in ("my.yaml", "tiny.yaml"):
+        (folder / name).write_text(yaml.safe_dump(tiny))
+    (folder / "path" / "to").mkdir(parents=True)
+    shutil.copy(finished_study.folder / "models" / "tiny-llama" / "config.json", folder / "path" / "to")
+    Study(folder, tiny).snakemake()  # the tables and the report of fewer models and variants
+    (folder / "shims").mkdir()
+    for name, script in SHIMS.items():
+        real = shutil.which(name, path=environment()["PATH"])
+        (folder / "shims" / name).write_text("#!/bin/sh\n" + script.format(real=real) + "\n")
+        (folder / "shims" / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(("page", "kind", "body"), blocks())
+def test_every_command_runs_as_written(clone, tmp_path, page, kind, body):
+    script = commands(kind, body)
+    places = {"results/tiny/": "results/test/", "/path/to/cache": str(tmp_path)}
+    places |= {"results/paper/gpt2-xl": "results/test/tiny-llama"}
+    plan = "--forceall" if STEPS.search(body) and not planned(body) else ""
+    if page == "docs/cluster.md":
+        plan += " --configfile tiny.yaml"  # the page speaks of a study of its own
+    for written, here in places.items():
+        script = script.replace(written, here)
+    variables = environment(PLAN=plan)
+    variables["PATH"] = f"{clone / 'shims'}:{variables['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=clone, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, done.stdout
+    if kind == "console":
+        found = planned(done.stdout)
+        assert planned(body) in ([], found[:1])
+        if steps := STEPS.search(body):
+            assert sum(found[0].values()) == int(steps[1])
+
+
+def test_the_table_of_all_keys_is_the_schemas():
+    assert (
+        runpy.run_path(str(ROOT / "docs" / "describe_config.py"))["page"]() == (ROOT / "config/README.md").read_text()
+    )
+
+
+def test_links_between_the_docs_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / page).read_text()):
+            path, _, heading = link.partition("#")
+            target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+            assert not heading or heading in [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads]
