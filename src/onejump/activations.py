@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError, TensorFile, numbers, read_table, write_table, write_tensors
 from onejump.checkpoints import Checkpoint
 from onejump.models import Anatomy, Head, ModelSource, find_anatomy
+from onejump.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -141,14 +140,7 @@ def gather_levels(
     order, n_done = np.argsort(lengths, kind="stable"), 0  # rows are done from short to long, whatever the batches
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
-    # A bar in a log file gets a line every half minute; on a terminal it moves.
-    bar = tqdm(
-        total=int(lengths.sum()),
-        desc=progress,
-        unit="token",
-        disable=progress is None,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
+    bar = progress_bar(None, progress, "token", total=int(lengths.sum()))
 
     def batches_left() -> list[np.ndarray]:
         left = order[n_done:]

@@ -11,6 +11,7 @@ from onejump.artifacts import OnejumpError, require_file
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TRANSLATION = re.compile(r"translate\([^)]*\)")
 _GLYPH = re.compile(r"(DejaVu|Cmr|Cmmi|Cmsy|STIX)[\w-]*")  # how matplotlib names the outlines of its fonts
+_CURVE = re.compile("[CQ]")
 _PART = "part-"  # ids that begin so name what a script looks for
 
 
@@ -102,11 +103,14 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
 
 
 def _shorten(element: ElementTree.Element) -> None:
-    """Tenths of a point for what is long, hundredths else; no layout of the file; one style for marks that share it."""
+    """Say the same in fewer letters: no layout of the file, one style for marks that share it, and coordinates to a
+    tenth of a point in long paths and a hundredth else."""
     element.text = (element.text or "").strip() or None
     element.tail = None
     for name in {"d", "x", "y"} & element.attrib.keys():
         value = " ".join(element.get(name).split())
+        if not _CURVE.search(value):
+            value = value.replace(" L ", " ")  # what follows M without a letter is lines
         element.set(name, _rounded(value, 1 if len(value) > 300 else 2))
     if "transform" in element.attrib:
         element.set("transform", _TRANSLATION.sub(lambda match: _rounded(match[0], 2), element.get("transform")))

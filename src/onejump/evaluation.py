@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.exit_head import FusedHead, fuse
 from onejump.jumps import FoldedJump
 from onejump.models import Head
+from onejump.progress import progress_bar
 
 METRICS = ("correct", "correct_at_5", "surprisal", "exit_surprisal", "kl", "confidence")
 Key = tuple[str, int | None]
@@ -289,7 +289,7 @@ def _chunks(
     """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read as they are needed."""
     final = activations.level(activations.n_blocks)
     with torch.inference_mode():
-        for rows in tqdm(_slices(len(final), ROWS[device.type]), desc=progress, unit="chunk", mininterval=30):
+        for rows in progress_bar(_slices(len(final), ROWS[device.type]), progress, "chunk"):
             full = FullPrediction.of(head.logits(final[rows].to(device)))
             yield rows, full, (activations.level(k)[rows].to(device) for k in range(activations.n_blocks))
 

@@ -24,6 +24,7 @@ from onejump.artifacts import OnejumpError, atomic_path, require_file
 
 SOFTMAX_TEMPERATURE = 5e-4  # of D_m, as in the paper's Figure 3; the table's `softmax` column is taken at it
 
+COURSE_POINTS = 80  # of one jump's fit, as drawn; the column of a page has no room for more
 LEVEL, JUMP = "exit level k", "jump m"
 METRICS = {"precision": "precision (agrees with the full model)", "surprisal": "surprisal (nats)"}
 
@@ -555,8 +556,9 @@ def _courses(axes: Axes, curves: pd.DataFrame, values: str) -> None:
     joint = table.pop("joint") if "joint" in table else None
     table.columns = table.columns.astype(int)
     table = table.sort_index(axis=1)
+    courses = [table[jump].dropna().reset_index().to_numpy() for jump in table]
     lines = LineCollection(
-        [table[jump].dropna().reset_index().to_numpy() for jump in table],
+        [course[np.unique(np.linspace(0, len(course) - 1, COURSE_POINTS).astype(int))] for course in courses],
         array=table.columns.to_numpy(),
         cmap="crest",
         linewidths=0.7,

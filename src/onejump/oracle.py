@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.artifacts import TensorFile
@@ -17,6 +16,7 @@ from onejump.evaluation import grid_precision
 from onejump.fitting.moments import validation_start
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
+from onejump.progress import progress_bar
 from onejump.selection import signed_square
 
 # Each score and whether the largest (1) or the smallest (-1) selects the jump.
@@ -35,7 +35,7 @@ def mean_squared_errors(
     gram = B @ B.transpose(1, 2)
     totals = torch.zeros(len(jumps), dtype=torch.float64)
     squares, sums = 0.0, torch.zeros(head.hidden_size, dtype=torch.float64)
-    for level in tqdm(range(activations.n_blocks), desc="squared errors", unit="level", mininterval=30):
+    for level in progress_bar(range(activations.n_blocks), "squared errors", "level"):
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(device), head, target)
             z, projected = (

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, TensorFile
@@ -21,6 +20,7 @@ from onejump.fitting.exact import RidgeSolver
 from onejump.fitting.moments import Moments, level_moments
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
+from onejump.progress import progress_bar
 from onejump.selection import signed_square
 
 LARGEST = 8  # the curve's largest rank is H / LARGEST
@@ -99,7 +99,7 @@ def _nested_jumps(
 ) -> Iterator[FoldedJump]:
     """The exact jumps 0..K-1 and the joint one, whose first r columns are the optimum of rank r."""
     pooled: Moments | None = None
-    for level, ridge in enumerate(tqdm(ridges[:-1], desc="fit ranks", unit="level", mininterval=30)):
+    for level, ridge in enumerate(progress_bar(ridges[:-1], "fit ranks", "level")):
         moments, _ = level_moments(train, level, head, target, device)
         pooled = moments if pooled is None else pooled + moments
         yield _nested_jump(moments, ridge, rank)
@@ -129,7 +129,7 @@ def _ojfa_by_rank(
     levels = range(1, train.n_blocks + 1) if score_levels == "1..K" else range(train.n_blocks)
     last = torch.tensor(ranks, device=device) - 1
     scores = torch.zeros(len(jumps), len(ranks), dtype=torch.float64)
-    for level in tqdm(levels, desc="score ranks", unit="level", mininterval=30):
+    for level in progress_bar(levels, "score ranks", "level"):
         for x, final in train.shards(level, train.n_blocks):
             x, y = x.to(device), target_of(final.to(device), head, target)
             length = y.norm(dim=1, keepdim=True).clamp_min(1e-30)

@@ -407,6 +407,10 @@ FORMATS: dict[str, Callable] = {
     "duration": _or_dash(_duration),
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
 }
+# What a cell says to the script: enough digits to go on computing with.
+FORMATS["value"] = lambda value: (
+    f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else f"{value:.0f}"
+)
 FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
 FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
 FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

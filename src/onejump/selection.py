@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, TensorFile, read_json, write_json, write_table, write_tensors
 from onejump.bootstrap import resampled_means
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
+from onejump.progress import progress_bar
 
 SCORE_LEVELS = ("1..K", "0..K-1")
 TEMPERATURE = 5e-4  # of the softmax over D_m in the paper's Fig. 3
@@ -42,7 +42,7 @@ def score_jumps(
     B = torch.stack([jump.B for jump in jumps])
     gram = B @ B.transpose(1, 2)
     cosines = torch.empty(n_jumps, n_levels, len(activations))
-    for level in tqdm(range(n_levels), desc="score jumps", unit="level", mininterval=30):
+    for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(device), head, target)

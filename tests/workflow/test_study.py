@@ -1,6 +1,7 @@
 """The whole DAG on two tiny models, as a user runs it."""
 
 import json
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,27 @@ def test_every_file_of_the_contract_is_there(finished_study):
                 }
                 | ({"ranks.parquet"} if variant != "paper" else set())
             )
+
+
+def test_the_provenance_report_holds_every_figure_and_table_with_captions(finished_study):
+    file = finished_study.folder / "reports" / "test-provenance.zip"
+    finished_study.snakemake("--report", str(file.relative_to(finished_study.folder)))
+    with zipfile.ZipFile(file) as pages:
+        names = {name.rpartition("/")[2] for name in pages.namelist()}
+        page = next(pages.read(name).decode() for name in pages.namelist() if name.endswith("report.html"))
+    file.unlink()
+    figures = {path.name for path in finished_study.results("figures").glob("*.svg")}
+    tables = {path.name for path in finished_study.results("summary").glob("*.csv")}
+    assert figures and tables and figures | tables | {"test.html"} <= names
+    for words in ("2 tiny-llama", "3 Tables", "The study's report", "share of blocks run", "60 training and 20 test"):
+        assert words in page
+
+
+def test_figures_are_there_for_pages_and_for_papers(finished_study):
+    folder = finished_study.results("figures")
+    drawn = {suffix: {path.stem for path in folder.glob(f"*.{suffix}")} for suffix in ("svg", "pdf")}
+    assert len(drawn["svg"]) == 2 * (3 * 6 + 2) + 2 and drawn["svg"] == drawn["pdf"]
+    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
 
 
 def test_no_temporary_file_is_left(finished_study):

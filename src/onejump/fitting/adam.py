@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.adam import adam
-from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError
 from onejump.checkpoints import Checkpoint
 from onejump.jumps import Jump
+from onejump.progress import progress_bar
 
 EPOCHS = 80
 BATCH_SIZE = 128
@@ -219,7 +219,7 @@ def fit_adam(
         generator.set_state(saved["generator"])
         train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
     rest = range(len(validation_curve), epochs)
-    for _ in tqdm(rest, desc=progress, unit="epoch", disable=progress is None, mininterval=30):
+    for _ in progress_bar(rest, progress, "epoch"):
         total, n_batches = torch.zeros((), device=device), 0
         for x, y in fit_scaled.batches(batch_size, per_level, generator):
             error, gradients = batch_gradients(jump, x, y)

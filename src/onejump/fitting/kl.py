@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from onejump.artifacts import OnejumpError
 from onejump.exit_head import FusedHead, fuse
 from onejump.fitting.adam import Adam, Rows
 from onejump.fitting.exact import AffineMap
 from onejump.models import Head
+from onejump.progress import progress_bar
 
 STEPS = 200
 BATCH_SIZE = 64
@@ -141,7 +141,7 @@ def fit_kl(
     best, train_curve, validation_curve = start, [], [objective.mean(validation)]
     stretch = 0.0
     batches = _batches(fit, torch.Generator().manual_seed(seed))
-    for step in tqdm(range(1, steps + 1), desc=progress, unit="step", disable=progress is None, mininterval=30):
+    for step in progress_bar(range(1, steps + 1), progress, "step"):
         stretch += objective.divergence(*next(batches), backward=True) / VALIDATE_EVERY
         optimiser.step(objective.gradients)
         if step % VALIDATE_EVERY:

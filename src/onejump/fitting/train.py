@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from onejump.activations import Activations, level_name
 from onejump.artifacts import OnejumpError, write_tensors
@@ -17,6 +16,7 @@ from onejump.fitting.logits import fit_logits, metric_root
 from onejump.fitting.moments import Moments, level_moments, validation_start
 from onejump.jumps import default_rank, open_for_head, target_of
 from onejump.models import Head
+from onejump.progress import progress_bar
 
 
 def train_jump(
@@ -159,7 +159,7 @@ def fit_jtc(activations: Activations, head: Head, path: str | Path, target: str,
         OnejumpError: as `train_jump`.
     """
     tensors, metadata = {}, {"kind": "jtc", "target": target, "head_sha256": head.metadata["sha256"]}
-    for level in tqdm(exit_levels(activations, None), desc="JTC", unit="level", mininterval=30):
+    for level in progress_bar(exit_levels(activations, None), "JTC", "level"):
         exact = fit_exact(*_moments(activations, [level], head, target, device), activations.hidden_size)
         weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
         tensors[f"{level_name(level)}.weight"] = weight.float()
