@@ -16,7 +16,10 @@ from studies import ROOT, Study, environment
 
 pytestmark = pytest.mark.xdist_group("study")
 
-PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "docs/cluster.md", "docs/extending.md", "docs/method.md"]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "config/README.md"),
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+]
 SHIMS = {
     "snakemake": 'case " $* " in *" --profile slurm "*) set -- "$@" --dry-run $PLAN;; esac\nexec {real} "$@"',
     "make": 'exec {real} --dry-run "$@"',
