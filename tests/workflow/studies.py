@@ -51,10 +51,11 @@ def environment(**variables: str) -> dict[str, str]:
 
 @dataclass
 class Study:
-    """A working folder and the config of a study in it."""
+    """A working folder, the config of a study in it, and the repository whose workflow runs it."""
 
     folder: Path
     config: dict
+    root: Path = ROOT
 
     def snakemake(self, *args: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
         """Run `snakemake` in the folder, with more environment variables; its output is in `stdout`."""
@@ -68,7 +69,7 @@ class Study:
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump(self.config))
         return subprocess.Popen(
-            ["snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", str(file), "--cores", "2", *args],
+            ["snakemake", "-s", str(self.root / "Snakefile"), "--configfile", str(file), "--cores", "2", *args],
             cwd=self.folder,
             env=environment(**variables),
             text=True,
