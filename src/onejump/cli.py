@@ -37,7 +37,18 @@ def option_group(*options):
 out_option = click.option("--out", type=FILE, required=True, help="File to write.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of all random choices of this stage.")
 head_option = click.option("--head", "head_file", type=FILE, required=True, help="head.safetensors of the model.")
-target_option = click.option("--target", type=click.Choice(["pre_norm", "post_norm"]), default="pre_norm")
+target_option = click.option(
+    "--target",
+    type=click.Choice(["pre_norm", "post_norm"]),
+    default="pre_norm",
+    help="Whether jumps lead before the final norm or behind it.",
+)
+score_levels_option = click.option(
+    "--score-levels",
+    type=click.Choice(["1..K", "0..K-1"]),
+    default="1..K",
+    help="Levels that D_m is averaged over; 1..K as Eq. 5 is printed.",
+)
 jumps_option = click.option(
     "--jump", "jump_files", type=FILE, multiple=True, required=True, help="Jumps 0..K-1, in order."
 )
@@ -212,10 +223,20 @@ def dump_activations(
 @cli.command()
 @activation_options
 @click.option("--level", required=True, help="Exit level 0..K-1, or 'joint' for the joint jump.")
-@click.option("--fit", type=click.Choice(FITS), default="adam")
+@click.option(
+    "--fit",
+    type=click.Choice(FITS),
+    default="adam",
+    help="The paper's likely way; the optimum; that with errors weighed by the output head; by the predictions' KL.",
+)
 @target_option
 @click.option("--rank", type=int, default=None, help="Rank of the jump; floor(H / 100) by default.")
-@click.option("--joint-batches", type=click.Choice(["mixed", "per_level"]), default="mixed")
+@click.option(
+    "--joint-batches",
+    type=click.Choice(["mixed", "per_level"]),
+    default="mixed",
+    help="A batch of the joint Adam fit: rows of all levels, or of one.",
+)
 @seed_option
 @compute_options
 @out_option
@@ -270,7 +291,7 @@ def score_jumps(
 
 @cli.command()
 @click.option("--cosines", type=FILE, required=True, help="cosines.safetensors of score-jumps.")
-@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@score_levels_option
 @seed_option
 @out_option
 def select_jump(cosines, score_levels, seed, out) -> None:
@@ -285,14 +306,14 @@ def select_jump(cosines, score_levels, seed, out) -> None:
 @jumps_option
 @click.option("--joint", type=FILE, required=True, help="The joint jump.")
 @click.option("--cosines", type=FILE, required=True, help="cosines.safetensors of score-jumps.")
-@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@score_levels_option
 @target_option
 @compute_options
 @out_option
 def score_oracle(
     head_file, positions_file, shards, positions, jump_files, joint, cosines, score_levels, target, device, threads, out
 ) -> None:
-    """Each jump's scores beside its precision on training sentences that no jump was fitted to."""
+    """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
     device = _device(device, threads)
     from onejump.jumps import load_folded_jumps, load_joint_jump
     from onejump.oracle import score_oracle
@@ -357,7 +378,7 @@ def evaluate_references(head_file, positions_file, shards, positions, jtc, targe
 @click.option("--test-shard", "test_shards", type=FILE, multiple=True, required=True, help="The test split's shards.")
 @jumps_option
 @click.option("--joint", type=FILE, required=True, help="The joint jump.")
-@click.option("--score-levels", type=click.Choice(["1..K", "0..K-1"]), default="1..K")
+@score_levels_option
 @target_option
 @click.option("--sentences", type=click.IntRange(min=1), required=True, help="Test sentences to evaluate.")
 @compute_options
@@ -419,7 +440,8 @@ def test_claims(evaluation, references, jump_files, selection_file, seed, out) -
 def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
     """Run MODELS at their true dimensions, with random weights, and set predicted beside measured.
 
-    Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b ...) or is a config.json.
+    Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b, llama-3-70b,
+    llama-3-405b, smollm2-135m) or is a config.json.
     """
     from onejump.rehearsal import Rehearsal
 
@@ -433,13 +455,17 @@ def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
 @cli.command()
 @click.option("--configfile", type=FILE, required=True, help="The study's config.")
 @click.option(
-    "--gpu", default="h100", help="v100-32gb, a100-40gb, a100-80gb, h100, h200, l40s, a10g, rtx-4090, two-cores."
+    "--gpu",
+    default="v100-32gb",
+    envvar="ONEJUMP_MACHINE",
+    show_envvar=True,
+    help="v100-32gb, a100-40gb, a100-80gb, h100, h200, l40s, a10g, rtx-4090, two-cores.",
 )
 @click.option(
     "--measured",
     type=FILE,
     default=None,
-    help="machine.json of a rehearsal, whose efficiencies are taken for the GPU's.",
+    help="machine.json that onejump rehearse wrote; its measured efficiencies replace those assumed for the GPU.",
 )
 @click.option(
     "--schema", type=FILE, default=Path("workflow/schemas/config.schema.yaml"), help="Schema with the defaults."
@@ -482,7 +508,7 @@ def summarise(results, config_file, out) -> None:
 @click.option("--summary", type=FOLDER, required=True, help="Folder of the summary tables.")
 @click.option("--model", required=True, help="Model, as named in the config.")
 @click.option("--seed", type=int, default=None, help="With --variant; without both, the figures of the whole model.")
-@click.option("--variant", default=None)
+@click.option("--variant", default=None, help="Variant, as named in the config.")
 @click.option("--exact", is_flag=True, help="Also those of exact variants alone.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the figures.")
 def draw_figures(summary, model, seed, variant, exact, out) -> None:

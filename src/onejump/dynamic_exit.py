@@ -14,7 +14,8 @@ import pandas as pd
 from onejump.bootstrap import interval
 
 METHODS = ("identity", "n_njtc", "ojfa", "joint")
-POINTS = 41  # thresholds of a curve
+POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
+TOP_POINTS = 41  # and of each sentence's largest, which spread the share of sentences that exit at all
 BOOTSTRAP_SEED = 0
 
 
@@ -67,7 +68,9 @@ def dynamic_exit_table(
     """
     parts = []
     for method in METHODS:
-        thresholds = np.quantile(confidence[method], np.linspace(0, 1, POINTS)).tolist()
+        quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS))
+        largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS))
+        thresholds = np.unique(np.concatenate([quantiles, largest])).tolist()
         columns = [_exit(correct[method], confidence[method], threshold) for threshold in (*thresholds, np.inf)]
         agreement, levels = (np.stack(values, 1) for values in zip(*columns, strict=True))  # [N, thresholds]
         low, high = interval(agreement, BOOTSTRAP_SEED)

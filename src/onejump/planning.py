@@ -14,6 +14,7 @@ from onejump.artifacts import OnejumpError, read_json
 from onejump.variants import joint_of, jumps_of, seeds_of
 
 ASSUMED = "llama-2-7b"
+UNKNOWN = ", assumed"  # after the name of dimensions that are not known to be the model's
 ARCHITECTURES = Path(__file__).parent / "architectures"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DOUBLE = 8
@@ -582,7 +583,7 @@ def _find_architecture(model: Mapping, name: str) -> Architecture:
             return load_architecture(file)
     if (ARCHITECTURES / f"{name}.json").is_file():
         return load_architecture(name)
-    return dataclasses.replace(load_architecture(ASSUMED), name=f"{ASSUMED}, assumed")
+    return dataclasses.replace(load_architecture(ASSUMED), name=f"{ASSUMED}{UNKNOWN}")
 
 
 def plan_study(config: Mapping) -> list[Line]:
@@ -664,7 +665,7 @@ def limits(plan: ModelPlan, gpu: Machine, gpus: int) -> list[str]:
     if plan.train * (1 - VALIDATION_SHARE) <= H:
         found.append(
             f"{plan.train:,} training sentences do not span H = {H:,} dimensions: exact fits live by their ridge, "
-            f"and gaps are to an optimum that has learned noise; take more than {math.ceil(2 * H / 1000) * 1000:,}"
+            f"and gaps are to an optimum that has learned noise; take {2 * H:,} or more"
         )
     return found
 
@@ -699,6 +700,12 @@ def render(config: Mapping, gpu: Machine) -> str:
         hours = sum(line.jobs * line.cost.seconds(gpu) for line in own) / 3600
         disk = sum(line.jobs * line.cost.written for line in own) / GB
         text.append(f"  in all{sum(line.jobs for line in own):>20}{disk:>33.3f}{hours:>27.2f} hours on {gpu.name}")
-        text += [f"  limit: {limit}" for limit in limits(plan, gpu, model["gpus"])]
+        if a.name == f"{ASSUMED}{UNKNOWN}":
+            text.append(
+                "  no config.json of this model is here: fetch it (hf download ID config.json), or set architecture:"
+            )
+        else:
+            text += [f"  limit: {limit}" for limit in limits(plan, gpu, model["gpus"])]
         text.append("")
+    text.append("Jobs that fetch, sample, summarise, draw and report are short, and not in the plan.\n")
     return "\n".join(text)

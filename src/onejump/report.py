@@ -3,6 +3,7 @@
 Every number in it comes from a table or the configuration and is formatted here; the template holds words only.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from onejump.figures import (
     Rows,
     read_summary,
 )
+from onejump.fitting.exact import RIDGES
 from onejump.variants import VARIANT_DEFAULTS, seeds_of
 
 CLAIMS = {
@@ -103,6 +105,7 @@ def render(
             verdicts=verdicts,
             methods=METHOD_ORDER,
             dynamic_agreement=DYNAMIC_AGREEMENT,
+            ridges=[f"{ridge:g}" for ridge in RIDGES],
             method_styles=METHOD_STYLES,
             temperature=SOFTMAX_TEMPERATURE,
             config=config,
@@ -363,10 +366,12 @@ def _environment() -> Environment:
 
 
 def _or_dash(write: Callable[[float], str]) -> Callable[[float | None], str]:
-    """Write a number with `write`, or a dash where there is none; with a true minus sign."""
+    """Write a number with `write`, or a dash where there is none; with a true minus sign, and infinity as ∞."""
 
     def written(value: float | None) -> str:
-        return "–" if value is None or pd.isna(value) else write(value).replace("-", "−")
+        if value is None or pd.isna(value):
+            return "–"
+        return "∞" if value == math.inf else write(value).replace("-", "−")
 
     return written
 
@@ -409,7 +414,7 @@ FORMATS: dict[str, Callable] = {
 }
 # What a cell says to the script: enough digits to go on computing with.
 FORMATS["value"] = lambda value: (
-    f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else f"{value:.0f}"
+    "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 )
 FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
 FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onejump.dynamic_exit import METHODS, POINTS, Costs, dynamic_exit_table
+from onejump.dynamic_exit import METHODS, POINTS, TOP_POINTS, Costs, dynamic_exit_table
 
 K, N = 5, 60
 COSTS = Costs(n_blocks=K, hidden_size=8, vocabulary=50, rank=2, block=300)
@@ -43,7 +43,8 @@ def naive(correct: np.ndarray, confidence: np.ndarray, threshold: float) -> dict
 def test_every_curve_is_that_of_a_plain_loop(exits):
     correct, confidence = exits
     table = dynamic_exit_table(correct, confidence, COSTS)
-    assert table["method"].value_counts().to_dict() == dict.fromkeys(METHODS, POINTS + 1)
+    counts = table["method"].value_counts()
+    assert set(counts.index) == set(METHODS) and counts.between(POINTS, POINTS + TOP_POINTS + 1).all()
     for row in table.itertuples():
         expected = naive(correct[row.method], confidence[row.method], row.threshold)
         if row.method == "identity":
@@ -62,3 +63,13 @@ def test_a_curve_runs_from_the_first_level_to_the_full_model(exits):
         assert first["agreement"] == pytest.approx(exits[0][method][0].mean())
         assert (last["threshold"], last["blocks"], last["agreement"], last["checks"]) == (np.inf, 1, 1, K)
         assert (part["blocks"].diff().dropna() >= 0).all()  # a higher threshold runs more blocks
+
+
+def test_thresholds_are_fine_enough_for_any_share_of_sentences_to_exit(exits):
+    """With many levels nearly every sentence has one confident level: quantiles of all confidences end too early."""
+    correct, confidence = exits
+    many = {method: np.tile(values, (40, 1)) + np.arange(200)[:, None] * 1e-6 for method, values in confidence.items()}
+    table = dynamic_exit_table({method: np.tile(values, (40, 1)) for method, values in correct.items()}, many, COSTS)
+    for method, part in table.groupby("method"):
+        exiting = [(many[method].max(0) >= threshold).mean() for threshold in part["threshold"]]
+        assert np.abs(np.diff(sorted(exiting))).max() < 0.1

@@ -55,11 +55,15 @@ def clone(finished_study, tmp_path_factory) -> Path:
     """A clone where a tiny study of one model and one variant has ended, with the files that the docs speak of."""
     folder = tmp_path_factory.mktemp("docs") / "clone"
     shutil.copytree(finished_study.folder, folder, symlinks=True)
-    for name in ("Snakefile", "Makefile", "workflow", "profiles", "slurm", "src", "config"):
+    for name in ("Snakefile", "Makefile", "workflow", "profiles", "slurm", "src", "config", "envs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     config = finished_study.config
     models = {"tiny-llama": config["models"]["tiny-llama"]}
     tiny = config | {"models": models, "variants": {"exact": {"fit": "exact"}}}
+    branch = folder / "results" / "test" / "tiny-llama" / "seed-0"
+    for other in (branch / "paper", branch / "other", *branch.glob("*/post_norm.*")):
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
+    shutil.rmtree(folder / "results" / "test" / "tiny-gpt2")
     for name in ("my.yaml", "tiny.yaml"):
         (folder / name).write_text(yaml.safe_dump(tiny))
     (folder / "path" / "to").mkdir(parents=True)
@@ -77,9 +81,9 @@ def clone(finished_study, tmp_path_factory) -> Path:
 def test_every_command_runs_as_written(clone, tmp_path, page, kind, body):
     script = commands(kind, body)
     places = {"results/tiny/": "results/test/", "/path/to/cache": str(tmp_path)}
-    places |= {"results/paper/gpt2-xl": "results/test/tiny-llama"}
+    places |= {"results/paper/gpt2-xl": "results/test/tiny-llama", "config/paper.yaml": "tiny.yaml"}
     plan = "--forceall" if STEPS.search(body) and not planned(body) else ""
-    if page == "docs/cluster.md":
+    if page == "docs/cluster.md" and "--configfile" not in script:
         plan += " --configfile tiny.yaml"  # the page speaks of a study of its own
     for written, here in places.items():
         script = script.replace(written, here)
