@@ -6,6 +6,7 @@ and `disk_mb` that the workflow asks Slurm for, `onejump plan`, and what `onejum
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -622,6 +623,17 @@ def plan_study(config: Mapping) -> list[Line]:
         for rule in ("fit_jtc", "evaluate_references"):
             add(sum(shared.values()), rule)
     return _merged(lines)
+
+
+def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
+    """Seconds of the average job of each rule in the plan, on `gpu` if this host has one and else on two cores; under
+    "", those of any other rule."""
+    machine = gpu if any(Path("/dev").glob("nvidia[0-9]*")) else TWO_CORES
+    jobs, seconds = Counter(), Counter()
+    for line in plan_study(config):
+        jobs[line.cost.rule] += line.jobs
+        seconds[line.cost.rule] += line.jobs * line.cost.seconds(machine)
+    return {"": machine.start_seconds, **{rule: seconds[rule] / n for rule, n in jobs.items() if n}}
 
 
 def _merged(lines: Iterable[Line]) -> list[Line]:

@@ -20,6 +20,7 @@ from onejump.planning import (
     ModelPlan,
     limits,
     load_architecture,
+    mean_seconds,
     plan_study,
     read_machine,
     render,
@@ -104,6 +105,19 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["train_jump"] == 2 * 5  # the variants paper and exact
     assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_head"] == 1
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == jobs["train_joint_jump"] == 2
+
+
+def test_the_average_jobs_add_up_to_the_plan():
+    study = config(
+        a={"source": {"path": "none"}, "blocks": 5, "shards": {"train": 3, "test": 2}},
+        b={"source": {"path": "none"}, "blocks": 9, "architecture": "gpt2-xl"},
+    )
+    mean = mean_seconds(study, TWO_CORES)
+    assert mean[""] == TWO_CORES.start_seconds
+    lines = plan_study(study)
+    assert sum(line.jobs * mean[line.cost.rule] for line in lines) == pytest.approx(
+        sum(line.jobs * line.cost.seconds(TWO_CORES) for line in lines)
+    )
 
 
 def test_a_model_whose_config_is_not_here_is_planned_as_another_and_says_so():

@@ -1,8 +1,5 @@
 # What each job asks for, from the library's cost plan: memory, minutes and disk, all growing with each attempt.
-import collections
-import glob
-
-from onejump.planning import GPUS, TWO_CORES, plan_model, plan_study
+from onejump.planning import GPUS, TWO_CORES, mean_seconds, plan_model
 
 # Runtimes are for the GPU that the site's environment names, or for `two-cores`; unset, for a modest one.
 MACHINES = {**GPUS, TWO_CORES.name: TWO_CORES}
@@ -40,18 +37,5 @@ def disk_mb(job):
     return lambda wildcards, attempt: planned_cost(job, wildcards).disk_mb(attempt)
 
 
-def mean_work():
-    """Seconds of a rule's average job as planned for this machine; "" is a rule that no plan knows."""
-    machine = MACHINE if glob.glob("/dev/nvidia[0-9]*") else TWO_CORES
-    jobs, seconds = collections.Counter(), collections.Counter()
-    for line in plan_study(config):
-        jobs[line.cost.rule] += line.jobs
-        seconds[line.cost.rule] += line.jobs * line.cost.seconds(machine)
-    return {
-        "": machine.start_seconds,
-        **{rule: seconds[rule] / jobs[rule] for rule in jobs if jobs[rule]},
-    }
-
-
 # For `--logger onejump`, which foretells from it how much time is left.
-os.environ["ONEJUMP_WORK"] = json.dumps(mean_work())
+os.environ.update(ONEJUMP_WORK=json.dumps(mean_seconds(config, MACHINE)))
