@@ -1,5 +1,6 @@
 # `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first. The tests
-# on Slurm, `make test-cluster`, need root on Debian or Ubuntu, and install a one-node Slurm from their packages.
+# on Slurm need root on Debian or Ubuntu, and install a one-node Slurm from their packages; elsewhere `make test` skips
+# them, and says so. `make test-cluster` adds a study whose jobs, node and Snakemake are killed, for some 15 minutes.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -28,7 +29,7 @@ provenance: $(INSTALLED)
 	snakemake --cores 1 --configfile $(CONFIG) --report reports/$(STUDY)-provenance.zip
 
 test: $(INSTALLED) lint
-	pytest -n 2 --dist loadgroup tests/unit tests/workflow tests/report
+	pytest -n 2 --dist loadgroup tests/unit tests/workflow tests/report tests/cluster/test_slurm.py
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
