@@ -68,8 +68,9 @@ def dynamic_exit_table(
     """
     parts = []
     for method in METHODS:
-        quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS))
-        largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS))
+        # Thresholds are confidences that occur: between two of them, rounding would decide who exits.
+        quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS), method="higher")
+        largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS), method="higher")
         thresholds = np.unique(np.concatenate([quantiles, largest])).tolist()
         columns = [_exit(correct[method], confidence[method], threshold) for threshold in (*thresholds, np.inf)]
         agreement, levels = (np.stack(values, 1) for values in zip(*columns, strict=True))  # [N, thresholds]

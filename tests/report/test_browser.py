@@ -5,11 +5,15 @@ import io
 import re
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image, ImageFilter
 from summary_tables import config, hardware, timings
 
+from onejump.drawings import Drawings
+from onejump.figures import EXACT_FIGURES, FIGURES
 from onejump.report import render
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -55,6 +59,27 @@ def test_letters_are_drawn(page):
     letters = [size for name, outline, size in sizes if re.fullmatch(r"#g\d+", name) and outline != ""]
     assert len(letters) > 1000
     assert min(letters) > 0
+
+
+@pytest.mark.parametrize("kind", [*FIGURES, *EXACT_FIGURES])
+def test_a_shortened_figure_looks_like_its_file(browser, study, kind, tmp_path):
+    figures, name = study / "results" / "demo" / "figures", "smollm2-135m.seed-0.exact"
+    drawings = Drawings(figures)
+    drawn = drawings.inline(name, kind)
+    sources = {
+        "file": f'<img style="width: 960px" src="{(figures / f"{name}.{kind}.svg").as_uri()}">',
+        "page": f'{drawings.glyphs()}<div style="width: 960px">{drawn}</div>',
+    }
+    pictures = {}
+    for which, body in sources.items():
+        (tmp_path / f"{which}.html").write_text(f'<body style="margin: 0">{body}</body>')
+        page = browser.new_page(viewport={"width": 960, "height": 500})
+        page.goto((tmp_path / f"{which}.html").as_uri())
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("L")
+        pictures[which] = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)), dtype=float)  # not edges' grey
+        page.close()
+    assert (pictures["file"] < 128).mean() > 0.001  # something is drawn
+    assert abs(pictures["file"] - pictures["page"]).max() < 40
 
 
 @pytest.mark.parametrize("keyboard", [False, True])

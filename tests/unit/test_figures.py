@@ -59,13 +59,16 @@ def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
     for name in names:
         draw(kind, summary, MODEL, SEED, "exact" if kind in EXACT_FIGURES else "paper", tmp_path / name)
-        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+        made = [(tmp_path / name).with_suffix(suffix).read_bytes() for suffix in (".svg", ".pdf")]
+        digests.add(hashlib.sha256(b"".join(made)).hexdigest())
     assert len(digests) == 1
     root = ElementTree.parse(tmp_path / "first.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("viewBox")
     assert "date" not in (tmp_path / "first.svg").read_text().lower()
-    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert made[1].startswith(b"%PDF") and b"CreationDate" not in made[1]
+    pdfs = [name.replace(".svg", ".pdf") for name in names]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names + pdfs)
 
 
 def test_scores_are_the_tables(summary):
