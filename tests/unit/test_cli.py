@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, completion, and errors in one line, or with their trace."""
+"""The command line as a user meets it: help, completion, errors in one line or with their trace, and what logs say."""
 
 import os
 import subprocess
@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from onejump.artifacts import DEVICE_LINE
+from onejump.cli import _device
+from onejump.statistics import read_hardware
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
 
@@ -43,3 +48,23 @@ def test_the_shell_completes_commands_and_options():
     words["COMP_CWORD"] = "2"
     assert "plain,--sentences\n" in onejump(**words, COMP_WORDS="onejump choose-positions --sent").stdout
     assert "complete" in onejump(_ONEJUMP_COMPLETE="bash_source").stdout
+
+
+def test_hardware_is_what_the_logs_begin_with(tmp_path):
+    first = {"dump/a.log": "GPU X", "dump/b.log": "CPU Y, 1 thread", "fit.log": "CPU Y, 1 thread"}
+    for name, device in first.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{DEVICE_LINE}{device}\nfit: 100%|##| 3/3\n")
+    (tmp_path / "summarise.log").write_text(f"a warning\n{DEVICE_LINE}what stands later is not the device\n")
+    (tmp_path / "empty.log").write_text("")
+    found = read_hardware(tmp_path)
+    assert found.to_dict("records") == [{"device": "CPU Y, 1 thread", "jobs": 2}, {"device": "GPU X", "jobs": 1}]
+    assert read_hardware(tmp_path / "none").empty
+
+
+def test_a_stage_says_what_it_runs_on_before_all_else(capsys):
+    threads = torch.get_num_threads()
+    device = _device("cpu", 1)
+    torch.set_num_threads(threads)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert device.type == "cpu" and line.startswith(DEVICE_LINE) and line.endswith(", 1 thread")

@@ -335,6 +335,14 @@ def test_what_was_run_is_spelled_out(study, page):
     names, values = ([page.text(index) for index in page.find(tag)] for tag in ("dt", "dd"))
     assert VERSIONS.items() <= dict(zip(names, values, strict=True)).items()
     assert ["train_jump", "62", "2 h 02 min", "2 min 41 s", "1,022 MB"] in rows
+    assert [value for value in values if "jobs" in value] == [
+        "NVIDIA H100 80GB HBM3 64 jobs",
+        "Some CPU, 2 threads 2 jobs",
+    ]
+    methods = page.text(page.find("section", aria_labelledby="how")[0])
+    for words in (f"{N_TRAIN:,} training and {N_TEST:,} test", "the best epoch of Adam fits; the ridge of exact fits"):
+        assert words in methods
+    assert "KL fits" not in methods
     (code,) = [index for index in page.find("code") if page.elements[index][2].startswith("study: demo")]
     assert yaml.safe_load(page.elements[code][2]) == config(MODELS, VARIANTS, SEEDS)
 
