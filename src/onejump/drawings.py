@@ -84,9 +84,8 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
             found = re.findall(r"url\(#([^)]+)\)", value)
             if name == "href" and value.startswith("#"):
                 found.append(value[1:])
-            references |= {
-                id_: f"{prefix}{len(references) + i}" for i, id_ in enumerate(found) if id_ not in references
-            }
+            for id_ in found:
+                references.setdefault(id_, f"{prefix}{len(references)}")
     references |= glyphs
     for element in root.iter():
         for name, value in list(element.attrib.items()):

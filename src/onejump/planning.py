@@ -712,7 +712,7 @@ def render(config: Mapping, gpu: Machine) -> str:
         hours = sum(line.jobs * line.cost.seconds(gpu) for line in own) / 3600
         disk = sum(line.jobs * line.cost.written for line in own) / GB
         text.append(f"  in all{sum(line.jobs for line in own):>20}{disk:>33.3f}{hours:>27.2f} hours on {gpu.name}")
-        if a.name == f"{ASSUMED}{UNKNOWN}":
+        if a.name.endswith(UNKNOWN):
             text.append(
                 "  no config.json of this model is here: fetch it (hf download ID config.json), or set architecture:"
             )

@@ -23,11 +23,11 @@ class LogHandler(LogHandlerBase):
     """Counts jobs and work, and writes a line when a job starts."""
 
     def __post_init__(self) -> None:
-        self._work = json.loads(os.environ.get(WORK_VARIABLE, "{}"))
+        self._work: dict[str, float] = {}
         self._rules: dict[int, str] = {}  # job -> rule
         self._finished: set[int] = set()
         self._counts: dict[str, int] = {}
-        self._begun = time.monotonic()
+        self._begun = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write what belongs on the screen, in one piece."""
@@ -40,7 +40,7 @@ class LogHandler(LogHandlerBase):
         if self.common_settings.dryrun:
             return self.format(record)
         if event == LogEvent.RUN_INFO:
-            # Snakemake keeps loggers from the start, but the workflow sets its variable only when it is read.
+            # Not before: the workflow sets the variable when it is read, after Snakemake has made its loggers.
             self._work = json.loads(os.environ.get(WORK_VARIABLE, "{}"))
             self._counts = {rule: count for rule, count in record.stats.items() if rule != "total"}
             self._begun = time.monotonic()

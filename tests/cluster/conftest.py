@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import NODE, SCRIPT, SlurmStudy
+from missing import do_without
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
@@ -33,9 +34,7 @@ def running_slurm():
     done = subprocess.run([SCRIPT, "up"], env=environment, text=True, capture_output=True)
     if done.returncode != 0:
         reason = f"no Slurm here ({done.stderr.strip() or done.stdout.strip()})"
-        if os.environ.get("CI", "").lower() in ("true", "1"):
-            pytest.fail(f"{reason}, and continuous integration does not go without")
-        pytest.skip(reason)
+        do_without(reason)
     yield
     subprocess.run([SCRIPT, "down", "--purge"], env=environment, check=True)
 

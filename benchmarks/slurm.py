@@ -1,0 +1,33 @@
+"""Seconds that a Slurm job takes of its allocation beside its stage, over the jobs of one study.
+
+    scontrol -o show jobs | python benchmarks/slurm.py results/STUDY
+
+Run it soon after the study, on a cluster where nothing else has run: Slurm forgets jobs after some minutes.
+"""
+
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from onejump.statistics import read_timings
+
+
+def main(results: str) -> None:
+    """Compare what Slurm counts with what the stages' benchmark files do."""
+    allocated, jobs = 0.0, 0
+    for line in sys.stdin:
+        facts = dict(re.findall(r"(\w+)=(\S*)", line))
+        if facts.get("JobState") == "COMPLETED":
+            begin, end = (datetime.fromisoformat(facts[name]) for name in ("StartTime", "EndTime"))
+            allocated, jobs = allocated + (end - begin).total_seconds(), jobs + 1
+    stages = read_timings(Path(results) / "benchmarks")
+    if jobs == 0 or jobs != stages["jobs"].sum():
+        sys.exit(f"{results}: Slurm knows {jobs} finished jobs, the study has {stages['jobs'].sum()}; run it anew")
+    seconds = stages["seconds_total"].sum()
+    beside = (allocated - seconds) / jobs
+    print(f"{jobs} jobs, {allocated:.0f} s allocated, {seconds:.1f} s in stages: {beside:.1f} s a job beside its stage")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
