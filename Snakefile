@@ -33,6 +33,9 @@ for candidate in workflow.rules:
     if candidate.cache and candidate.cache.output:
         candidate._benchmark = None
 
+# For `--logger onejump`, which foretells from it how much time is left.
+os.environ.update(ONEJUMP_WORK=json.dumps(WORK))
+
 
 localrules:
     all,

@@ -222,7 +222,13 @@ def dump_activations(
 
 @cli.command()
 @activation_options
-@click.option("--level", required=True, help="Exit level 0..K-1, or 'joint' for the joint jump.")
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    required=True,
+    help="Exit level 0..K-1, or 'joint' for the joint jump; repeat it, with an --out each, for several.",
+)
 @click.option(
     "--fit",
     type=click.Choice(FITS),
@@ -239,19 +245,22 @@ def dump_activations(
 )
 @seed_option
 @compute_options
-@out_option
+@click.option("--out", "outs", type=FILE, multiple=True, required=True, help="File to write; one for each --level.")
 def train_jump(
-    head_file, positions_file, shards, positions, level, fit, target, rank, joint_batches, seed, device, threads, out
+    head_file, positions_file, shards, positions, levels, fit, target, rank, joint_batches, seed, device, threads, outs
 ) -> None:
-    """Fit the jump of one level, or the joint jump."""
+    """Fit the jump of a level, of several, or the joint jump."""
     device = _device(device, threads)
     from onejump.fitting.train import train_jump
 
-    if level != "joint" and not level.isdecimal():
-        raise click.BadParameter(f"{level!r} is neither a level number nor 'joint'", param_hint="--level")
+    if wrong := [level for level in levels if level != "joint" and not level.isdecimal()]:
+        raise click.BadParameter(f"{wrong[0]!r} is neither a level number nor 'joint'", param_hint="--level")
+    if len(levels) != len(outs):
+        raise click.BadParameter(f"{len(outs)} for {len(levels)} --level; give one for each", param_hint="--out")
     head, activations = _activations(head_file, positions_file, shards, positions, "train")
-    number = None if level == "joint" else int(level)
-    train_jump(activations, head, number, out, fit, target, rank, joint_batches, seed, device)
+    for level, out in zip(levels, outs, strict=True):
+        number = None if level == "joint" else int(level)
+        train_jump(activations, head, number, out, fit, target, rank, joint_batches, seed, device)
 
 
 @cli.command()

@@ -252,6 +252,11 @@ class Cost:
     host: float = 0.0
     device: float = 0.0
 
+    def repeated(self, times: int) -> "Cost":
+        """The same work several times, in one job."""
+        work = {key: times * getattr(self, key) for key in ("moved", "read", "written")}
+        return dataclasses.replace(self, flops={kind: times * n for kind, n in self.flops.items()}, **work)
+
     def seconds(self, machine: Machine) -> float:
         """Wall time of the job on a machine."""
         arithmetic = sum(n / machine.flops[kind] for kind, n in self.flops.items())

@@ -27,8 +27,15 @@ def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
 
 def test_the_embedded_study_is_the_default(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
-    jobs = planned_jobs(tmp_path, "--profile", "profiles/local")
+    jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=30")
     assert (jobs["dump_activations"], jobs["train_jump"], jobs["evaluate_jumps"]) == (3, 60, 2)
+
+
+def test_one_machine_fits_several_levels_in_a_job(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=4")
+    packs = {rule: count for rule, count in jobs.items() if rule.startswith("train_jump")}
+    assert packs == {"train_jump_00_06": 2, "train_jump_07_14": 2, "train_jump_15_21": 2, "train_jump_22_29": 2}
 
 
 def test_the_papers_three_models_are_planned_job_by_job(tmp_path):

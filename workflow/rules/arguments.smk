@@ -91,3 +91,12 @@ def model_args(wildcards, input):
 def rank_args(wildcards):
     rank = choice("rank")(wildcards)
     return "" if rank is None else f"--rank {rank}"
+
+
+def fitting_args(wildcards, output):
+    """The level and the file of each jump that a job fits."""
+    levels = [Path(path).stem.removeprefix("level-") for path in output]
+    return " ".join(
+        f"--level {level} --out {shlex.quote(path)}"
+        for level, path in zip(levels, output)
+    )

@@ -1,64 +1,61 @@
-# One job a level: the jumps of each variant; beside them their joint jump, and the full-rank reference (JTC).
+# The jumps of each variant, and their joint jump; beside them the full-rank reference (JTC).
+#
+# One job a level, as a cluster wants it. Where starting a job takes longer than fitting a small model's jump, a profile
+# asks for fewer: `--set-scatter levels=4` makes four jobs of a variant's levels. The files are the same.
 
 
-rule train_jump:
-    input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("train"),
-    output:
-        jump=f"{VARIANT}/jumps/level-{{level}}.safetensors",
-    log:
-        f"{LOGS}/train_jump/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train_jump/{{model}}.seed-{{seed}}.{{variant}}.{{level}}.tsv"
-    conda:
-        "../../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=mem_mb("train_jump"),
-        runtime=runtime("train_jump"),
-        disk_mb=disk_mb("train_jump"),
-        gpu=1,
-    params:
-        level=lambda wildcards: int(wildcards.level),
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        fit=choice("fit"),
-        target=choice("target"),
-        positions=choice("positions"),
-        rank=rank_args,
-        joint_batches="mixed",
-        code=code("fitting.train"),
-    shell:
-        "onejump train-jump --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
-        " --target {params.target} --positions {params.positions} --threads {threads} --level {params.level}"
-        " --fit {params.fit} {params.rank} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
-        " --out {output.jump:q} 2> {log:q}"
+scattergather:
+    levels=max(model["blocks"] for model in config["models"].values()),
 
 
-# Of all fits the joint one takes longest: let it start first.
-use rule train_jump as train_joint_jump with:
-    output:
-        jump=f"{VARIANT}/jumps/joint.safetensors",
-    log:
-        f"{LOGS}/train_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
-    priority: 10
-    resources:
-        mem_mb=mem_mb("train_joint_jump"),
-        runtime=runtime("train_joint_jump"),
-        disk_mb=disk_mb("train_joint_jump"),
-        gpu=1,
-    params:
-        level="joint",
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        fit=choice("fit"),
-        target=choice("target"),
-        positions=choice("positions"),
-        rank=rank_args,
-        joint_batches=choice("joint_batches"),
-        code=code("fitting.train"),
+JOBS = fitting_jobs(len(gather.levels("{scatteritem}")))
+
+for (kind, end), (files, models) in JOBS.items():
+    name = kind + end.replace(".{level}", "").replace(".", "_").replace("-", "_")
+    WORK.setdefault(name, len(files) * WORK[kind])
+
+    rule:
+        name:
+            name
+        input:
+            head=f"{RESULTS}/{{model}}/head.safetensors",
+            positions=f"{BRANCH}/positions.parquet",
+            shards=shard_paths("train"),
+        output:
+            jumps=[f"{VARIANT}/jumps/{file}.safetensors" for file in files],
+        log:
+            f"{LOGS}/{kind}/{{model}}.seed-{{seed}}.{{variant}}{end}.log",
+        benchmark:
+            f"{BENCHMARKS}/{kind}/{{model}}.seed-{{seed}}.{{variant}}{end}.tsv"
+        wildcard_constraints:
+            model="|".join(map(re.escape, models)),
+        # Of all fits the joint one takes longest: let it start first.
+        priority: 10 if kind == "train_joint_jump" else 0
+        conda:
+            "../../envs/study.yaml"
+        threads: 1
+        resources:
+            mem_mb=mem_mb(kind),
+            runtime=runtime(kind, len(files)),
+            disk_mb=disk_mb(kind, len(files)),
+            gpu=1,
+        params:
+            # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
+            jumps=fitting_args,
+            shards=lambda wildcards, input: repeat("--shard", input.shards),
+            fit=choice("fit"),
+            target=choice("target"),
+            positions=choice("positions"),
+            rank=rank_args,
+            joint_batches=(
+                choice("joint_batches") if kind == "train_joint_jump" else "mixed"
+            ),
+            code=code("fitting.train"),
+        shell:
+            "onejump train-jump --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+            " --target {params.target} --positions {params.positions} --threads {threads}"
+            " --fit {params.fit} {params.rank} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
+            " {params.jumps} 2> {log:q}"
 
 
 rule fit_jtc:

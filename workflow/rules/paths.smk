@@ -41,6 +41,23 @@ def jump_paths(wildcards):
     )
 
 
+def fitting_jobs(most):
+    """Kind and end of a job's name -> the names of the files that it writes, and the models that it is for.
+
+    A variant's levels are spread over `most` jobs; one job has one level where there are enough of them.
+    """
+    found = {("train_joint_jump", ""): (["joint"], list(config["models"]))}
+    for model, facts in config["models"].items():
+        levels = [f"{k:02d}" for k in range(facts["blocks"])]
+        bounds = [i * len(levels) // most for i in range(most + 1)]
+        packs = [levels[first:end] for first, end in itertools.pairwise(bounds)]
+        for pack in packs if most < len(levels) else [["{level}"]]:
+            files = [f"level-{level}" for level in pack]
+            end = "-".join(dict.fromkeys((pack[0], pack[-1])))
+            found.setdefault(("train_jump", f".{end}"), (files, []))[1].append(model)
+    return found
+
+
 def branches(pattern, fits=FITS, **lists):
     """A path for each model, seed and variant that is fitted so; each model has its own levels. `{jumps}` and `{joint}`
     are the variants that this one shares its jumps and its joint jump with."""

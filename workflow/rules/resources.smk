@@ -14,10 +14,11 @@ PLANS = {
 }
 
 
-def planned_cost(job, wildcards):
-    """What the plan says about a rule's job."""
+def planned_cost(job, wildcards, times=1):
+    """What the plan says about a rule's job, or about several of them as one."""
     variant = config["variants"].get(wildcards.get("variant"))
-    return PLANS[wildcards.model].job(job, wildcards.get("split"), variant)
+    plan = PLANS[wildcards.model].job(job, wildcards.get("split"), variant)
+    return plan.repeated(times)
 
 
 def mem_mb(job):
@@ -25,17 +26,19 @@ def mem_mb(job):
     return lambda wildcards, attempt: planned_cost(job, wildcards).mem_mb(attempt)
 
 
-def runtime(job):
+def runtime(job, times=1):
     """Minutes: three times what is planned, and at least half an hour: a job cut off is a whole job lost."""
-    return lambda wildcards, attempt: planned_cost(job, wildcards).runtime(
+    return lambda wildcards, attempt: planned_cost(job, wildcards, times).runtime(
         MACHINE, attempt
     )
 
 
-def disk_mb(job):
+def disk_mb(job, times=1):
     """Disk for the files that the job writes."""
-    return lambda wildcards, attempt: planned_cost(job, wildcards).disk_mb(attempt)
+    return lambda wildcards, attempt: planned_cost(job, wildcards, times).disk_mb(
+        attempt
+    )
 
 
-# For `--logger onejump`, which foretells from it how much time is left.
-os.environ.update(ONEJUMP_WORK=json.dumps(mean_seconds(config, MACHINE)))
+# Seconds of a rule's average job.
+WORK = mean_seconds(config, MACHINE)
