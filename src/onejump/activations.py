@@ -356,15 +356,17 @@ class Activations:
             if not 0 <= level <= self.n_blocks:
                 raise OnejumpError(f"level {level} is out of range; this model has levels 0..{self.n_blocks}")
         for file, kept in zip(self._files, self._kept, strict=True):
-            yield tuple(self._read(file, level, len(kept))[kept].float() for level in levels)
+            yield tuple(self._read(file, level, kept).float() for level in levels)
 
-    def _read(self, file: TensorFile, level: int, rows: int) -> Tensor:
-        tensor = file.tensor(level_name(level))
-        if tensor.shape != (rows, self.hidden_size):
-            raise OnejumpError(
-                f"{file.path}: level {level} is {tuple(tensor.shape)}, expected {(rows, self.hidden_size)}; rerun "
-                "dump-activations"
-            )
+    def _read(self, file: TensorFile, level: int, kept: Tensor) -> Tensor:
+        name, expected = level_name(level), (len(kept), self.hidden_size)
+        if (found := file.shape(name)) != expected:
+            raise OnejumpError(f"{file.path}: level {level} is {found}, expected {expected}; rerun dump-activations")
+        numbers_kept = kept.nonzero()[:, 0].tolist()
+        rows = slice(numbers_kept[0], numbers_kept[-1] + 1) if numbers_kept else slice(0)
+        tensor = file.tensor(name, rows)
+        if len(tensor) > len(numbers_kept):
+            tensor = tensor[kept[rows]]
         if not tensor.isfinite().all():
             raise OnejumpError(
                 f"{file.path}: NaN or infinite values at level {level}; rerun dump-activations in float32"

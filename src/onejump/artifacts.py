@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,9 @@ def _sort_header(path: Path) -> None:
 
 
 class TensorFile:
-    """A safetensors file of this project, opened lazily: each tensor is read and verified when asked for.
+    """A safetensors file of this project, opened lazily: each tensor is verified when it is first asked for.
+
+    Metadata and shapes are read without PyTorch.
 
     Raises:
         OnejumpError: the file is missing, cut short, altered, or not written by this project.
@@ -153,9 +156,10 @@ class TensorFile:
 
         self.path = require_file(path)
         try:
-            self._file = safe_open(self.path, framework="pt")
-            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
-            self.names: list[str] = sorted(self._file.keys())
+            file = safe_open(self.path, framework="np")
+            self.metadata: dict[str, str] = dict(file.metadata() or {})
+            self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+            self.names: list[str] = list(self._shapes)
         except (SafetensorError, OSError, UnicodeDecodeError) as error:
             raise OnejumpError(self._damaged(f"not a whole safetensors file: {error}")) from error
         if DIGEST_KEY not in self.metadata:
@@ -166,6 +170,7 @@ class TensorFile:
             f"{DIGEST_KEY}.{name}" for name in self.names
         ]:
             raise OnejumpError(self._damaged("its tensors are not those that its metadata list"))
+        self._verified: set[str] = set()
 
     def _damaged(self, why: str) -> str:
         return f"{self.path}: damaged ({why}); remove the file and rerun the stage that makes it"
@@ -179,19 +184,33 @@ class TensorFile:
         """A metadata value that was stored as JSON."""
         return json.loads(self.metadata[key])
 
-    def tensor(self, name: str):
-        """Read one tensor (on the CPU) and verify its digest."""
+    @cached_property
+    def _file(self):
+        from safetensors import safe_open
+
+        return safe_open(self.path, framework="pt")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, which is not read."""
+        if name not in self._shapes:
+            raise OnejumpError(f"{self.path}: has no tensor {name!r}, only {', '.join(self.names)}")
+        return self._shapes[name]
+
+    def tensor(self, name: str, rows: slice | None = None):
+        """Read one tensor, or some consecutive rows of it (on the CPU); the whole is verified the first time."""
         from safetensors import SafetensorError
 
-        if name not in self.names:
-            raise OnejumpError(f"{self.path}: has no tensor {name!r}, only {', '.join(self.names)}")
+        self.shape(name)
         try:
+            if rows is not None and name in self._verified:
+                return self._file.get_slice(name)[rows]
             tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise OnejumpError(self._damaged(str(error))) from error
-        if _tensor_digest(tensor) != self.metadata[f"{DIGEST_KEY}.{name}"]:
+        if name not in self._verified and _tensor_digest(tensor) != self.metadata[f"{DIGEST_KEY}.{name}"]:
             raise OnejumpError(self._damaged(f"tensor {name!r} does not match its checksum"))
-        return tensor
+        self._verified.add(name)
+        return tensor if rows is None else tensor[rows]
 
     def tensors(self) -> dict:
         """All tensors, each verified."""

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from onejump.bootstrap import resampled_means
-from onejump.evaluation import METRICS
+from onejump.contract import METRICS
 from onejump.statistics import EvaluationGrids
 
 RESAMPLES = 10_000

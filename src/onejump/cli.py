@@ -352,9 +352,9 @@ def evaluate_jumps(
 ) -> None:  # fmt: skip
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = _device(device, threads)
+    from onejump.contract import read_selection
     from onejump.evaluation import JumpExits, evaluate_jumps
     from onejump.jumps import load_folded_jumps, load_joint_jump
-    from onejump.selection import read_selection
 
     head, activations = _activations(head_file, positions_file, shards, positions, "test")
     jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
@@ -424,7 +424,7 @@ def test_claims(evaluation, references, jump_files, selection_file, seed, out) -
 
     from onejump.artifacts import TensorFile
     from onejump.claims import claims_table
-    from onejump.selection import read_selection
+    from onejump.contract import read_selection
     from onejump.statistics import EvaluationGrids, n_parameters
 
     sizes = [n_parameters(TensorFile(file)) for file in jump_files]

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from onejump.activations import Activations
+from onejump.contract import METRICS
 from onejump.exit_head import FusedHead, fuse
 from onejump.jumps import FoldedJump
 from onejump.models import Head
 from onejump.progress import progress_bar
 
-METRICS = ("correct", "correct_at_5", "surprisal", "exit_surprisal", "kl", "confidence")
 Key = tuple[str, int | None]
 # Rows whose full-width logits are held at once, and elements that metrics are computed on at once. On the CPU the
 # first must be many, so that a product with the output embedding is not bound by memory, and the second few, so that
@@ -291,7 +291,8 @@ def _chunks(
     with torch.inference_mode():
         for rows in progress_bar(_slices(len(final), ROWS[device.type]), progress, "chunk"):
             full = FullPrediction.of(head.logits(final[rows].to(device)))
-            yield rows, full, (activations.level(k)[rows].to(device) for k in range(activations.n_blocks))
+            chunk = activations.rows(rows.start, rows.stop)
+            yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
 
 
 def _metrics(logits: Callable[[slice], Tensor], n: int, full: FullPrediction, expected: Tensor | None = None) -> Tensor:

@@ -19,9 +19,6 @@ from onejump.models import Head
 from onejump.progress import progress_bar
 from onejump.selection import signed_square
 
-# Each score and whether the largest (1) or the smallest (-1) selects the jump.
-SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
-
 
 def mean_squared_errors(
     activations: Activations, head: Head, jumps: Sequence[FoldedJump], target: str, device: torch.device
@@ -74,7 +71,7 @@ def score_oracle(
         device: where to compute.
 
     Returns:
-        jump int32, null for the joint jump; d_m, cosine, squared_cosine (null for the joint jump), mse (SCORES);
+        jump int32, null for the joint jump; the SCORES d_m, cosine, squared_cosine (null for the joint jump) and mse;
         explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
 
     Raises:

@@ -12,6 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onejump.artifacts import OnejumpError, read_json
+from onejump.fitting.settings import (
+    BATCH_SIZE,
+    EPOCHS,
+    KL_BATCH_SIZE,
+    KL_STEPS,
+    KL_VALIDATE_EVERY,
+    OVERSAMPLING,
+    RIDGES,
+    VALIDATION_SHARE,
+)
 from onejump.variants import joint_of, jumps_of, seeds_of
 
 ASSUMED = "llama-2-7b"
@@ -22,13 +32,10 @@ DOUBLE = 8
 MB, GB = 1e6, 1e9
 # Tokens of a Wikipedia sentence up to a position chosen uniformly in it, on average (SmolLM2's tokenizer: 16.1).
 TOKENS = 16.0
-# What the fits do; the library's own numbers, which cannot be imported without PyTorch. A test compares them.
-EPOCHS, BATCH_SIZE, N_RIDGES, OVERSAMPLING = 80, 128, 10, 10
+# The library's own numbers, which cannot be imported without PyTorch or pandas. A test compares them.
 CLAIM_RESAMPLES, LARGEST_RANK, RANK_POINTS = 10_000, 8, 6
-KL_STEPS, KL_BATCH_SIZE, KL_VALIDATE_EVERY = 200, 64, 25
 # Block products until the largest eigenvalues stand still: for the first ridge, and for each further one.
 BLOCKS_FIRST, BLOCKS_MORE = 15, 3
-VALIDATION_SHARE = 0.1
 # Of the resources asked for above those planned.
 MARGIN = 4 / 3
 # Of a process that has imported Transformers and a model's code, beyond the bare base.
@@ -376,7 +383,7 @@ class ModelPlan:
         H, V, r = self._width, self.architecture.vocabulary, rank or self.architecture.rank
         moments, read, memory = self._moments(levels)
         singular = self._singular(levels)
-        ridges = N_RIDGES if fit == "exact" else 1
+        ridges = len(RIDGES) if fit == "exact" else 1
         products = (BLOCKS_FIRST + BLOCKS_MORE * (ridges - 1)) * 2 * 4 * H * H * (r + OVERSAMPLING)
         solve = 0 if singular else ridges * H**3 / 3
         flops = {"float64": moments + solve + products, "eigen": H**3 if singular else 0}

@@ -15,7 +15,8 @@ from torch import Tensor
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, TensorFile
 from onejump.bootstrap import interval
-from onejump.evaluation import METRICS, JumpExits, metrics_by_method
+from onejump.contract import METRICS, RANK_COLUMNS
+from onejump.evaluation import JumpExits, metrics_by_method
 from onejump.fitting.exact import RidgeSolver
 from onejump.fitting.moments import Moments, level_moments
 from onejump.jumps import FoldedJump, target_of
@@ -26,11 +27,6 @@ from onejump.selection import signed_square
 LARGEST = 8  # the curve's largest rank is H / LARGEST
 POINTS = 6
 BOOTSTRAP_SEED = 0
-_INTERVAL = ("{}", "{}_low", "{}_high")
-RANK_COLUMNS = (
-    *("method", "rank", "jump", "n"),
-    *(name.format(metric) for metric in ("precision", "surprisal") for name in _INTERVAL),
-)
 
 
 def curve_ranks(hidden_size: int, rank: int) -> list[int]:

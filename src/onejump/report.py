@@ -23,7 +23,7 @@ from onejump.figures import (
     Rows,
     read_summary,
 )
-from onejump.fitting.exact import RIDGES
+from onejump.fitting.settings import RIDGES
 from onejump.variants import VARIANT_DEFAULTS, seeds_of
 
 CLAIMS = {

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from onejump.activations import Activations
-from onejump.artifacts import OnejumpError, TensorFile, read_json, write_json, write_table, write_tensors
+from onejump.artifacts import OnejumpError, TensorFile, write_json, write_table, write_tensors
 from onejump.bootstrap import resampled_means
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
@@ -41,14 +41,16 @@ def score_jumps(
     q = torch.cat([jump.q for jump in jumps])
     B = torch.stack([jump.B for jump in jumps])
     gram = B @ B.transpose(1, 2)
+    targets = []  # of each shard `B y / |y|`, the same at every level
+    for (final,) in activations.shards(activations.n_blocks):
+        y = target_of(final.to(device), head, target)
+        y = y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        targets.append((y @ B.reshape(-1, B.shape[2]).T).view(len(y), n_jumps, rank).transpose(0, 1))
     cosines = torch.empty(n_jumps, n_levels, len(activations))
     for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
-        for x, final in activations.shards(level, activations.n_blocks):
-            y = target_of(final.to(device), head, target)
-            y = y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        for (x,), projected in zip(activations.shards(level), targets, strict=True):
             z = (x.to(device) @ P + q).view(len(x), n_jumps, rank).transpose(0, 1)
-            projected = (y @ B.reshape(-1, B.shape[2]).T).view(len(x), n_jumps, rank).transpose(0, 1)
             norm = ((z @ gram) * z).sum(-1).clamp_min(0).sqrt()
             cosine = (z * projected).sum(-1) / norm.clamp_min(1e-30)
             cosines[:, level, first : first + len(x)] = cosine.clamp(-1, 1).cpu()
@@ -106,17 +108,3 @@ def select_jump(cosines: str | Path, score_levels: str, seed: int, path: str | P
         "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
     }
     write_json(path, selection)
-
-
-def read_selection(path: str | Path, n_jumps: int) -> dict:
-    """A selection.json, checked.
-
-    Raises:
-        OnejumpError: the file is damaged, or selects among another number of jumps.
-    """
-    selection = read_json(path)
-    if len(selection["scores"]) != n_jumps:
-        raise OnejumpError(
-            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
-        )
-    return selection

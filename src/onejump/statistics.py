@@ -8,12 +8,9 @@ import pyarrow.compute as pc
 
 from onejump.artifacts import DEVICE_LINE, OnejumpError, TensorFile, atomic_path, read_table
 from onejump.bootstrap import interval
+from onejump.contract import METRICS, RANK_COLUMNS, SCORES, read_selection
 from onejump.dynamic_exit import METHODS, Costs, dynamic_exit_table
-from onejump.evaluation import METRICS
-from onejump.fitting.kl import VALIDATE_EVERY
-from onejump.oracle import SCORES
-from onejump.ranks import RANK_COLUMNS
-from onejump.selection import read_selection
+from onejump.fitting.settings import KL_VALIDATE_EVERY
 from onejump.variants import joint_of, jumps_of, seeds_of
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
@@ -43,7 +40,7 @@ def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in BRANCH_TABLES}
     for model in config["models"]:
         head = TensorFile(results / model / "head.safetensors")
-        shape = head.tensor("weight").shape
+        shape = head.shape("weight")
         for seed in config["seeds"]:
             branch = results / model / f"seed-{seed}"
             tables["models"].append(_model_table(model, seed, head, shape, branch, config))
@@ -365,7 +362,7 @@ def _curve(name: str, file: TensorFile) -> pd.DataFrame:
     """The course of an iterative fit; `step` is Adam's epoch, or the KL fit's step."""
     if "validation_kl_curve" in file.metadata:
         divergence = file.value("validation_kl_curve")
-        steps = np.arange(len(divergence)) * VALIDATE_EVERY
+        steps = np.arange(len(divergence)) * KL_VALIDATE_EVERY
         return pd.DataFrame(
             {"jump": name, "step": steps, "gap": None, "validation_mse": None, "validation_kl": divergence}
         )

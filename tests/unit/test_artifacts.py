@@ -188,6 +188,24 @@ def test_tensors_of_every_dtype_and_shape_read_back_as_written(tmp_path, dtype, 
     assert file.names == ["other", "x"]
 
 
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(1, 3), slice(2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_rows_of_a_tensor_are_those_of_the_whole_whenever_it_is_verified(tmp_path, rows, dtype):
+    tensor = torch.arange(20).reshape(4, 5).to(dtype)
+    write_tensors(tmp_path / "t", {"x": tensor}, {})
+    file = TensorFile(tmp_path / "t")
+    for _ in range(2):
+        assert torch.equal(file.tensor("x", rows), tensor[rows])
+
+
+def test_damage_outside_the_rows_asked_for_is_found(tmp_path):
+    write_tensors(tmp_path / "t", {"x": torch.ones(100, 5)}, {})
+    content = bytearray((tmp_path / "t").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "t").write_bytes(content)
+    assert "does not match its checksum" in error_of(lambda: TensorFile(tmp_path / "t").tensor("x", slice(0, 1)))
+
+
 def test_a_tensor_without_dimensions_reads_back_as_written(tmp_path):
     write_tensors(tmp_path / "t", {"x": torch.tensor(1.5)}, {})
     assert torch.equal(read_all(tmp_path / "t")["x"], torch.tensor(1.5))
@@ -467,3 +485,6 @@ def test_a_level_that_is_neither_a_number_nor_joint_is_a_usage_error(tmp_path):
     done = CliRunner().invoke(cli, ["train-jump", *files, "--level", "last", "--device", "cpu"])
     assert done.exit_code == 2
     assert "neither a level number nor 'joint'" in done.output
+    done = CliRunner().invoke(cli, ["train-jump", *files, "--level", "0", "--level", "1", "--device", "cpu"])
+    assert done.exit_code == 2
+    assert "1 for 2 --level" in done.output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onejump.artifacts import DEVICE_LINE
+from onejump.artifacts import DEVICE_LINE, write_tensors
 from onejump.cli import _device
 from onejump.statistics import read_hardware
 
@@ -40,6 +40,24 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
     told = onejump("--debug", *arguments) if asked == "option" else onejump(*arguments, ONEJUMP_DEBUG="1")
     assert told.returncode == 1
     assert told.stderr.startswith("Traceback") and told.stderr.endswith("\n" + done.stderr)
+
+
+@pytest.mark.parametrize("module", ["planning", "corpus", "claims", "statistics", "figures", "report", "inspection"])
+def test_what_computes_on_no_tensors_imports_no_pytorch(module):
+    code = f"import sys, onejump.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_metadata_and_shapes_of_tensors_are_read_without_pytorch(tmp_path):
+    write_tensors(tmp_path / "t", {"x": torch.ones(2, 3, dtype=torch.bfloat16)}, {"n": 7})
+    code = f"""
+import sys
+from onejump.artifacts import TensorFile
+file = TensorFile({str(tmp_path / "t")!r})
+assert (file.value("n"), file.shape("x"), file.names) == (7, (2, 3), ["x"])
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_shell_completes_commands_and_options():

@@ -12,9 +12,10 @@ from onejump.artifacts import TensorFile
 from onejump.exit_head import fuse
 from onejump.fitting.adam import Rows
 from onejump.fitting.exact import fit_exact
-from onejump.fitting.kl import VALIDATE_EVERY, _Objective, fit_kl
+from onejump.fitting.kl import _Objective, fit_kl
 from onejump.fitting.logits import fit_logits, metric_root
 from onejump.fitting.moments import Moments, validation_start
+from onejump.fitting.settings import KL_VALIDATE_EVERY
 from onejump.fitting.train import train_jump
 from onejump.jumps import FoldedJump, Jump, target_of
 from onejump.models import Head
@@ -144,14 +145,14 @@ def test_training_on_the_divergence_lowers_it_and_keeps_the_best(target):
     moments = Moments.of(fit.x.flatten(0, 1), fit.y.repeat(3, 1))
     start = fit_exact(moments, moments, RANK).map
     result = fit_kl(fit, validation, start, head, target, seed=0, steps=100)
-    assert len(result.validation_curve) == 1 + 100 // VALIDATE_EVERY == 1 + len(result.train_curve)
+    assert len(result.validation_curve) == 1 + 100 // KL_VALIDATE_EVERY == 1 + len(result.train_curve)
     assert result.validation_curve[0] == pytest.approx(
         float(divergence(head, target, start.jump().fold(), validation.x, validation.y)), rel=1e-4
     )
     kept = float(divergence(head, target, result.map.jump().fold(), validation.x, validation.y))
     assert kept == pytest.approx(min(result.validation_curve), rel=1e-4)
     assert kept < 0.95 * result.validation_curve[0]
-    assert result.best_step == VALIDATE_EVERY * int(np.argmin(result.validation_curve))
+    assert result.best_step == KL_VALIDATE_EVERY * int(np.argmin(result.validation_curve))
     again = fit_kl(fit, validation, start, head, target, seed=0, steps=100)
     assert torch.equal(again.map.W, result.map.W) and again.train_curve == result.train_curve
 

@@ -10,9 +10,10 @@ from tiny_models import make_dump
 
 from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, TensorFile, read_json, write_tensors
+from onejump.contract import read_selection
 from onejump.jumps import FoldedJump, Jump, target_of
 from onejump.models import Head
-from onejump.selection import read_selection, save_scores, score_jumps, select_jump, signed_square
+from onejump.selection import save_scores, score_jumps, select_jump, signed_square
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")

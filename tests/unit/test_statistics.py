@@ -20,6 +20,7 @@ from onejump.activations import Activations
 from onejump.artifacts import OnejumpError, read_json, read_table, write_table
 from onejump.bootstrap import interval, resampled_means
 from onejump.claims import claims_table
+from onejump.contract import read_selection
 from onejump.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.fitting.train import fit_jtc, open_jtc, train_jump
@@ -27,7 +28,7 @@ from onejump.jumps import load_folded_jumps, load_joint_jump
 from onejump.models import Head
 from onejump.oracle import score_oracle
 from onejump.ranks import evaluate_ranks
-from onejump.selection import read_selection, save_scores, score_jumps, select_jump
+from onejump.selection import save_scores, score_jumps, select_jump
 from onejump.statistics import BRANCH_TABLES, TABLES, EvaluationGrids, _across_seeds, _score_quality_table, summarise
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other

@@ -9,11 +9,12 @@ from studies import ROOT, Study
 
 from onejump.activations import Activations, dump_shard
 from onejump.artifacts import read_table
+from onejump.contract import read_selection
 from onejump.evaluation import METRICS, JumpExits, metrics_by_method
 from onejump.fitting.train import train_jump
 from onejump.jumps import load_folded_jumps
 from onejump.models import Head, ModelSource, save_head
-from onejump.selection import read_selection, score_jumps, signed_square
+from onejump.selection import score_jumps, signed_square
 
 pytestmark = pytest.mark.xdist_group("embedded")
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 from studies import ROOT, Study
@@ -59,7 +60,7 @@ def test_comments_and_docstrings_rerun_nothing(finished_study, edited_library):
 
 
 def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finished_study, edited_library):
-    environment = edited_library("fitting/exact.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
+    environment = edited_library("fitting/settings.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
     assert by_rule(planned(finished_study, **environment)) == SUMMARY | {
         "train_jump": 18,
         "train_joint_jump": 6,
@@ -79,6 +80,23 @@ def test_an_edit_of_the_dump_reruns_dumps_and_what_follows_but_no_sampling(finis
     jobs = by_rule(planned(finished_study, **environment))
     assert (jobs["choose_positions"], jobs["dump_activations"], jobs["train_jump"]) == (2, 5, 18)
     assert not {"sample_sentences", "extract_head"} & jobs.keys()
+
+
+def test_levels_fitted_in_fewer_jobs_are_the_same_files_and_rerun_nothing(finished_study, tmp_path):
+    study = deepcopy(finished_study)
+    study.folder = tmp_path / "study"
+    shutil.copytree(finished_study.folder, study.folder)
+    jumps = sorted(study.results("tiny-llama/seed-0").glob("*/jumps/level-*.safetensors"))
+    before = {path: path.read_bytes() for path in jumps}
+    assert len(before) == 9
+    for path in jumps:
+        path.unlink()
+    files = [str(path.relative_to(study.folder)) for path in jumps]
+    output = study.snakemake("--set-scatter", "levels=2", "--notemp", *files).stdout
+    assert len(re.findall("^rule train_jump_00:", output, re.M)) == 3
+    assert len(re.findall("^rule train_jump_01_02:", output, re.M)) == 3
+    assert {path: path.read_bytes() for path in jumps} == before
+    assert not [rule for rule, *_ in planned(study) if rule.startswith("train")]
 
 
 def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_library):

@@ -15,12 +15,9 @@ from torch.optim.adam import adam
 
 from onejump.artifacts import OnejumpError
 from onejump.checkpoints import Checkpoint
+from onejump.fitting.settings import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from onejump.jumps import Jump
 from onejump.progress import progress_bar
-
-EPOCHS = 80
-BATCH_SIZE = 128
-LEARNING_RATE = 0.03
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,14 @@ from torch import Tensor
 
 from onejump.artifacts import OnejumpError
 from onejump.fitting.moments import Moments
+from onejump.fitting.settings import OVERSAMPLING, RIDGES
 from onejump.jumps import BATCH_NORM_EPS, Jump
 
 logger = logging.getLogger(__name__)
 
-# Ridges that are tried, in units of the standardised inputs' variance; the validation slice chooses.
-RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 # Below this ratio of the smallest to the largest pivot, squared, a Cholesky factor has lost its digits.
 SINGULAR = 1e-12
-# Of the search for the largest eigenvalues: columns beyond the rank, and the share of the loss that may still move.
-OVERSAMPLING = 10
+# Share of the loss that may still move when the search for the largest eigenvalues ends.
 CONVERGED = 1e-8
 
 

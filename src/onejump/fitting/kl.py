@@ -17,13 +17,9 @@ from onejump.artifacts import OnejumpError
 from onejump.exit_head import FusedHead, fuse
 from onejump.fitting.adam import Adam, Rows
 from onejump.fitting.exact import AffineMap
+from onejump.fitting.settings import KL_BATCH_SIZE, KL_LEARNING_RATE, KL_STEPS, KL_VALIDATE_EVERY
 from onejump.models import Head
 from onejump.progress import progress_bar
-
-STEPS = 200
-BATCH_SIZE = 64
-LEARNING_RATE = 0.005
-VALIDATE_EVERY = 25  # steps
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class KlFit:
     Attributes:
         map: at the step with the lowest validation divergence.
         best_step: 0 is the start.
-        train_curve: mean divergence of each stretch of VALIDATE_EVERY steps' batches, nats.
+        train_curve: mean divergence of each stretch of KL_VALIDATE_EVERY steps' batches, nats.
         validation_curve: mean divergence on the validation slice, at the start and after each stretch, nats.
     """
 
@@ -96,7 +92,7 @@ class _Objective:
 
     def mean(self, rows: Rows) -> float:
         """The divergence over all rows, a batch at a time."""
-        parts = [slice(first, first + BATCH_SIZE) for first in range(0, len(rows.y), BATCH_SIZE)]
+        parts = [slice(first, first + KL_BATCH_SIZE) for first in range(0, len(rows.y), KL_BATCH_SIZE)]
         sums = [self.divergence(rows.x[:, part], rows.y[part], backward=False) * len(rows.y[part]) for part in parts]
         return sum(sums) / len(rows.y)
 
@@ -104,7 +100,7 @@ class _Objective:
 def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of sentences, each at all levels, for ever: the full model's logits serve all levels of a sentence."""
     n = len(rows.y)
-    size = min(BATCH_SIZE, n)
+    size = min(KL_BATCH_SIZE, n)
     while True:
         for part in torch.randperm(n, generator=generator)[: n // size * size].view(-1, size).to(rows.y.device):
             yield rows.x[:, part], rows.y[part]
@@ -117,8 +113,8 @@ def fit_kl(
     head: Head,
     target: str,
     seed: int,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    steps: int = KL_STEPS,
+    learning_rate: float = KL_LEARNING_RATE,
     progress: str | None = None,
 ) -> KlFit:
     """Train a jump on the divergence, and keep the map with the lowest on the validation slice.
@@ -142,9 +138,9 @@ def fit_kl(
     stretch = 0.0
     batches = _batches(fit, torch.Generator().manual_seed(seed))
     for step in progress_bar(range(1, steps + 1), progress, "step"):
-        stretch += objective.divergence(*next(batches), backward=True) / VALIDATE_EVERY
+        stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY
         optimiser.step(objective.gradients)
-        if step % VALIDATE_EVERY:
+        if step % KL_VALIDATE_EVERY:
             continue
         train_curve.append(stretch)
         validation_curve.append(objective.mean(validation))
@@ -156,5 +152,5 @@ def fit_kl(
             )
         if validation_curve[-1] == min(validation_curve):
             best = objective.map()
-    best_step = validation_curve.index(min(validation_curve)) * VALIDATE_EVERY
+    best_step = validation_curve.index(min(validation_curve)) * KL_VALIDATE_EVERY
     return KlFit(best, best_step, train_curve, validation_curve)

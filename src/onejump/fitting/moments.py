@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from onejump.activations import Activations
+from onejump.fitting.settings import VALIDATION_SHARE
 from onejump.jumps import FoldedJump, target_of
 from onejump.models import Head
-
-VALIDATION_SHARE = 0.1
 
 
 def validation_start(n_rows: int) -> int:
