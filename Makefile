@@ -17,12 +17,15 @@ STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
 
-# The embedded model at the paper's sample sizes; hours on two cores, and it goes on where it stopped.
+# The embedded model at the paper's sample sizes; hours on two cores, and it goes on where it stopped. Its tables are kept
+# but for the course of each fit, which is large.
 study: $(INSTALLED)
 	snakemake --profile profiles/local --configfile config/study.yaml
 	mkdir -p docs/results
-	cp results/study/summary/*.csv docs/results/
-	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze; } > docs/results/made-by.txt
+	cp results/study/summary/*.csv results/study/figures/*.sensitivity.svg docs/results/
+	rm docs/results/curves.csv
+	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } > docs/results/made-by.txt
+	python docs/describe_results.py
 
 # Each figure and table of a finished study with the jobs that made it, their code and times: a zip with a page in it.
 provenance: $(INSTALLED)
