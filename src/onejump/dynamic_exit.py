@@ -66,15 +66,21 @@ def dynamic_exit_table(
         at; plain_cost and fused_cost, multiply-adds as a share of the full model's, checks included, with either head
         (fused_cost is null for identity, which has no low rank to fuse).
     """
-    parts = []
+    curves = {}
     for method in METHODS:
         # Thresholds are confidences that occur: between two of them, rounding would decide who exits.
         quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS), method="higher")
         largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS), method="higher")
         thresholds = np.unique(np.concatenate([quantiles, largest])).tolist()
         columns = [_exit(correct[method], confidence[method], threshold) for threshold in (*thresholds, np.inf)]
-        agreement, levels = (np.stack(values, 1) for values in zip(*columns, strict=True))  # [N, thresholds]
-        low, high = interval(agreement, BOOTSTRAP_SEED)
+        curves[method] = ([*thresholds, np.inf], *(np.stack(values, 1) for values in zip(*columns, strict=True)))
+    # Together, so that resamples are drawn once.
+    ends = np.cumsum([len(thresholds) for thresholds, _, _ in curves.values()])[:-1]
+    bounds = interval(np.concatenate([agreement for _, agreement, _ in curves.values()], 1), BOOTSTRAP_SEED)
+    parts = []
+    for (method, (thresholds, agreement, levels)), low, high in zip(
+        curves.items(), *(np.split(bound, ends) for bound in bounds), strict=True
+    ):
         never = (levels == costs.n_blocks).mean(0)
         checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
         # Who never exits pays for the output head at the end.
@@ -84,7 +90,7 @@ def dynamic_exit_table(
             pd.DataFrame(
                 {
                     "method": method,
-                    "threshold": [*thresholds, np.inf],
+                    "threshold": thresholds,
                     "blocks": levels.mean(0) / costs.n_blocks,
                     "agreement": agreement.mean(0),
                     "agreement_low": low,

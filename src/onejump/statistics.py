@@ -22,7 +22,7 @@ ACROSS_SEEDS_TABLES = ("verdicts", "spread", "chosen")
 TABLES = (*BRANCH_TABLES, *ACROSS_SEEDS_TABLES)
 BOOTSTRAP_SEED = 0
 JOINT = -1  # the joint jump among single jumps, in an index
-_TESTED = {"precision": "correct", "surprisal": "surprisal"}
+_BOUNDED = {"correct": "precision", "surprisal": "surprisal"}  # what has intervals, and its column
 
 
 def summarise(results: str | Path, config: dict, folder: str | Path) -> None:
@@ -219,12 +219,18 @@ class EvaluationGrids:
         return np.delete(self.arbitrary[METRICS.index(name)], ojfa, 0)
 
 
+def _intervals(columns: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Interval of the mean over the last axis of each entry; entries of equal shape share the resamples."""
+    low, high = interval(np.stack([np.moveaxis(values, -1, 0) for values in columns.values()], 1), BOOTSTRAP_SEED)
+    return dict(zip(columns, zip(low, high, strict=True), strict=True))
+
+
 def _levels_table(grids: EvaluationGrids) -> pd.DataFrame:
     parts = []
+    bounds = _intervals({(method, name): grids.metric(method, name) for method in grids.methods for name in _BOUNDED})
     for method, values in grids.methods.items():
         n_levels, n = values.shape[1:]
         means = dict(zip(METRICS, values.mean(2), strict=True))
-        bounds = {m: interval(grids.metric(method, m).T, BOOTSTRAP_SEED) for m in ("correct", "surprisal")}
         parts.append(
             pd.DataFrame(
                 {
@@ -232,12 +238,12 @@ def _levels_table(grids: EvaluationGrids) -> pd.DataFrame:
                     "level": range(n_levels),
                     "n": n,
                     "precision": means["correct"],
-                    "precision_low": bounds["correct"][0],
-                    "precision_high": bounds["correct"][1],
+                    "precision_low": bounds[method, "correct"][0],
+                    "precision_high": bounds[method, "correct"][1],
                     "precision_at_5": means["correct_at_5"],
                     "surprisal": means["surprisal"],
-                    "surprisal_low": bounds["surprisal"][0],
-                    "surprisal_high": bounds["surprisal"][1],
+                    "surprisal_low": bounds[method, "surprisal"][0],
+                    "surprisal_high": bounds[method, "surprisal"][1],
                     "exit_surprisal": means["exit_surprisal"],
                     "kl": means["kl"],
                     "confidence": means["confidence"],
@@ -248,17 +254,17 @@ def _levels_table(grids: EvaluationGrids) -> pd.DataFrame:
 
 
 def _methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int]) -> pd.DataFrame:
-    rows = []
-    for method in (*EVERY_SENTENCE_METHODS, "arbitrary"):
-        if method == "arbitrary":
-            grid = {name: grids.others(name, ojfa).mean(0) for name in ("correct", "surprisal", "correct_at_5")}
-        else:
-            grid = {name: grids.metric(method, name) for name in ("correct", "surprisal", "correct_at_5")}
+    rows, names = [], (*_BOUNDED, "correct_at_5")
+    methods = {method: {name: grids.metric(method, name) for name in names} for method in EVERY_SENTENCE_METHODS}
+    arbitrary = {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}  # of fewer sentences
+    bounds = {}
+    for alike in (methods, arbitrary):
+        bounds |= _intervals({(method, name): alike[method][name].mean(0) for method in alike for name in _BOUNDED})
+    for method, grid in (methods | arbitrary).items():
         row = {"method": method, "parameters": parameters[method]}
-        for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
-            by_sentence = grid[name].mean(0)
-            low, high = interval(by_sentence, BOOTSTRAP_SEED)
-            row |= {column: by_sentence.mean(), f"{column}_low": float(low), f"{column}_high": float(high)}
+        for name, column in _BOUNDED.items():
+            low, high = bounds[method, name]
+            row |= {column: grid[name].mean(0).mean(), f"{column}_low": float(low), f"{column}_high": float(high)}
         by_level = grid["correct"].mean(1)
         row |= {"precision_at_5": grid["correct_at_5"].mean()}
         row |= {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
@@ -268,7 +274,7 @@ def _methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int]
 
 def _single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:
     parts = []
-    for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+    for name, column in _BOUNDED.items():
         n_transfer = grids.arbitrary.shape[3]
         others = grids.others(name, ojfa).mean(2)  # [jump, level]
         parts.append(
@@ -320,7 +326,7 @@ def _shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame)
     rows = []
     for method, jump in (("ojfa", ojfa), ("joint", JOINT)):
         facts = oracle.loc[jump]
-        means = {name: grids.metric(method, metric).mean() for name, metric in _TESTED.items()}
+        means = {column: grids.metric(method, name).mean() for name, column in _BOUNDED.items()}
         rows.append(
             {
                 "method": method,

@@ -1,5 +1,6 @@
 """Claims against a naive bootstrap, against truths planted in synthetic evaluations, and against their rules."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -238,6 +239,12 @@ class Synthetic:
 
     def __len__(self) -> int:
         return len(self.sentence_ids)
+
+    def rows(self, first: int, last: int) -> "Synthetic":
+        part = copy(self)
+        part.sentence_ids, part._final = self.sentence_ids[first:last], self._final[first:last]
+        part._levels = [level[first:last] for level in self._levels]
+        return part
 
     def level(self, level: int) -> torch.Tensor:
         return [*self._levels, self._final][level]
