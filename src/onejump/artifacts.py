@@ -191,13 +191,21 @@ class TensorFile:
         return safe_open(self.path, framework="pt")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor, which is not read."""
+        """Of one tensor, which is not read.
+
+        Raises:
+            OnejumpError: there is no such tensor.
+        """
         if name not in self._shapes:
             raise OnejumpError(f"{self.path}: has no tensor {name!r}, only {', '.join(self.names)}")
         return self._shapes[name]
 
     def tensor(self, name: str, rows: slice | None = None):
-        """Read one tensor, or some consecutive rows of it (on the CPU); the whole is verified the first time."""
+        """Read one tensor, or some consecutive rows of it (on the CPU); the whole is verified the first time.
+
+        Raises:
+            OnejumpError: there is no such tensor, or it is damaged.
+        """
         from safetensors import SafetensorError
 
         self.shape(name)
