@@ -92,9 +92,9 @@ def test_levels_fitted_in_fewer_jobs_are_the_same_files_and_rerun_nothing(finish
     for path in jumps:
         path.unlink()
     files = [str(path.relative_to(study.folder)) for path in jumps]
-    output = study.snakemake("--set-scatter", "levels=2", "--notemp", *files).stdout
-    assert len(re.findall("^rule train_jump_00:", output, re.M)) == 3
-    assert len(re.findall("^rule train_jump_01_02:", output, re.M)) == 3
+    output = study.snakemake(*files, "--set-scatter", "levels=2").stdout
+    assert len(re.findall("^localrule train_jump_00:", output, re.M)) == 3
+    assert len(re.findall("^localrule train_jump_01_02:", output, re.M)) == 3
     assert {path: path.read_bytes() for path in jumps} == before
     assert not [rule for rule, *_ in planned(study) if rule.startswith("train")]
 
