@@ -1,7 +1,7 @@
 # The jumps of each variant, and their joint jump; beside them the full-rank reference (JTC).
 #
-# One job a level, as a cluster wants it. Where starting a job takes longer than fitting a small model's jump, a profile
-# asks for fewer: `--set-scatter levels=4` makes four jobs of a variant's levels. The files are the same.
+# One job a level, as a cluster wants it. On one machine a profile asks for fewer, which saves starting PyTorch for each:
+# `--set-scatter levels=4` makes four jobs of a variant's levels. The files are the same.
 
 
 scattergather:
