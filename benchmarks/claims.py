@@ -1,20 +1,26 @@
-"""How long the claims of one model and variant take, beside a bootstrap that copies the rows of each resample.
+"""The claims of one model and variant, beside a bootstrap that copies the rows of each resample.
 
-    python benchmarks/claims.py --levels 30 --sentences 3000
+- ours: `claims_table`, as the stage `test-claims` calls it: all statistics of all claims over 10,000 resamples;
+- rows copied: the mean of the rows of each resample, without the statistics; it does 200 resamples a turn, which count
+  fifty times;
+- limit: one matrix product of all resamples' weights and the columns.
 
-Prints seconds, the ratio, and the most memory that the process has held. The plain bootstrap is timed on a few
-resamples of the same columns, without its statistics, and scaled up.
+Both must spread the means alike: their standard deviations, averaged over columns, to 5 %.
+
+    python benchmarks/claims.py
 """
 
-import argparse
-import resource
-import time
-
+import measure
 import numpy as np
+import torch
 
+from onejump.bootstrap import resampled_means
 from onejump.claims import RESAMPLES, _test_columns, claims_table
 from onejump.evaluation import METRICS
 from onejump.statistics import EVERY_SENTENCE_METHODS, EvaluationGrids
+
+COPIED = "rows copied"
+FEW = 200
 
 
 def synthetic_grids(levels: int, sentences: int, transfer: int) -> EvaluationGrids:
@@ -27,28 +33,45 @@ def synthetic_grids(levels: int, sentences: int, transfer: int) -> EvaluationGri
     return grids
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--levels", type=int, default=30)
-    parser.add_argument("--sentences", type=int, default=3000)
-    parser.add_argument("--transfer", type=int, default=300)
-    given = parser.parse_args()
-    grids = synthetic_grids(given.levels, given.sentences, given.transfer)
+def copied_means(columns: np.ndarray, seed: int) -> np.ndarray:
+    """Means of FEW resamples of the rows [N, c]: [FEW, c]."""
+    rng = np.random.default_rng(seed)
+    return np.stack([columns[rng.integers(0, len(columns), len(columns))].mean(0) for _ in range(FEW)])
 
-    start = time.perf_counter()
-    claims_table(grids, 0, {"ojfa": 1, "n_njtc": given.levels}, 0)
-    vectorised = time.perf_counter() - start
 
+def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[measure.Row]:
+    """Rows of the table for one size.
+
+    Raises:
+        OnejumpError: the means spread differently.
+    """
+    grids = synthetic_grids(levels, sentences, transfer)
     columns = np.concatenate(list(_test_columns(grids).values()), 1)
-    rng, few = np.random.default_rng(0), 50
-    start = time.perf_counter()
-    for _ in range(few):
-        columns[rng.integers(0, len(columns), len(columns))].mean(0)
-    plain = (time.perf_counter() - start) / few * RESAMPLES
+    weights = np.ones((RESAMPLES, sentences))
+    turns = measure.take_turns(
+        {
+            measure.OURS: lambda turn: claims_table(grids, 0, {"ojfa": 1, "n_njtc": levels}, 0),
+            COPIED: lambda turn: copied_means(columns, turn),
+            measure.LIMIT: lambda turn: weights @ columns,
+        },
+        rounds,
+        parts={COPIED: RESAMPLES / FEW},
+    )
+    ours = np.concatenate(list(resampled_means(columns, 0, RESAMPLES)))
+    measure.require_close("spread", ours.std(0).mean(), turns.results[COPIED].std(0).mean(), 0.05)
+    return measure.rows_of(turns, f"K={levels} N={sentences}", "float64 product of weights and columns")
 
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"claims {vectorised:.1f} s, plain bootstrap {plain:.1f} s: {plain / vectorised:.1f} times, {memory:.0f} MB")
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--levels", type=int, default=30)
+    parser.add_argument("--sentences", type=int, default=3000, help="of the test split")
+    parser.add_argument("--transfer", type=int, default=300, help="of them for the K x K grid")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    measure.write("claims", compare(given.levels, given.sentences, given.transfer, given.rounds))
 
 
 if __name__ == "__main__":
-    main()
+    measure.run(main)

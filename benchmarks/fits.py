@@ -1,0 +1,111 @@
+"""The exact fits of all K levels, beside least squares and an SVD, beside Adam, and beside their moments alone.
+
+- ours: `train_jump` with `fit: exact`, as the stage `train-jump` calls it: from the shards to the jump's file, with ten
+  ridges tried;
+- least squares, SVD: LAPACK's least squares of target on input and constant, and an SVD of the fitted values, for the
+  optimum without a ridge;
+- Adam to a gap of 5 %: `fit_adam` for as few epochs (5, 10, 20, ...) as bring it so near to the optimum;
+- moments alone: `level_moments`, all that the exact fit needs of the rows;
+- limit: the float64 products x'x and x'y of all levels, from memory.
+
+The first two must have the same smallest loss, to 1e-6. Baselines that take long do one level a turn, which counts K
+times.
+
+    python benchmarks/fits.py
+"""
+
+import tempfile
+from pathlib import Path
+
+import measure
+import torch
+from synthetic import Dump, Size, make_dump
+
+from onejump.activations import Activations
+from onejump.artifacts import OnejumpError, TensorFile
+from onejump.fitting.adam import Rows, fit_adam
+from onejump.fitting.exact import fit_exact
+from onejump.fitting.moments import level_moments, validation_start
+from onejump.fitting.train import train_jump
+from onejump.models import Head
+
+CPU = torch.device("cpu")
+LEAST_SQUARES, ADAM, MOMENTS = "least squares, SVD", "Adam to a gap of 5 %", "moments alone"
+GAP = 0.05
+EPOCHS = (5, 10, 20, 40, 80, 160, 320)
+SIZE = Size.of("smollm2-135m", 3000, 1)
+
+
+def least_squares(activations: Activations, level: int, rank: int) -> float:
+    """Loss on the fitting rows of the best map of input and constant to the target that has the given rank."""
+    cut = validation_start(len(activations))
+    x, y = (activations.level(k)[:cut].double() for k in (level, activations.n_blocks))
+    design = torch.cat([x, torch.ones(cut, 1, dtype=torch.float64)], 1)
+    fitted = design @ torch.linalg.lstsq(design, y, driver="gelsd").solution  # the driver of NumPy and scikit-learn
+    values = torch.linalg.svd(fitted, full_matrices=False).S
+    return float(y.square().sum() - values[:rank].square().sum()) / cut
+
+
+def rows_to_fit(activations: Activations, level: int) -> tuple[Rows, Rows]:
+    """One level's fitting rows and validation slice, as `fit_adam` takes them."""
+    x, y, cut = activations.level(level), activations.level(activations.n_blocks), validation_start(len(activations))
+    return Rows(x[None, :cut], y[:cut]), Rows(x[None, cut:], y[cut:])
+
+
+def epochs_to_gap(activations: Activations, head: Head, rank: int) -> int:
+    """As few of EPOCHS as bring Adam's fit of level 0 to GAP.
+
+    Raises:
+        OnejumpError: none does.
+    """
+    exact = fit_exact(*level_moments(activations, 0, head, "pre_norm", CPU), rank, choose_ridge=False)
+    for epochs in EPOCHS:
+        if exact.gap(fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse) <= GAP:
+            return epochs
+    raise OnejumpError(f"Adam comes to no gap of {GAP} in {EPOCHS[-1]} epochs; take more sentences")
+
+
+def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
+    """Rows of the table for one size.
+
+    Raises:
+        OnejumpError: the exact fit and least squares have different losses.
+    """
+    head, activations = dump.open("train")
+    K, folder = size.n_blocks, dump.head.parent
+    epochs = epochs_to_gap(activations, head, size.rank)
+    x = torch.randn(validation_start(size.train), size.hidden_size, dtype=torch.float64)
+
+    def exact(turn: int) -> None:
+        for level in range(K):
+            path = folder / f"jump-{level}.safetensors"
+            train_jump(activations, head, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
+
+    turns = measure.take_turns(
+        {
+            measure.OURS: exact,
+            LEAST_SQUARES: lambda turn: least_squares(activations, turn % K, size.rank),
+            ADAM: lambda turn: fit_adam(*rows_to_fit(activations, turn % K), size.rank, seed=turn, epochs=epochs),
+            MOMENTS: lambda turn: [level_moments(activations, k, head, "pre_norm", CPU) for k in range(K)],
+            measure.LIMIT: lambda turn: [x.T @ x for _ in range(2 * K)],
+        },
+        rounds,
+        parts={LEAST_SQUARES: K, ADAM: K},
+    )
+    file = TensorFile(folder / f"jump-{(rounds - 1) % K}.safetensors")
+    losses = (file.value("optimum_mse"), turns.results[LEAST_SQUARES])
+    measure.require_close("smallest loss", *(loss / file.value("mean_mse") for loss in losses), 1e-6)
+    return measure.rows_of(turns, size, "float64 products of the moments")
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        measure.write("fits", compare(make_dump(Path(folder), SIZE), SIZE, given.rounds))
+
+
+if __name__ == "__main__":
+    measure.run(main)

@@ -1,0 +1,76 @@
+"""What the machine is and what it can do at most, for the page: docs/benchmarks/machine.json.
+
+    python benchmarks/machine.py
+
+Matrix products per second in each dtype and bytes of memory per second, on one core and on all, as `onejump rehearse`
+measures them; and bytes per second that a file is written to the disk with, and read from it again.
+"""
+
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import measure
+import numpy as np
+import torch
+
+from onejump.artifacts import write_json
+from onejump.models import describe_device
+from onejump.rehearsal import measure_machine
+
+PACKAGES = ("torch", "numpy", "transformers", "pyarrow")
+BLOCK = 1 << 24  # bytes of a write
+
+
+def disk_rates(folder: Path, size: int) -> tuple[float, float]:
+    """Bytes per second of writing a new file of `size` bytes through to the disk, and of reading it from there."""
+    block = np.random.default_rng(0).bytes(BLOCK)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        began = time.perf_counter()
+        for _ in range(size // BLOCK):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter() - began
+        if hasattr(os, "posix_fadvise"):  # not on macOS, where reading is then from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        began = time.perf_counter()
+        while file.read(BLOCK):
+            pass
+        return size / written, size / (time.perf_counter() - began)
+
+
+def describe(disk_bytes: int) -> dict:
+    """Names, versions and rates."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    cores = os.cpu_count()
+    rates = {str(threads): measure_machine(threads) for threads in sorted({1, cores})}
+    write_rate, read_rate = disk_rates(Path.cwd(), disk_bytes)
+    return {
+        "processor": describe_device(torch.device("cpu"), cores).rpartition(", ")[0],
+        "cores": cores,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "numpy_blas": f"{blas['name']} {blas['version']}",
+        "torch_blas": "MKL" if torch.backends.mkl.is_available() else "another",
+        "flops": {threads: machine.flops for threads, machine in rates.items()},
+        "memory_bytes_per_second": {threads: machine.memory for threads, machine in rates.items()},
+        "disk_write_bytes_per_second": write_rate,
+        "disk_read_bytes_per_second": read_rate,
+    }
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--disk-bytes", type=int, default=1 << 29, help="size of the file for the disk's rates")
+    given = parser.parse_args()
+    write_json(measure.RESULTS / "machine.json", describe(given.disk_bytes))
+
+
+if __name__ == "__main__":
+    measure.run(main)

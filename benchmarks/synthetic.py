@@ -1,0 +1,125 @@
+"""Activations of a model that does not exist, as `dump-activations` would leave them: files for the benchmarks' stages.
+
+The levels share a signal of low rank, which turns from one of its bases into another as it goes through the blocks, and
+each has noise of its own; a few dimensions are massive, as they are in real models.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from onejump.activations import Activations, level_name, rows_digest
+from onejump.artifacts import write_table, write_tensors
+from onejump.jumps import FoldedJump, default_rank
+from onejump.models import Head
+from onejump.planning import load_architecture
+
+SIGNAL_RANK = 64
+MASSIVE = 3  # dimensions, the first ones
+SHARDS = {"train": 2, "test": 1}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Dimensions of a study.
+
+    Attributes:
+        name: of the model that it resembles.
+        n_blocks: K; hidden_size: H; vocabulary: V.
+        train, test: sentences.
+    """
+
+    name: str
+    n_blocks: int
+    hidden_size: int
+    vocabulary: int
+    train: int
+    test: int
+
+    @classmethod
+    def of(cls, name: str, train: int, test: int, n_blocks: int | None = None) -> "Size":
+        """A model that `onejump plan` knows, with all its blocks or some of them."""
+        a = load_architecture(name)
+        return cls(name, n_blocks or a.n_blocks, a.hidden_size, a.vocabulary, train, test)
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return default_rank(self.hidden_size)
+
+    def __str__(self) -> str:
+        return f"{self.name}: K={self.n_blocks} H={self.hidden_size} r={self.rank} N={self.train}"
+
+
+@dataclass(frozen=True)
+class Dump:
+    """Files that a study has after its dump.
+
+    Attributes:
+        head: head.safetensors; positions: positions.parquet.
+        shards: split -> its shards, in order.
+    """
+
+    head: Path
+    positions: Path
+    shards: dict[str, list[Path]]
+
+    def open(self, split: str) -> tuple[Head, Activations]:
+        """The head, and one split's activations."""
+        head = Head.load(self.head)
+        return head, Activations(self.shards[split], self.positions, head, split)
+
+
+def levels_of(n: int, size: Size, generator: torch.Generator) -> torch.Tensor:
+    """h^0 .. h^K of n sentences: [K+1, n, H] float32."""
+    K, H = size.n_blocks, size.hidden_size
+    first, last = torch.randn(2, SIGNAL_RANK, H, generator=torch.Generator().manual_seed(1)) / SIGNAL_RANK**0.5
+    signal = torch.randn(n, SIGNAL_RANK, generator=generator) * torch.linspace(2, 0.1, SIGNAL_RANK)
+    levels = torch.empty(K + 1, n, H)
+    for level in range(K + 1):
+        share = level / K
+        torch.randn(n, H, generator=generator, out=levels[level])
+        levels[level].mul_(0.2).addmm_(signal, (1 - share) * first + share * last)
+    levels[:, :, :MASSIVE] *= 100
+    return levels
+
+
+def make_dump(folder: Path, size: Size) -> Dump:
+    """Write head, positions and shards of a study into a folder."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(size.vocabulary, size.hidden_size, generator=generator) * (2 / size.hidden_size**0.5)
+    facts = {"model": "synthetic", "revision": "none", "dtype": "float32"}
+    dump = Dump(
+        folder / "head.safetensors",
+        folder / "positions.parquet",
+        {split: [folder / f"{split}-{i}.safetensors" for i in range(number)] for split, number in SHARDS.items()},
+    )
+    head = Head("rms", torch.ones(size.hidden_size), None, 1e-5, weight, None)
+    facts["head_sha256"] = head.save(dump.head, facts | {"n_blocks": size.n_blocks, "parameters": weight.numel()})
+    tables, first = [], 0
+    for split, paths in dump.shards.items():
+        for shard, rows in enumerate(np.array_split(np.arange(getattr(size, split)), len(paths))):
+            ids, positions = (rows + first).astype(np.int32), np.full(len(rows), 9, np.int32)
+            levels = levels_of(len(rows), size, generator)
+            tensors = {level_name(level): h for level, h in enumerate(levels)} | {"sentence_id": torch.from_numpy(ids)}
+            digest = {"split": split, "shard": shard, "rows_sha256": rows_digest(ids, positions)}
+            write_tensors(paths[shard], tensors, facts | digest)
+            columns = {"sentence_id": ids, "split": [split] * len(ids), "position": positions}
+            tables.append(pa.table(columns | {"shard": np.full(len(ids), shard, np.int32)}))
+        first += getattr(size, split)
+    write_table(dump.positions, pa.concat_tables(tables))
+    return dump
+
+
+def random_jumps(size: Size, number: int) -> list[FoldedJump]:
+    """Jumps that say nothing, but take as long as any."""
+    generator = torch.Generator().manual_seed(2)
+    H, r = size.hidden_size, size.rank
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / shape[0] ** 0.5
+
+    return [FoldedJump(normal(H, r), normal(r), normal(r, H)) for _ in range(number)]
