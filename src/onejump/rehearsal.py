@@ -264,7 +264,7 @@ class Rehearsal:
                 )  # fmt: skip
 
         def read(split: str) -> list:
-            return ["--head", head, "--positions-file", positions, *_repeated("--shard", shards[split]), *threads]
+            return ["--head", head, "--positions-file", positions, *repeated("--shard", shards[split]), *threads]
 
         jumps = {fit: f / "jumps" / fit for fit in ("exact", "adam")}
         for fit, place in jumps.items():
@@ -279,7 +279,7 @@ class Rehearsal:
             "train-jump", plan.train_joint_jump("exact"), [joint], *read("train"), "--level", "joint", "--fit", "exact",
             "--out", joint, report=report,
         )  # fmt: skip
-        every = _repeated("--jump", self._fill_up(jumps["exact"], Head.load(head)))
+        every = repeated("--jump", self._fill_up(jumps["exact"], Head.load(head)))
         scores, cosines, selection = f / "scores.parquet", f / "cosines.safetensors", f / "selection.json"
         self._stage(
             "score-jumps", plan.score_jumps(), [scores, cosines], *read("train"), *every, "--scores", scores,
@@ -348,7 +348,7 @@ class Rehearsal:
         command = [sys.executable, "-m", "onejump.cli", stage, *map(str, args)]
         started = time.perf_counter()
         process = subprocess.Popen(command)
-        status, usage, peak = _watch(process.pid)
+        status, usage, peak = watch(process.pid)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise OnejumpError(
@@ -380,7 +380,7 @@ class Rehearsal:
         write_json(self.folder.parent / "machine.json", dataclasses.asdict(machine))
 
 
-def _watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
+def watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
     """Wait for a process: its status, what it used, and its largest resident memory in bytes.
 
     On Linux the usage's own figure starts from the memory of the process that forked, so the kernel's is read instead.
@@ -395,5 +395,6 @@ def _watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
     return status, usage, peak or float(usage.ru_maxrss)
 
 
-def _repeated(option: str, files: Sequence[Path]) -> list:
+def repeated(option: str, files: Sequence[Path]) -> list:
+    """An option of the command line, once for each file."""
     return [part for file in files for part in (option, file)]
