@@ -12,7 +12,10 @@ export HF_HUB_OFFLINE := 1
 CONFIG ?= config/config.yaml
 STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 
-.PHONY: demo study provenance test test-cluster lint rehearse docs screenshots install clean
+# The scripts of `make bench`, in order.
+BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
+
+.PHONY: demo study provenance test test-cluster lint rehearse bench docs screenshots install clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -42,6 +45,12 @@ rehearse: $(INSTALLED)
 	onejump rehearse gpt2-xl --dtype float32
 	onejump rehearse phi-3-mini --dtype bfloat16
 	onejump rehearse llama-2-7b --dtype float16
+
+# Each claim of speed, measured beside a baseline in the same run, for half an hour on two cores that do nothing else.
+# The share of `make demo` beside its stages is that of the run that is there: `make clean demo bench` measures it anew.
+bench: demo
+	for name in $(BENCHMARKS); do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
+	python benchmarks/page.py
 
 # What in the docs is made from code and results: the table of all keys, and pictures of a finished study's report.
 docs: $(INSTALLED)

@@ -1,0 +1,165 @@
+"""Render docs/benchmarks.md from docs/benchmarks/: numbers are those of the CSV files, words are those of the scripts.
+
+python benchmarks/page.py
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import measure
+
+from onejump.artifacts import read_json, write_text
+
+PAGE = measure.ROOT / "docs" / "benchmarks.md"
+# Titles of the sections, and their tables, each made by the script of the section's name.
+SECTIONS = {
+    "dump": ("Dump of activations", ["dump"]),
+    "fits": ("Exact fits of all levels", ["fits"]),
+    "exact": ("The exact fit at the width of Llama-2-7B", ["exact"]),
+    "scores": ("D_m", ["scores"]),
+    "evaluation": ("Evaluation", ["evaluation"]),
+    "claims": ("Claims", ["claims"]),
+    "growth": ("Growth", ["exponents", "growth"]),
+    "startup": ("Start-up", ["startup"]),
+    "overhead": ("Beside the stages", ["overhead"]),
+    "guard": ("The guard", ["guard"]),
+}
+INTRODUCTION = """\
+# Benchmarks
+
+Made by `make bench`: one script a claim, in `benchmarks/`, which also checks that ours and the baseline give the same
+result. The ways that are compared take turns. A ratio says how many times as long as ours the baseline takes, as the
+median over turns with the lowest and the highest; a share is how much of the limit ours reaches, the limit being
+what the machine, in the same turns, takes for the work alone.
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted of one column in the rows of a table; of several rows the worst counts.
+
+    Attributes:
+        what: is measured.
+        side: `>=` or `<=`; bound: of the value.
+        table, column: where it stands.
+        inverse: whether the value is 1 over the column's.
+        rows: column -> beginning of the cells in the rows that are meant; all rows where empty.
+    """
+
+    what: str
+    side: str
+    bound: float
+    table: str
+    column: str
+    rows: dict[str, str] = field(default_factory=dict)
+    inverse: bool = False
+
+    def measured(self, folder: Path) -> float:
+        """The worst value."""
+        rows = [
+            row
+            for row in measure.read(self.table, folder)
+            if all(row[name].startswith(value) for name, value in self.rows.items())
+        ]
+        values = [float(row[self.column]) ** (-1 if self.inverse else 1) for row in rows]
+        return min(values) if self.side == ">=" else max(values)
+
+    def reached(self, value: float) -> bool:
+        """Whether a value is on the wanted side."""
+        return value >= self.bound if self.side == ">=" else value <= self.bound
+
+
+def _of(baseline: str) -> dict[str, str]:
+    return {"baseline": baseline}
+
+
+TARGETS = (
+    Target("dump, times as fast as unsorted batches", ">=", 6, "dump", "ratio", _of("unsorted")),
+    Target("dump, times the bare model's time", "<=", 1.05, "dump", "ratio", _of("bare model"), inverse=True),
+    Target("dump in float32, share of the rate of matrix products", ">=", 0.7, "dump", "share"),
+    Target("exact fits, times as fast as least squares and SVD", ">=", 5, "fits", "ratio", _of("least squares")),
+    Target("exact fits, times as fast as Adam to a gap of 5 %", ">=", 10, "fits", "ratio", _of("Adam")),
+    Target("exact fits, times the time of their moments", "<=", 2, "fits", "ratio", _of("moments"), inverse=True),
+    Target("D_m, times as fast as full-width predictions", ">=", 10, "scores", "ratio"),
+    Target("D_m, times the time of one product of its FLOPs", "<=", 1.5, "scores", "share", inverse=True),
+    Target("evaluation at SmolLM2, times as fast as full head", ">=", 4, "evaluation", "ratio", {"size": "smollm2"}),
+    Target(
+        "evaluation at Llama-2-7B, times as fast as full head", ">=", 12, "evaluation", "ratio", {"size": "llama-2-7b"}
+    ),
+    Target("`make demo`, share of its time beside the stages", "<=", 0.2, "overhead", "share"),
+    Target("`make demo`, seconds", "<=", 360, "overhead", "wall_seconds"),
+    Target("`onejump --help`, seconds", "<=", 0.5, "startup", "seconds", {"command": "onejump --help"}),
+    Target("start of a stage without PyTorch, seconds", "<=", 0.5, "startup", "seconds", {"torch": "no"}),
+)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def overall(folder: Path) -> str:
+    """What was wanted beside what was measured, and how many of the fitted exponents are the theory's."""
+    rows = []
+    for target in TARGETS:
+        value = target.measured(folder)
+        reached = "yes" if target.reached(value) else "**no**"
+        rows.append([target.what, f"{target.side} {target.bound:g}", measure.shown(value), reached])
+    told = [row["agrees"] for row in measure.read("exponents", folder) if row["agrees"]]
+    agree = told.count("yes")
+    reached = "yes" if agree == len(told) else "**no**"
+    rows.append(["exponents of growth that are the theory's", f"{len(told)} of {len(told)}", str(agree), reached])
+    return table(["what", "wanted", "measured", "reached"], rows)
+
+
+def machine(folder: Path) -> str:
+    """The machine and its limits."""
+    facts = read_json(folder / "machine.json")
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    text = (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_bytes'] / 1e9:.0f} GB, {facts['system']}; "
+        f"{versions}; BLAS of NumPy: {facts['numpy_blas']}, of PyTorch: {facts['torch_blas']}.\n\n"
+    )
+    rows = []
+    for cores, flops in facts["flops"].items():
+        for dtype in ("float32", "float64", "bfloat16"):
+            rows.append([f"products in {dtype}, cores: {cores}", f"{flops[dtype] / 1e9:.0f} GFLOP/s"])
+        rows.append([f"memory, cores: {cores}", f"{facts['memory_bytes_per_second'][cores] / 1e9:.1f} GB/s"])
+    for name in ("write", "read"):
+        rows.append([f"disk, {name}", f"{facts[f'disk_{name}_bytes_per_second'] / 1e9:.2f} GB/s"])
+    return text + table(["limit", "measured"], rows)
+
+
+def cell(text: str) -> str:
+    """A cell of a CSV file as the page has it: fractions with three digits."""
+    return measure.shown(float(text)) if re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", text) and "." in text else text
+
+
+def section(name: str, folder: Path) -> str:
+    """Title, the script's docstring without its commands, and its tables."""
+    title, tables = SECTIONS[name]
+    said = ast.get_docstring(ast.parse((measure.ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
+    words = "\n\n".join(part for part in said.split("\n\n") if not part.startswith("    "))
+    parts = [f"## {title}\n", f"{words}\n"]
+    for file in tables:
+        rows = measure.read(file, folder)
+        parts.append(table(list(rows[0]), [[cell(text) for text in row.values()] for row in rows]))
+    return "\n".join(parts)
+
+
+def page(folder: Path) -> str:
+    """docs/benchmarks.md, from the files of numbers in a folder.
+
+    Raises:
+        OnejumpError: a file of numbers is not there.
+    """
+    parts = [INTRODUCTION, overall(folder), f"## Machine\n\n{machine(folder)}"]
+    return "\n".join([*parts, *(section(name, folder) for name in SECTIONS)])
+
+
+if __name__ == "__main__":
+    measure.run(lambda: write_text(PAGE, page(measure.RESULTS)))
