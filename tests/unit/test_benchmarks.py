@@ -1,0 +1,123 @@
+"""The benchmarks: no stage has lost half its recorded lead over its baseline, wrong answers are refused, and the page
+has the measured numbers and no others."""
+
+import csv
+import os
+
+import growth
+import guard
+import measure
+import numpy as np
+import overhead
+import page
+import pytest
+import scores
+import startup
+import torch
+from refusals import error_of
+
+from onejump import cli
+
+torch.set_num_threads(1)  # ratios are recorded on one core
+
+
+def slow_score_jumps(activations, head, jumps, target, device):
+    """The stage as it would be without its products in rank r."""
+    return scores.full_width(activations, jumps)
+
+
+def write_csv(folder, name, rows):
+    with open(folder / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- guard
+
+
+@pytest.mark.parametrize("script", guard.GUARDED)
+def test_no_stage_has_lost_half_of_its_recorded_lead(script):
+    assert guard.fallen(guard.ratios(script), guard.recorded(script)) == []
+
+
+def test_the_guard_tells_when_a_stage_takes_the_slow_way(monkeypatch):
+    before = guard.ratios("scores")
+    assert guard.fallen(before, before) == []
+    monkeypatch.setattr(scores, "score_jumps", slow_score_jumps)
+    (line,) = guard.fallen(guard.ratios("scores"), before)
+    assert line.startswith("scores: full-width predictions takes ")
+
+
+def test_a_fast_wrong_answer_is_refused(monkeypatch):
+    right = scores.score_jumps
+    monkeypatch.setattr(guard, "ROUNDS", 1)
+    monkeypatch.setattr(scores, "score_jumps", lambda *given: right(*given) + 1e-3)
+    assert "ours and the baseline differ by" in error_of(lambda: guard.ratios("scores"))
+
+
+# ------------------------------------------------------------------------------------------------------------- shared
+
+
+def test_ways_take_turns_and_parts_count_as_the_whole(monkeypatch):
+    clock, order = iter(np.cumsum([0, 1, 0, 2, 0, 3] * 2).tolist()), []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    ways = {name: lambda turn, name=name: order.append((turn, name)) for name in ("ours", "plain", "limit")}
+    turns = measure.take_turns(ways, 2, parts={"plain": 10})
+    assert order == [(turn, name) for turn in range(2) for name in ("ours", "plain", "limit")]
+    (row,) = measure.rows_of(turns, "size", "what")
+    assert (row.seconds, row.baseline_seconds, row.ratio, row.lowest, row.highest, row.share) == (1, 20, 20, 20, 20, 3)
+
+
+def test_numbers_that_are_not_there_are_asked_for(tmp_path):
+    assert (
+        error_of(lambda: measure.read("dump", tmp_path))
+        == f"{tmp_path}/dump.csv: no such file; make it by `make bench`"
+    )
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 3])
+def test_exponents_are_of_what_is_beyond_the_start(exponent):
+    sizes = np.array([1000, 3000, 9000, 27000])
+    constant, found = growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent)
+    assert (constant, found) == pytest.approx((2.5, exponent), abs=0.02)
+
+
+def test_growth_says_whether_it_is_the_theorys_and_keeps_silent_where_nothing_grows():
+    taken = [growth.Taken("N", n, "stage", 2 + (n / 1000) ** 1.5, 400.0) for n in (1000, 3000, 9000)]
+    seconds, memory = growth.growth(taken, {"stage": ((1, 1), (1, 1))})
+    assert (seconds.exponent, seconds.theory, seconds.agrees) == (pytest.approx(1.5, abs=0.02), "1", "no")
+    assert (memory.exponent, memory.agrees) == ("", "")
+
+
+def test_time_beside_the_stages_is_what_the_cores_did_not_work(tmp_path):
+    for name, seconds, end in (("first", 10, 1010), ("second", 16, 1020)):
+        file = tmp_path / "benchmarks" / name / "job.tsv"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"s\th:m:s\n{seconds}\t0:00:10\n")
+        os.utime(file, (end, end))
+    found = overhead.overhead(tmp_path, cores=2)
+    assert (found.wall_seconds, found.stage_seconds, found.beside_seconds, found.share) == (20, 26, 7, 0.35)
+    assert "no benchmark files" in error_of(lambda: overhead.overhead(tmp_path / "benchmarks", 2))
+
+
+def test_imports_of_a_stage_are_its_own_and_its_helpers():
+    found = startup.imports_of(cli.cli.commands["train-jump"].callback)
+    assert "import torch" in found and "from onejump.fitting.train import train_jump" in found
+    assert "import torch" not in startup.imports_of(cli.cli.commands["write-config"].callback)
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+
+def test_a_target_takes_the_worst_of_its_rows(tmp_path):
+    write_csv(tmp_path, "t", [{"size": "a 1", "x": 4.0}, {"size": "a 2", "x": 8.0}, {"size": "b", "x": 0.5}])
+    at_least = page.Target("", ">=", 5, "t", "x", {"size": "a"})
+    at_most = page.Target("", "<=", 0.2, "t", "x", {"size": "a"}, inverse=True)
+    assert at_least.measured(tmp_path) == 4 and not at_least.reached(4)
+    assert at_most.measured(tmp_path) == 0.25 and not at_most.reached(0.25)
+    assert at_least.reached(5) and at_most.reached(0.2)
+
+
+def test_the_page_is_what_the_numbers_say():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(measure.RESULTS)
