@@ -58,7 +58,7 @@ def epochs_to_gap(activations: Activations, head: Head, rank: int) -> int:
     Raises:
         OnejumpError: none does.
     """
-    exact = fit_exact(*level_moments(activations, 0, head, "pre_norm", CPU), rank, choose_ridge=False)
+    exact = fit_exact(*level_moments(activations, [0], head, "pre_norm", CPU), rank, choose_ridge=False)
     for epochs in EPOCHS:
         if exact.gap(fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse) <= GAP:
             return epochs
@@ -86,7 +86,7 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
             measure.OURS: exact,
             LEAST_SQUARES: lambda turn: least_squares(activations, turn % K, size.rank),
             ADAM: lambda turn: fit_adam(*rows_to_fit(activations, turn % K), size.rank, seed=turn, epochs=epochs),
-            MOMENTS: lambda turn: [level_moments(activations, k, head, "pre_norm", CPU) for k in range(K)],
+            MOMENTS: lambda turn: [level_moments(activations, [k], head, "pre_norm", CPU) for k in range(K)],
             measure.LIMIT: lambda turn: [x.T @ x for _ in range(2 * K)],
         },
         rounds,

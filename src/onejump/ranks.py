@@ -96,9 +96,12 @@ def _nested_jumps(
     """The exact jumps 0..K-1 and the joint one, whose first r columns are the optimum of rank r."""
     pooled: Moments | None = None
     for level, ridge in enumerate(progress_bar(ridges[:-1], "fit ranks", "level")):
-        moments, _ = level_moments(train, level, head, target, device)
-        pooled = moments if pooled is None else pooled + moments
+        moments, _ = level_moments(train, [level], head, target, device)
         yield _nested_jump(moments, ridge, rank)
+        if pooled is None:
+            pooled = moments
+        else:
+            pooled += moments
     yield _nested_jump(pooled, ridges[-1], rank)
 
 

@@ -22,8 +22,8 @@ def score_jumps(
 ) -> torch.Tensor:
     """Cosine of each jump's output and the target, at each level, for each training sentence.
 
-    With y the target and z the jump's coordinates, `C = z.(B y) / (sqrt(z' (B B') z) |y|)`: no H-wide prediction is
-    formed, and all jumps at one level are one product [N, H] x [H, K r].
+    No H-wide prediction is formed: with `B = L Q`, whose Q has orthonormal rows, y the target and z the jump's
+    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [N, H] x [H, r K].
 
     Args:
         activations: of the train split.
@@ -37,25 +37,30 @@ def score_jumps(
     """
     n_jumps, n_levels = len(jumps), activations.n_blocks + 1
     rank = jumps[0].P.shape[1]
-    P = torch.cat([jump.P for jump in jumps], 1)
-    q = torch.cat([jump.q for jump in jumps])
-    B = torch.stack([jump.B for jump in jumps])
-    gram = B @ B.transpose(1, 2)
-    targets = []  # of each shard `B y / |y|`, the same at every level
+    # The columns of one jump stand K apart, so that sums over r are sums of whole rows.
+    P, q, Q = (torch.stack(parts, -1).flatten(-2).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
+    targets = []  # of each shard `Q y / |y|`, the same at every level
     for (final,) in activations.shards(activations.n_blocks):
         y = target_of(final.to(device), head, target)
-        y = y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        targets.append((y @ B.reshape(-1, B.shape[2]).T).view(len(y), n_jumps, rank).transpose(0, 1))
+        targets.append((y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)) @ Q)
     cosines = torch.empty(n_jumps, n_levels, len(activations))
     for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
         for (x,), projected in zip(activations.shards(level), targets, strict=True):
-            z = (x.to(device) @ P + q).view(len(x), n_jumps, rank).transpose(0, 1)
-            norm = ((z @ gram) * z).sum(-1).clamp_min(0).sqrt()
-            cosine = (z * projected).sum(-1) / norm.clamp_min(1e-30)
-            cosines[:, level, first : first + len(x)] = cosine.clamp(-1, 1).cpu()
+            z = torch.addmm(q, x.to(device), P)
+            dot = (z * projected).view(len(x), rank, n_jumps).sum(1)
+            norm = z.square_().view(len(x), rank, n_jumps).sum(1).sqrt_()
+            cosine = dot.div_(norm.clamp_min_(1e-30)).clamp_(-1, 1)
+            cosines[:, level, first : first + len(x)] = cosine.T.cpu()
             first += len(x)
     return cosines
+
+
+def _orthonormal(jump: FoldedJump) -> tuple[torch.Tensor, ...]:
+    """P L [H, r], q L [r] and Q' [H, r] of a jump whose B is L Q."""
+    Q, R = torch.linalg.qr(jump.B.cpu().double().T)  # B' = Q' L'
+    P, q = jump.P.cpu().double(), jump.q.cpu().double()
+    return tuple(part.float() for part in (P @ R.T, q @ R.T, Q))
 
 
 def signed_square(cosines: torch.Tensor) -> torch.Tensor:

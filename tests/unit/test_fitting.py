@@ -1,6 +1,7 @@
 """Moments, the exact optimum, Adam, and the training stages, each against the literal formula in float64."""
 
 import functools
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def slices(study, level: int, target: str = "pre_norm") -> tuple[torch.Tensor, .
 def test_moments_of_a_stack_are_the_sum_of_its_parts_in_any_split(sizes, seed):
     x, y = make_rows(sum(sizes), hidden_size=5, seed=seed)
     parts = [Moments.of(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
-    pooled, whole = sum(parts[1:], parts[0]), Moments.of(x, y)
+    pooled, whole = functools.reduce(operator.iadd, parts), Moments.of(x, y)
     assert pooled.n == whole.n == len(x)
     for name in FIELDS:
         torch.testing.assert_close(getattr(pooled, name), getattr(whole, name), rtol=1e-10, atol=1e-9)
@@ -175,11 +176,15 @@ def test_moments_are_what_their_docstring_says():
 def test_moments_of_levels_pool_to_the_moments_of_stacked_rows():
     levels = make_levels(40).double()
     y = levels[-1]
-    pooled = Moments.of(levels[0], y) + Moments.of(levels[1], y) + Moments.of(levels[2], y)
+    pooled = functools.reduce(operator.iadd, [Moments.of(levels[k], y) for k in range(3)])
+    added = Moments.of(levels[0], y)
+    for k in (1, 2):
+        added.add(levels[k], y)
     stacked = Moments.of(levels[:3].reshape(-1, 12), y.repeat(3, 1))
-    assert pooled.n == stacked.n == 120
+    assert pooled.n == added.n == stacked.n == 120
     for name in FIELDS:
-        torch.testing.assert_close(getattr(pooled, name), getattr(stacked, name), rtol=1e-12, atol=1e-9)
+        for found in (pooled, added):
+            torch.testing.assert_close(getattr(found, name), getattr(stacked, name), rtol=1e-12, atol=1e-9)
 
 
 def test_a_large_mean_costs_no_digits():
@@ -188,7 +193,7 @@ def test_a_large_mean_costs_no_digits():
     wide_x, wide_y = (rows.numpy().astype(np.longdouble) for rows in (x, y))
     dx, dy = wide_x - wide_x.mean(0), wide_y - wide_y.mean(0)
     parts = [Moments.of(a, b) for a, b in zip(x.split(70), y.split(70), strict=True)]
-    for found in (Moments.of(x, y), sum(parts[1:], parts[0])):
+    for found in (Moments.of(x, y), functools.reduce(operator.iadd, parts)):
         np.testing.assert_allclose(found.xx.numpy(), (dx.T @ dx).astype(float), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(found.xy.numpy(), (dx.T @ dy).astype(float), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(float(found.yy), float((dy**2).sum()), rtol=1e-9)
@@ -214,7 +219,7 @@ def test_a_levels_moments_are_those_of_its_first_rows_and_of_its_last_tenth_howe
 ):
     levels = make_levels(203)
     activations, head = make_activations(tmp_path, levels, sizes)
-    fit, validation = level_moments(activations, 1, head, target, CPU)
+    fit, validation = level_moments(activations, [1], head, target, CPU)
     y = target_of(levels[3], head, target)
     for found, rows in ((fit, slice(183)), (validation, slice(183, None))):
         expected = Moments.of(levels[1, rows], y[rows])

@@ -173,19 +173,19 @@ def _top_eigenvectors(
     block = torch.randn(size, width, generator=generator, dtype=like.dtype).to(like.device)
     if start is not None:
         block = torch.cat([start, block[:, : max(OVERSAMPLING, width - start.shape[1])]], 1)
-    basis = images = like.new_empty(size, 0)
+    basis = like.new_empty(size, 0)
+    projected = like.new_empty(0, 0)  # basis' G basis, of which eigenvalues take what is on and below the diagonal
     previous = None
     while 2 * (basis.shape[1] + block.shape[1]) <= size:
         for _ in range(2):  # once more, for what rounding left
             block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
-        basis, images = torch.cat([basis, block], 1), torch.cat([images, product(block)], 1)
-        block = images[:, -block.shape[1] :]
-        projected = basis.T @ images
-        values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
-        gained = values.flip(0)[:rank].cumsum(0)
+        basis, image = torch.cat([basis, block], 1), product(block)
+        projected = torch.nn.functional.pad(projected, (0, block.shape[1]))
+        projected = torch.cat([projected, image.T @ basis])
+        gained = torch.linalg.eigvalsh(projected).flip(0)[:rank].cumsum(0)
         if previous is not None and (gained - previous <= CONVERGED * (total - gained).clamp_min(1e-9 * total)).all():
-            return _fixed_signs(basis @ vectors[:, -rank:].flip(1))
-        previous = gained
+            return _fixed_signs(basis @ torch.linalg.eigh(projected).eigenvectors[:, -rank:].flip(1))
+        block, previous = image, gained
     G = product(torch.eye(size, dtype=like.dtype, device=like.device))
     return _fixed_signs(torch.linalg.eigh((G + G.T) / 2).eigenvectors[:, -rank:].flip(1))
 

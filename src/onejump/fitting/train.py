@@ -1,6 +1,5 @@
 """The training stages: one jump, the joint jump, and the full-rank reference (JTC), each from dumped activations."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from onejump.fitting.adam import Rows, fit_adam
 from onejump.fitting.exact import fit_exact
 from onejump.fitting.kl import fit_kl
 from onejump.fitting.logits import fit_logits, metric_root
-from onejump.fitting.moments import Moments, level_moments, validation_start
+from onejump.fitting.moments import level_moments, validation_start
 from onejump.jumps import default_rank, open_for_head, target_of
 from onejump.models import Head
 from onejump.progress import progress_bar
@@ -54,7 +53,7 @@ def train_jump(
         raise OnejumpError(
             f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
         )
-    fitting, validation = _moments(activations, levels, head, target, device)
+    fitting, validation = level_moments(activations, levels, head, target, device)
     # Other fits need only the optimum that they are measured by, or start from.
     exact = fit_exact(fitting, validation, rank, choose_ridge=fit == "exact")
     name = "joint" if level is None else str(level)
@@ -91,7 +90,7 @@ def train_jump(
     else:
         if fit == "exact_logits":
             root = metric_root(head, target, device)
-            weighed = _moments(activations, levels, head, target, device, root)
+            weighed = level_moments(activations, levels, head, target, device, root)
             found, metadata["ridge"] = fit_logits(*weighed, rank, root)
         else:
             rows = _rows(activations, levels, head, target, device)
@@ -125,21 +124,6 @@ def exit_levels(activations: Activations, level: int | None) -> list[int]:
     return [level]
 
 
-def _moments(
-    activations: Activations,
-    levels: list[int],
-    head: Head,
-    target: str,
-    device: torch.device,
-    root: torch.Tensor | None = None,
-) -> tuple[Moments, Moments]:
-    """Moments of the fitting rows and of the validation slice, of all levels together; `root` as in level_moments."""
-    if len(activations) < 3:
-        raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
-    parts = (level_moments(activations, level, head, target, device, root) for level in levels)
-    return functools.reduce(lambda whole, part: (whole[0] + part[0], whole[1] + part[1]), parts)
-
-
 def _rows(
     activations: Activations, levels: list[int], head: Head, target: str, device: torch.device
 ) -> tuple[Rows, Rows]:
@@ -160,7 +144,7 @@ def fit_jtc(activations: Activations, head: Head, path: str | Path, target: str,
     """
     tensors, metadata = {}, {"kind": "jtc", "target": target, "head_sha256": head.metadata["sha256"]}
     for level in progress_bar(exit_levels(activations, None), "JTC", "level"):
-        exact = fit_exact(*_moments(activations, [level], head, target, device), activations.hidden_size)
+        exact = fit_exact(*level_moments(activations, [level], head, target, device), activations.hidden_size)
         weight = (exact.map.W / exact.map.std_x[:, None]) @ exact.map.V.T
         tensors[f"{level_name(level)}.weight"] = weight.float()
         tensors[f"{level_name(level)}.bias"] = (exact.map.V @ exact.map.c - exact.map.mean_x @ weight).float()
