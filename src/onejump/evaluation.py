@@ -97,14 +97,18 @@ def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None =
 def _argmax(logits: Tensor, width: int = 64) -> tuple[Tensor, Tensor]:
     """Index and value of each row's maximum, each [n, 1]; by blocks, since the CPU's plain argmax is slow."""
     n, size = logits.shape
-    if size % width:
+    whole = size // width * width
+    if whole == 0:
         value, index = logits.max(1, keepdim=True)
         return index, value
-    blocks = logits.view(n, size // width, width)
+    blocks = logits[:, :whole].unflatten(1, (-1, width))
     block = blocks.amax(2).argmax(1)
-    inner = blocks[torch.arange(n, device=logits.device), block]
-    value, index = inner.max(1, keepdim=True)
-    return block[:, None] * width + index, value
+    value, inner = blocks[torch.arange(n, device=logits.device), block].max(1, keepdim=True)
+    index = block[:, None] * width + inner
+    if whole < size:
+        rest, inner = logits[:, whole:].max(1, keepdim=True)
+        index, value = torch.where(rest > value, inner + whole, index), torch.maximum(rest, value)
+    return index, value
 
 
 @dataclass(frozen=True)
