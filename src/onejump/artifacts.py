@@ -11,7 +11,6 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +82,15 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(require_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: str | Path, sha256: str, name: str | None = None) -> None:
+    """Raise OnejumpError unless the file at `path` has the digest; `name` is what the message calls the file."""
+    found = sha256_of_file(path)
+    if found != sha256:
+        raise OnejumpError(
+            f"{name or path}: its sha256 is {found}, expected {sha256}; fetch it again or correct the config"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- safetensors
@@ -184,12 +192,6 @@ class TensorFile:
         """A metadata value that was stored as JSON."""
         return json.loads(self.metadata[key])
 
-    @cached_property
-    def _file(self):
-        from safetensors import safe_open
-
-        return safe_open(self.path, framework="pt")
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one tensor, which is not read.
 
@@ -206,13 +208,15 @@ class TensorFile:
         Raises:
             OnejumpError: there is no such tensor, or it is damaged.
         """
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
 
         self.shape(name)
         try:
-            if rows is not None and name in self._verified:
-                return self._file.get_slice(name)[rows]
-            tensor = self._file.get_tensor(name)
+            # Opened anew, since what has been read of a file stays in memory as long as it is open.
+            with safe_open(self.path, framework="pt") as file:
+                if rows is not None and name in self._verified:
+                    return file.get_slice(name)[rows]
+                tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise OnejumpError(self._damaged(str(error))) from error
         if name not in self._verified and _tensor_digest(tensor) != self.metadata[f"{DIGEST_KEY}.{name}"]:

