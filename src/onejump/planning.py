@@ -36,6 +36,10 @@ TOKENS = 16.0
 CLAIM_RESAMPLES, LARGEST_RANK, RANK_POINTS = 10_000, 8, 6
 # Block products until the largest eigenvalues stand still: for the first ridge, and for each further one.
 BLOCKS_FIRST, BLOCKS_MORE = 15, 3
+# Reads and writes of what stands inside an MLP, beside its products: up to ten small operations.
+ACTIVATION_PASSES = 20
+# Reads and writes of H x H sums that one more shard of a level makes.
+SUM_PASSES = 8
 # Of the resources asked for above those planned.
 MARGIN = 4 / 3
 # Of a process that has imported Transformers and a model's code, beyond the bare base.
@@ -213,13 +217,23 @@ GPUS = {
         _gpu("rtx-4090", 165, 82.6, 1.3, 24, 1008),
     )
 }
-# Two cores of a 2023 server, as measured by `onejump rehearse`; what the workflow's runtimes are planned for.
+# Two cores of a 2023 server, and what rules reach of their rates: both as `onejump rehearse` measured them with the
+# paper's three models. The workflow's runtimes are planned for them where there is no GPU.
 TWO_CORES = Machine(
     "two-cores",
     {"float32": 170e9, "float64": 70e9, "bfloat16": 400e9, "float16": 110e9, "eigen": 4.5e9},
     memory=8 * GB,
     disk=0.5 * GB,
     device_bytes=None,
+    efficiency={
+        "extract_head": 0.45,
+        "dump_activations": 0.75,
+        "train_jump": 0.75,
+        "train_joint_jump": 0.4,
+        "score_jumps": 0.45,
+        "evaluate_jumps": 0.5,
+    },
+    assumed=0.5,
 )
 
 
@@ -249,6 +263,8 @@ class Cost:
         read, written: bytes of files; `written` stays on disk.
         host: bytes in the host's memory whatever the device.
         device: bytes on the device, or in the host's memory where there is none.
+        shared: those of `device` that `host` has too, and that a host without a device holds only once.
+        starts: how many times as long as others' its start takes; 2 where it imports a model's code.
     """
 
     rule: str
@@ -258,6 +274,8 @@ class Cost:
     written: float = 0.0
     host: float = 0.0
     device: float = 0.0
+    shared: float = 0.0
+    starts: float = 1.0
 
     def repeated(self, times: int) -> "Cost":
         """The same work several times, in one job."""
@@ -269,7 +287,7 @@ class Cost:
         arithmetic = sum(n / machine.flops[kind] for kind, n in self.flops.items())
         files = (self.read + self.written) / machine.disk
         work = (arithmetic + self.moved / machine.memory) / machine.efficiency.get(self.rule, machine.assumed)
-        return machine.start_seconds + work + files
+        return self.starts * machine.start_seconds + work + files
 
     def mem_mb(self, attempt: int = 1) -> int:
         """Memory to ask for, MiB: a third above the plan for a host without a GPU, doubled at each attempt."""
@@ -285,7 +303,7 @@ class Cost:
 
     def host_bytes(self, machine: Machine) -> float:
         """Peak memory of the host."""
-        return machine.base_bytes + self.host + (self.device if machine.device_bytes is None else 0.0)
+        return machine.base_bytes + self.host + (self.device - self.shared if machine.device_bytes is None else 0.0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +317,7 @@ class ModelPlan:
         shards: split -> shards.
         transfer: test sentences of the K x K grid.
         tokens: of a sentence up to its position, on average.
-        streamed: whether one block at a time is in memory (a rehearsal) rather than the whole model.
+        rehearsed: whether all matrices share the memory of the largest, the output embedding, as in a rehearsal.
     """
 
     architecture: Architecture
@@ -309,7 +327,7 @@ class ModelPlan:
     shards: Mapping[str, int]
     transfer: int
     tokens: float = TOKENS
-    streamed: bool = False
+    rehearsed: bool = False
 
     @property
     def _width(self) -> int:
@@ -330,7 +348,7 @@ class ModelPlan:
     @property
     def _resident(self) -> float:
         a = self.architecture
-        return (a.block_parameters + a.embedding_parameters) * BYTES[self.dtype] if self.streamed else self._weights
+        return a.vocabulary * a.hidden_size * BYTES[self.dtype] if self.rehearsed else self._weights
 
     @property
     def activation_bytes(self) -> float:
@@ -342,19 +360,21 @@ class ModelPlan:
         a = self.architecture
         head = a.vocabulary * a.hidden_size
         flops = {self.dtype: 3 * 2 * 8 * a.parameters}
-        # On the CPU. To be checked against the model, the head becomes float32; to be written, it is copied.
-        memory = self._resident + head * BYTES["float32"]
+        # On the CPU. To be checked against the model, the head becomes float32.
+        memory = self._resident + head * (0 if self.dtype == "float32" else BYTES["float32"])
         written = head * BYTES[self.dtype]
-        return Cost("extract_head", flops, 3 * self._weights, self._read_weights, written, MODEL_CODE + memory)
+        return Cost(
+            "extract_head", flops, 3 * self._weights, self._read_weights, written, MODEL_CODE + memory, starts=2
+        )  # fmt: skip
 
     @property
     def _read_weights(self) -> float:
-        return 0.0 if self.streamed else self._weights
+        return 0.0 if self.rehearsed else self._weights
 
     def choose_positions(self) -> Cost:
         """Tokenises the sentences."""
         n = self.train + self.test
-        code = 0 if self.streamed else MODEL_CODE  # a rehearsal's tokenizer is not Transformers'
+        code = 0 if self.rehearsed else MODEL_CODE  # a rehearsal's tokenizer is not Transformers'
         return Cost("choose_positions", moved=n * 1e5, written=n * self.tokens * 4, host=code + n * 4e3)
 
     def dump_activations(self, split: str) -> Cost:
@@ -364,16 +384,16 @@ class ModelPlan:
         finite = rows * (a.n_blocks + 1) * a.hidden_size
         head = a.vocabulary * a.hidden_size * BYTES[self.dtype]  # its file is opened to be compared
         flops = {self.dtype: 2 * rows * self.tokens * a.n_blocks * a.block_parameters}
-        batches = math.ceil(rows * self.tokens / 1024)
-        moved = batches * a.n_blocks * a.block_parameters * BYTES[self.dtype] if self.streamed else 0
         host = MODEL_CODE + levels + finite + head
-        return Cost("dump_activations", flops, moved, self._read_weights + head, levels, host, self._resident)
+        moved = rows * self.tokens * a.n_blocks * a.intermediate_size * BYTES[self.dtype] * ACTIVATION_PASSES
+        read = self._read_weights + head
+        return Cost("dump_activations", flops, moved, read, levels, host, self._resident, starts=2)
 
     def _moments(self, levels: int) -> tuple[float, float, float]:
-        """FLOPs, bytes read, and memory of the moments of some levels: H x H sums, and one shard of two levels."""
+        """FLOPs, bytes read, and memory of the moments of some levels: four sums, and one shard of two levels."""
         H, rows = self._width, self._rows("train")
-        memory = 7 * DOUBLE * H * H + rows * H * (2 * BYTES[self.dtype] + 2 * 4 + 4 * DOUBLE)
-        return 4 * levels * self.train * H * H, 2 * levels * self._level(self.train), memory
+        memory = 4 * DOUBLE * H * H + rows * H * (2 * BYTES[self.dtype] + 2 * 4 + 4 * DOUBLE)
+        return 13 / 4 * levels * self.train * H * H, 2 * levels * self._level(self.train), memory
 
     def _singular(self, levels: int) -> bool:
         return levels * self.train * (1 - VALIDATION_SHARE) <= self._width
@@ -387,13 +407,11 @@ class ModelPlan:
         products = (BLOCKS_FIRST + BLOCKS_MORE * (ridges - 1)) * 2 * 4 * H * H * (r + OVERSAMPLING)
         solve = 0 if singular else ridges * H**3 / 3
         flops = {"float64": moments + solve + products, "eigen": H**3 if singular else 0}
-        decomposition = DOUBLE * H * H * (6 if singular else 3)
-        pooling = 3 * DOUBLE * H * H if levels > 1 else 0  # one level's moments beside the sums
-        memory += decomposition + pooling
-        moved = 0.0
+        memory += DOUBLE * H * H * (8 if singular else 6.5)
+        moved = levels * (self.shards["train"] + 1) * SUM_PASSES * DOUBLE * H * H
         if fit == "adam":
             rows = levels * self.train
-            moved = EPOCHS * rows * H * 4 * 30 + EPOCHS * rows / BATCH_SIZE * H * r * 4 * 30
+            moved += EPOCHS * rows * H * 4 * 30 + EPOCHS * rows / BATCH_SIZE * H * r * 4 * 30
             flops["float32"] = EPOCHS * rows * 3 * 4 * H * r
             memory = max(memory, (2 * levels + 2) * self.train * H * 4 + 40 * BATCH_SIZE * levels * H * 4)
         elif fit == "exact_logits":  # once more, for weighed targets, at every ridge
@@ -404,7 +422,7 @@ class ModelPlan:
             validations = 1 + KL_STEPS // KL_VALIDATE_EVERY
             sentences = KL_STEPS * KL_BATCH_SIZE + validations * self.train * VALIDATION_SHARE
             flops["float32"] = sentences * (2 * H * V + levels * 6 * r * V) + KL_STEPS * 6 * r * H * V
-            moved = sentences * (levels + 1) * V * 4 * 10
+            moved += sentences * (levels + 1) * V * 4 * 10
             rows = (2 * levels + 2) * self.train * H * 4
             memory = max(memory, rows + H * V * 4 + 8 * KL_BATCH_SIZE * V * 4)
         rule = "train_joint_jump" if levels > 1 else "train_jump"
@@ -413,6 +431,10 @@ class ModelPlan:
     @property
     def _head_file(self) -> float:
         return self.architecture.vocabulary * self._width * BYTES[self.dtype]
+
+    @property
+    def _shared_head(self) -> float:
+        return self._head_file if self.dtype == "float32" else 0.0  # else it becomes float32 in memory of its own
 
     def _jump_bytes(self, rank: int) -> float:
         return 4 * (2 * self._width * rank + 4 * self._width)
@@ -428,20 +450,21 @@ class ModelPlan:
         flops = {"float64": K * (moments + 12 * 2 * H**3), "eigen": K * H**3}
         written = K * H * H * 4
         return Cost(
-            "fit_jtc", flops, 0, K * read, written, self._head_file + 2 * written, memory + 9 * DOUBLE * H * H
+            "fit_jtc", flops, 0, K * read, written, self._head_file + 2 * written, memory + 12 * DOUBLE * H * H
         )  # fmt: skip
 
     def score_jumps(self, rank: int | None = None) -> Cost:
         """The cosines of all jumps at all levels."""
         H, K, r, rows = self._width, self.architecture.n_blocks, rank or self.architecture.rank, self._rows("train")
-        flops = {"float32": (K + 1) * self.train * 2 * K * r * (2 * H + r)}
-        moved = (K + 1) * self.train * (K * r * 4 * 8 + H * 4 * 8)
+        flops = {"float32": (K + 2) * self.train * 2 * K * r * H}
+        moved = (K + 1) * self.train * (K * r * 4 * 5 + H * 4 * 8)
         cosines = 4 * K * (K + 1) * self.train
-        jumps = K * self._jump_bytes(r) * 2 + K * r * r * 4
+        jumps = K * self._jump_bytes(r) * 2 + K * r * H * 4 * 4
         shard = rows * (H * 5 * 4 + K * r * 4 * 5)
         read = 2 * (K + 1) * self._level(self.train) + K * self._jump_bytes(r)
         head = self.architecture.vocabulary * H * 4
-        return Cost("score_jumps", flops, moved, read, cosines, 3 * cosines + self._head_file, jumps + shard + head)
+        host, device = 3 * cosines + self._head_file, jumps + shard + head
+        return Cost("score_jumps", flops, moved, read, cosines, host, device, self._shared_head)
 
     def select_jump(self) -> Cost:
         """D_m, and its bootstrap over sentences."""
@@ -459,16 +482,16 @@ class ModelPlan:
         a, r = self.architecture, rank or self.architecture.rank
         H, K, V = a.hidden_size, a.n_blocks, a.vocabulary
         flops = {"float32": self.test * 2 * H * V + 2 * K * r * H * V + self._exits() * 2 * r * (V + H)}
-        moved = self._exits() * V * 4 * 5
+        moved = self._exits() * V * 4 * 8
         head = H * V * 4
-        fused = 3 * (K + 1) * r * V * 4
+        fused = 2 * (K + 1) * r * V * 4
         chunk = min(256, self.test) * V * 4 * 8
         test = self.test * H * 4 * 3  # the final level, and another one as it is read
         results = self._exits() * 6 * 4 * 4
         read = self._level(self.test) * (K + 1) + K * self._jump_bytes(r)
         return Cost(
             "evaluate_jumps", flops, moved, read, self._exits() * 12, self._head_file + results + test,
-            head + fused + chunk,
+            head + fused + chunk, self._shared_head,
         )  # fmt: skip
 
     def evaluate_ranks(self) -> Cost:
@@ -486,9 +509,10 @@ class ModelPlan:
         }
         moved = exits * V * 4 * 5 + (K + 1) * self.train * K * R * 4 * 8
         jumps, fused = (K + 1) * 2 * H * R * 4, 3 * (K + 1) * R * V * 4
-        device = H * V * 4 + jumps + max(memory + 3 * DOUBLE * H * H, fused + min(256, n) * V * 4 * 8)
+        device = H * V * 4 + jumps + max(memory + 9 * DOUBLE * H * H, fused + min(256, n) * V * 4 * 8)
         read = K * read + (K + 1) * (2 * self._level(self.train) + RANK_POINTS * self._level(self.test))
-        return Cost("evaluate_ranks", flops, moved, read, 1e4, self._head_file + self.test * H * 4 * 3, device)
+        host = self._head_file + self.test * H * 4 * 3
+        return Cost("evaluate_ranks", flops, moved, read, 1e4, host, device, self._shared_head)
 
     def score_oracle(self, rank: int | None = None) -> Cost:
         """The K x K grid on the validation slice, and each jump's squared error."""
@@ -501,7 +525,7 @@ class ModelPlan:
         shard = self._rows("train") * H * 4 * 6
         device = H * V * 4 + 3 * K * r * V * 4 + min(256, n) * V * 4 * 8
         host = self._head_file + 5 * cosines + shard
-        return Cost("score_oracle", {"float32": flops}, moved, read, 1e4, host, device)
+        return Cost("score_oracle", {"float32": flops}, moved, read, 1e4, host, device, self._shared_head)
 
     def test_claims(self) -> Cost:
         """The bootstrap of all claims over the test sentences."""
@@ -520,7 +544,7 @@ class ModelPlan:
         read = self._level(self.test) * (K + 1) + chunks * K * H * H * 4
         host = self._head_file + self.test * H * 4 * 3 + exits * 6 * 4 * 4
         device = H * V * 4 + min(256, self.test) * V * 4 * 8 + 3 * H * H * 4
-        return Cost("evaluate_references", flops, exits * V * 4 * 5, read, exits * 12, host, device)
+        return Cost("evaluate_references", flops, exits * V * 4 * 5, read, exits * 12, host, device, self._shared_head)
 
     def job(self, rule: str, split: str | None = None, variant: Mapping | None = None) -> Cost:
         """One job of a rule: of a split where activations are dumped, of a variant where it fits or uses jumps."""

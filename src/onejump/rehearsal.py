@@ -1,8 +1,9 @@
 """A study at a model's full dimensions without its weights: what fails or does not fit shows before a GPU is paid.
 
-The architecture is the true one, built from a config; the weights are random and exist one block at a time. Everything
-else is real: each stage runs as its own process of the command line, on the files of the stages before it, and its
-time, memory and disk are set beside what `onejump.planning` predicts. About the model itself the results say nothing.
+The architecture is the true one, built from a config; the weights are random numbers in one memory that all matrices
+share. Everything else is real: each stage runs as its own process of the command line, on the files of the stages
+before it, and its time, memory and disk are set beside what `onejump.planning` predicts. About the model itself the
+results say nothing.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from onejump.activations import TOKEN_BUDGETS, length_sorted_batches
 from onejump.artifacts import OnejumpError, read_json, read_table, write_json, write_table
 from onejump.jumps import Jump
-from onejump.models import DTYPES, Head, ModelSource, find_anatomy
+from onejump.models import DTYPES, Head, ModelSource
 from onejump.planning import (
     MB,
     TWO_CORES,
@@ -39,7 +41,10 @@ from onejump.planning import (
 PREFIX = "random:"
 # Prime, so that no two rows of a matrix are alike when the numbers are repeated.
 POOL = 4_194_301
-WORDS = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "si") for b in ("dan", "fer", "gil", "pon", "sty")]
+# A matrix's first number after that of the one before: a whole number of cache lines, but of no matrix's rows.
+STEP = 64 * 67
+# More than any rank, since level 0 has no more different rows than there are words.
+WORDS = [f"word{number}" for number in range(2000)]
 
 
 # -------------------------------------------------------------------------------------------------------------- model
@@ -54,22 +59,15 @@ class RandomSource(ModelSource):
         return read_json(architecture_file(self.location.removeprefix(PREFIX)))
 
     def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
-        """The model, with weights in memory only outside its blocks; a block gets its own while it runs."""
+        """The model; all its matrices are parts of one memory, which is as large as the largest of them needs."""
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.for_model(**self._config)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-        blocks = find_anatomy(model).blocks
-        fill = _Filler(device)
-        inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-        fill([p for p in _places(model) if id(p.parameter) not in inside], 0)
+        _fill(model, device)
         model.tie_weights()
-        for number, block in enumerate(blocks, 1):
-            places = list(_places(block))
-            block.register_forward_pre_hook(lambda module, args, p=places, n=number: fill(p, n))
-            block.register_forward_hook(lambda module, args, out, p=places: [place.empty() for place in p] and None)
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
@@ -89,48 +87,28 @@ class RandomSource(ModelSource):
         return self.location.removeprefix(PREFIX), "random weights"
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a parameter without memory stands."""
+def _fill(model: nn.Module, device: torch.device | str, std: float = 0.02) -> None:
+    """Random matrices, norms of 1 and biases of 0, for a model whose parameters have no memory yet.
 
-    owner: nn.Module
-    name: str
-    parameter: nn.Parameter
-
-    def put(self, tensor: torch.Tensor) -> None:
-        setattr(self.owner, self.name, nn.Parameter(tensor, requires_grad=False))
-
-    def empty(self) -> None:
-        setattr(self.owner, self.name, self.parameter)
-
-
-def _places(module: nn.Module) -> Iterator[_Place]:
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            yield _Place(owner, name, parameter)
-
-
-class _Filler:
-    """Random weights from one pool of normal numbers: drawing billions of them would take longer than using them."""
-
-    def __init__(self, device: torch.device | str, std: float = 0.02) -> None:
-        pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0)) * std
-        self._pool, self._device = pool, device
-
-    def __call__(self, places: Sequence[_Place], number: int) -> None:
-        """Fill the places of block `number`: matrices at random, norms with 1, biases with 0."""
-        for index, place in enumerate(places):
-            shape, dtype = place.parameter.shape, place.parameter.dtype
-            if len(shape) == 1:
-                place.put(torch.full(shape, float("bias" not in place.name), dtype=dtype, device=self._device))
-                continue
-            tensor = torch.empty(shape.numel(), dtype=dtype, device=self._device)
-            start = (number * 1_000_003 + index * 100_003) % POOL
-            pool = self._pool.roll(-start).to(dtype=dtype, device=self._device)
-            whole = len(tensor) // POOL * POOL
-            tensor[:whole].view(-1, POOL).copy_(pool.expand(whole // POOL, POOL))
-            tensor[whole:].copy_(pool[: len(tensor) - whole])
-            place.put(tensor.view(shape))
+    Each matrix is a window of one long row of normal numbers, and begins STEP after the one before it.
+    """
+    places = [
+        (owner, name, parameter)
+        for owner in model.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+    ]
+    sizes = [parameter.numel() for _, _, parameter in places if parameter.ndim > 1]
+    length = max(sizes) + STEP * len(sizes)
+    pool = (torch.randn(POOL, generator=torch.Generator().manual_seed(0)) * std).to(places[0][2].dtype)
+    numbers = pool.repeat(-(-length // POOL)).to(device)
+    start = 0
+    for owner, name, parameter in places:
+        shape, dtype = parameter.shape, parameter.dtype
+        if parameter.ndim > 1:
+            tensor, start = numbers[start : start + parameter.numel()].view(shape), start + STEP
+        else:
+            tensor = torch.full(shape, float("bias" not in name), dtype=dtype, device=device)
+        setattr(owner, name, nn.Parameter(tensor, requires_grad=False))
 
 
 # ------------------------------------------------------------------------------------------------------------ machine
@@ -157,8 +135,13 @@ def measure_machine(threads: int) -> Machine:
     symmetric = square @ square.T
     flops["eigen"] = 1024**3 / best(lambda: torch.linalg.eigh(symmetric), 2)
     block = torch.randn(25_000_000)
+    imports = [sys.executable, "-c", "import onejump.fitting.train, onejump.evaluation"]
     return dataclasses.replace(
-        TWO_CORES, name="this machine", flops=flops, memory=8e8 / 4 / best(lambda: block.add_(1))
+        TWO_CORES,
+        name="this machine",
+        flops=flops,
+        memory=2 * 4 * len(block) / best(lambda: block.add_(1)),
+        start_seconds=best(lambda: subprocess.run(imports, check=True), 2),
     )
 
 
@@ -219,7 +202,7 @@ class Rehearsal:
         K = architecture.n_blocks
         self.levels = sorted({round(i * (K - 1) / max(1, levels - 1)) for i in range(levels)})
         shards = {"train": 2, "test": 1}
-        self.plan = ModelPlan(architecture, dtype, train, test, shards, min(test, 16), 1.0, streamed=True)
+        self.plan = ModelPlan(architecture, dtype, train, test, shards, min(test, 16), 1.0, rehearsed=True)
         self.machine = self._machine()
         self.measured: list[Measured] = []
 
@@ -245,9 +228,7 @@ class Rehearsal:
             *("--sentences", f / "sentences.parquet", "--out", positions, "--train-shards", 2),
             report=report,
         )
-        table = read_table(positions, ["input_ids"])
-        tokens = float(np.mean([len(ids) for ids in table["input_ids"].to_pylist()]))
-        plan = self.plan = dataclasses.replace(self.plan, tokens=tokens)
+        plan = self.plan = dataclasses.replace(self.plan, tokens=_padded_tokens(positions))
         dtype = ["--dtype", plan.dtype]
         self._stage(
             "extract-head", plan.extract_head(), [head], *model, *dtype, "--blocks", plan.architecture.n_blocks,
@@ -374,10 +355,25 @@ class Rehearsal:
         efficiency = dict(self.machine.efficiency)
         for rule in {one.cost.rule for one in self.measured}:
             same = [one for one in self.measured if one.cost.rule == rule]
-            took = sum(max(one.seconds - self.machine.start_seconds, 0.1) for one in same)
+            started = sum(one.cost.starts for one in same) * self.machine.start_seconds
+            took = max(sum(one.seconds for one in same) - started, 0.1 * len(same))
             efficiency[rule] = min(1.0, sum(one.cost.seconds(bare) for one in same) / took)
         machine = dataclasses.replace(self.machine, efficiency=efficiency)
         write_json(self.folder.parent / "machine.json", dataclasses.asdict(machine))
+
+
+def _padded_tokens(positions: Path) -> float:
+    """Tokens of a sentence that a dump runs, on average: up to its position, and padding."""
+    table = read_table(positions, ["split", "shard", "input_ids"])
+    shards: dict[tuple, list[int]] = {}
+    for split, shard, ids in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        shards.setdefault((split, shard), []).append(len(ids))
+    batches = (
+        np.array(lengths)[rows]
+        for lengths in shards.values()
+        for rows in length_sorted_batches(lengths, TOKEN_BUDGETS["cpu"])
+    )
+    return sum(len(lengths) * int(lengths.max()) for lengths in batches) / len(table)
 
 
 def watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
