@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import solve_triangular
 
 from onejump.artifacts import OnejumpError
 from onejump.fitting.moments import Moments
@@ -138,7 +139,8 @@ class RidgeSolver:
             L, failed = torch.linalg.cholesky_ex(shifted)
             pivots = L.diagonal()
             if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
-                return lambda v: torch.cholesky_solve(v, L)
+                # By halves, since cholesky_solve copies L each time.
+                return lambda v: solve_triangular(L.T, solve_triangular(L, v, upper=False), upper=True)
             # Fewer rows than dimensions, or inputs that repeat each other: from here on, invert what the rows span.
             logger.warning("ridge %g: the covariance is singular to Cholesky, so its eigenvalues are inverted", ridge)
         values, Q = self._eigen
