@@ -2,9 +2,9 @@
 
 Each stage but the dump runs as a process of the command line, on files as a study has them, with one core and two exit
 levels; its wall time and its largest resident memory are taken. N grows at H = 576, H at N = 9000; a third as many
-sentences are for the test. To each is fitted `constant + work x size^exponent`: the constant is what the stage takes to
-start, or what does not depend on the size. Where the largest size takes less than 0.3 s or 30 MB more than the
-smallest, there is nothing to tell.
+sentences are for the test. What a stage takes at the smallest size, which is there for that, is its start and what does
+not depend on the size; the exponent is that of what the other sizes take beyond it, as far as that is a fiftieth of what
+the largest does. Where the largest takes less than 1 s or 30 MB more than the smallest, there is nothing to tell.
 
 The theory: every stage passes a fixed number of times over the sentences. Exact fits form moments, N H^2, and decompose
 them, H^3; Adam's batches, scores and exits are products of rank r = H / 100, of which the first two take N H r; exits
@@ -30,10 +30,11 @@ from onejump.artifacts import OnejumpError, write_table
 from onejump.rehearsal import PREFIX, WORDS, repeated, watch
 
 LEVELS, VOCABULARY, TRANSFER = 2, 8192, 300
-WIDTH, WIDTHS = 576, (576, 1600, 4096)
-SENTENCES, NUMBERS = 9000, (1000, 3000, 9000, 27000)
+WIDTH, WIDTHS = 576, (64, 576, 1600, 4096)
+SENTENCES, NUMBERS = 9000, (100, 1000, 3000, 9000, 27000)
 SLACK = 0.25  # of an exponent from the theory's
-LEAST = {"seconds": 0.3, "peak_mb": 30.0}
+LEAST = {"seconds": 1.0, "peak_mb": 30.0}
+COUNTS = 0.02  # share of the largest size's growth from which on a size says something about the exponent
 
 Range = tuple[float, float]
 # Exponents of time and of memory; a range where terms of several exponents add up.
@@ -72,30 +73,24 @@ class Growth:
 
     Attributes:
         grows_in: N or H; stage; quantity: seconds or peak_mb.
-        constant: in the quantity's unit; exponent: both empty where there is nothing to tell.
+        constant: what the smallest size takes; exponent: empty where there is nothing to tell.
         theory: range of the exponent; agrees: whether it lies there, give or take SLACK.
     """
 
     grows_in: str
     stage: str
     quantity: str
-    constant: float | str
+    constant: float
     exponent: float | str
     theory: str
     agrees: str
 
 
-def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Constant >= 0 and exponent of `constant + work x size^exponent`, by least squares of relative errors."""
-    sizes, values = np.asarray(sizes) / sizes[-1], np.asarray(values)
-    fits = []
-    for exponent in np.arange(0.1, 4, 0.01):
-        design = np.column_stack([np.ones(len(sizes)), sizes**exponent]) / values[:, None]
-        solution = np.linalg.lstsq(design, np.ones(len(sizes)))[0]
-        if solution[0] < 0:  # no start takes less than no time
-            solution = np.array([0, design[:, 1].sum() / (design[:, 1] ** 2).sum()])
-        fits.append((np.square(design @ solution - 1).sum(), float(solution[0]), float(exponent)))
-    return min(fits)[1:]
+def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Slope of log(value - first value) over log(size), of the sizes whose values have grown by enough."""
+    grown = np.asarray(values[1:]) - values[0]
+    counts = grown >= COUNTS * grown[-1]
+    return float(np.polyfit(np.log(sizes[1:])[counts], np.log(grown[counts]), 1)[0])
 
 
 def growth(taken: Sequence[Taken], theory: dict[str, tuple[Range, Range]]) -> list[Growth]:
@@ -106,13 +101,11 @@ def growth(taken: Sequence[Taken], theory: dict[str, tuple[Range, Range]]) -> li
         for quantity, (low, high) in zip(LEAST, ranges, strict=True):
             values = [getattr(one, quantity) for one in points]
             told = f"{low}" if low == high else f"{low} to {high}"
-            if values[-1] - values[0] < LEAST[quantity]:
-                rows.append(Growth(points[0].grows_in, stage, quantity, "", "", told, ""))
-                continue
-            constant, exponent = fitted_exponent([one.size for one in points], values)
-            agrees = low - SLACK <= exponent <= high + SLACK
-            fitted = (constant, exponent, told, "yes" if agrees else "no")
-            rows.append(Growth(points[0].grows_in, stage, quantity, *fitted))
+            exponent, agrees = "", ""
+            if values[-1] - values[0] >= LEAST[quantity]:
+                exponent = fitted_exponent([one.size for one in points], values)
+                agrees = "yes" if low - SLACK <= exponent <= high + SLACK else "no"
+            rows.append(Growth(points[0].grows_in, stage, quantity, values[0], exponent, told, agrees))
     return rows
 
 

@@ -77,17 +77,17 @@ def test_numbers_that_are_not_there_are_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3])
-def test_exponents_are_of_what_is_beyond_the_start(exponent):
-    sizes = np.array([1000, 3000, 9000, 27000])
-    constant, found = growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent)
-    assert (constant, found) == pytest.approx((2.5, exponent), abs=0.02)
+def test_exponents_are_of_what_is_beyond_the_smallest_size(exponent):
+    sizes = np.array([1, 3000, 9000, 27000])
+    assert growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent) == pytest.approx(exponent, abs=0.02)
 
 
 def test_growth_says_whether_it_is_the_theorys_and_keeps_silent_where_nothing_grows():
-    taken = [growth.Taken("N", n, "stage", 2 + (n / 1000) ** 1.5, 400.0) for n in (1000, 3000, 9000)]
+    taken = [growth.Taken("N", n, "stage", 2 + (n / 1000) ** 1.5, 400.0) for n in (1, 1000, 3000, 9000)]
     seconds, memory = growth.growth(taken, {"stage": ((1, 1), (1, 1))})
-    assert (seconds.exponent, seconds.theory, seconds.agrees) == (pytest.approx(1.5, abs=0.02), "1", "no")
-    assert (memory.exponent, memory.agrees) == ("", "")
+    assert (seconds.constant, seconds.exponent) == (pytest.approx(2, abs=0.01), pytest.approx(1.5, abs=0.02))
+    assert (seconds.theory, seconds.agrees) == ("1", "no")
+    assert (memory.constant, memory.exponent, memory.agrees) == (400.0, "", "")
 
 
 def test_time_beside_the_stages_is_what_the_cores_did_not_work(tmp_path):
