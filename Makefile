@@ -46,7 +46,7 @@ rehearse: $(INSTALLED)
 	onejump rehearse phi-3-mini --dtype bfloat16
 	onejump rehearse llama-2-7b --dtype float16
 
-# Each claim of speed, measured beside a baseline in the same run, for half an hour on two cores that do nothing else.
+# Each claim of speed, measured beside a baseline in the same run: some 40 minutes on two cores that do nothing else.
 # The share of `make demo` beside its stages is that of the run that is there: `make clean demo bench` measures it anew.
 bench: demo
 	for name in $(BENCHMARKS); do echo "== $$name"; python benchmarks/$$name.py || exit 1; done

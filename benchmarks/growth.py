@@ -3,12 +3,13 @@
 Each stage but the dump runs as a process of the command line, on files as a study has them, with one core and two exit
 levels; its wall time and its largest resident memory are taken. N grows at H = 576, H at N = 9000; a third as many
 sentences are for the test. What a stage takes at the smallest size, which is there for that, is its start and what does
-not depend on the size; the exponent is that of what the other sizes take beyond it, as far as that is a fiftieth of what
-the largest does. Where the largest takes less than 1 s or 30 MB more than the smallest, there is nothing to tell.
+not depend on the size; the exponent is that of what the other sizes take beyond it, where that is at least a fiftieth
+of the largest's. Where the largest takes less than 1 s or 30 MB more than the smallest, there is nothing to tell.
 
 The theory: every stage passes a fixed number of times over the sentences. Exact fits form moments, N H^2, and decompose
-them, H^3; Adam's batches, scores and exits are products of rank r = H / 100, of which the first two take N H r; exits
-and the full head take N H V. Memory holds shards, N H, and the moments, H^2.
+them, H^3, and so do others for the optimum they are measured by. Adam passes over its batches, N H, and multiplies them
+at rank r = H / 100, N H r, as D_m does; exits take N V r, the heads that they are fused to r H V, the full head N H V.
+Memory holds shards, N H, and the moments, H^2.
 
     python benchmarks/growth.py
 """
@@ -47,11 +48,11 @@ IN_SENTENCES: dict[str, tuple[Range, Range]] = dict.fromkeys(
 )
 IN_WIDTH: dict[str, tuple[Range, Range]] = {
     "train-jump exact": ((2, 3), (1, 2)),
-    "train-jump adam": ((2, 3), (1, 2)),
+    "train-jump adam": ((1, 3), (1, 2)),
     "train-jump joint": ((2, 3), (1, 2)),
     "fit-jtc": ((2, 3), (1, 2)),
     "score-jumps": ((1, 2), (1, 1)),
-    "evaluate-jumps": ((1, 1), (1, 1)),
+    "evaluate-jumps": ((1, 2), (1, 1)),
     "evaluate-references": ((1, 2), (1, 2)),
 }
 
