@@ -685,7 +685,7 @@ def _merged(lines: Iterable[Line]) -> list[Line]:
             key: sum(line.jobs * getattr(line.cost, key) for line in same) / jobs
             for key in ("moved", "read", "written")
         }
-        largest = {key: max(getattr(line.cost, key) for line in same) for key in ("host", "device")}
+        largest = {key: max(getattr(line.cost, key) for line in same) for key in ("host", "device", "shared", "starts")}
         flops = {kind: sum(line.jobs * line.cost.flops.get(kind, 0) for line in same) / jobs for kind in kinds}
         merged.append(Line(model, jobs, Cost(rule, flops, **mean, **largest)))
     return merged

@@ -41,7 +41,7 @@ from onejump.planning import (
 PREFIX = "random:"
 # Prime, so that no two rows of a matrix are alike when the numbers are repeated.
 POOL = 4_194_301
-# A matrix's first number after that of the one before: a whole number of cache lines, but of no matrix's rows.
+# From one matrix's first number to the next one's: a whole number of cache lines, and no multiple of a usual width.
 STEP = 64 * 67
 # More than any rank, since level 0 has no more different rows than there are words.
 WORDS = [f"word{number}" for number in range(2000)]

@@ -18,6 +18,7 @@ from onejump.planning import (
     limits,
     load_architecture,
     mean_seconds,
+    plan_model,
     plan_study,
     read_machine,
     render,
@@ -89,6 +90,15 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["train_jump"] == 2 * 5  # the variants paper and exact
     assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_head"] == 1
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == jobs["train_joint_jump"] == 2
+
+
+@pytest.mark.parametrize("rule", ["extract_head", "score_jumps", "score_oracle", "evaluate_jumps", "fit_jtc"])
+def test_a_rules_line_in_the_plan_is_one_of_its_jobs(rule):
+    study = config(a={"source": {"path": "none"}, "blocks": 5, "architecture": "smollm2-135m", "dtype": "float32"})
+    job = plan_model(study["models"]["a"], "a", study).job(rule, variant=study["variants"]["paper"])
+    (found,) = (line.cost for line in plan_study(study) if line.cost.rule == rule)
+    assert found.host_bytes(TWO_CORES) == pytest.approx(job.host_bytes(TWO_CORES))
+    assert found.seconds(TWO_CORES) == pytest.approx(job.seconds(TWO_CORES))
 
 
 def test_the_average_jobs_add_up_to_the_plan():
