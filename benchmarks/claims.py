@@ -16,7 +16,7 @@ import torch
 
 from onejump.bootstrap import resampled_means
 from onejump.claims import RESAMPLES, _test_columns, claims_table
-from onejump.evaluation import METRICS
+from onejump.contract import METRICS
 from onejump.statistics import EVERY_SENTENCE_METHODS, EvaluationGrids
 
 COPIED = "rows copied"

@@ -23,7 +23,8 @@ from synthetic import Dump, Size, make_dump, random_jumps
 
 from onejump.activations import Activations
 from onejump.artifacts import numbers
-from onejump.evaluation import CACHED_ELEMENTS, METRICS, ROWS, JumpExits, evaluate_jumps
+from onejump.contract import METRICS
+from onejump.evaluation import CACHED_ELEMENTS, ROWS, JumpExits, evaluate_jumps
 from onejump.models import Head
 
 CPU = torch.device("cpu")
