@@ -7,7 +7,6 @@ eigenvectors V span the predictions, and the loss is `mean |y|^2` minus the sum 
 are nested in r. A ridge (C + lambda I for C) keeps the fit from following the noise where H / N is not small.
 """
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Below this ratio of the smallest to the largest pivot, squared, a Cholesky factor has lost its digits.
 SINGULAR = 1e-12
+# Widths up to which, on a CPU, one decomposition into eigenvalues takes less time than ten of Cholesky.
+EIGEN_WIDTH = 1024
 # Share of the loss that may still move when the search for the largest eigenvalues ends.
 CONVERGED = 1e-8
 
@@ -80,7 +81,10 @@ class AffineMap:
 
 
 class RidgeSolver:
-    """Optimal affine maps of all ranks from the moments of the fitting rows, for one ridge after another."""
+    """Optimal affine maps of all ranks from the moments of the fitting rows, for one ridge after another.
+
+    Neighbouring ridges predict into nearly the same span, so that each search starts from what the last one found.
+    """
 
     def __init__(self, moments: Moments, eps: float = BATCH_NORM_EPS) -> None:
         self.moments = moments
@@ -88,32 +92,37 @@ class RidgeSolver:
         self.std_x = (moments.xx.diagonal() / moments.n + eps).sqrt()
         self.C = moments.xx / moments.n / self.std_x / self.std_x[:, None]
         self.S = moments.xy / moments.n / self.std_x[:, None]
+        self._eigen: tuple[Tensor, Tensor, Tensor] | None = None  # eigenvalues of C, its eigenvectors Q, and Q'S
+        self._span: Tensor | None = None  # [H, n], orthonormal
+        self._said_singular = False
 
-    def solve(self, ridge: float, rank: int, start: Tensor | None = None) -> AffineMap:
-        """The optimum for `ridge`, cut to `rank` columns.
+    def decompose(self) -> None:
+        """Solve by eigenvalues from here on: one decomposition serves all ridges."""
+        if self._eigen is None:
+            values, Q = torch.linalg.eigh(self.C)
+            self._eigen = values, Q, Q.T @ self.S
 
-        Args:
-            ridge: lambda.
-            rank: columns of the map, 1..H.
-            start: [H, n], a guess of the predictions' span, such as another ridge's V; it only saves time.
-        """
-        inverse, mean_y = self._inverse(ridge), self.moments.mean_y
+    def solve(self, ridge: float, rank: int) -> AffineMap:
+        """The optimum for `ridge`, cut to `rank` columns, 1..H."""
+        (S, inverse, back), mean_y = self._factors(ridge), self.moments.mean_y
         if rank == len(self.C):
             V = torch.eye(rank, dtype=self.C.dtype, device=self.C.device)  # of full rank: any basis will do
         else:
             total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
-            V = _top_eigenvectors(
-                lambda v: self.S.T @ inverse(self.S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, start
+            self._span = _top_eigenvectors(
+                lambda v: S.T @ inverse(S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, self._span
             )
-        return AffineMap(inverse(self.S @ V), mean_y @ V, V, self.moments.mean_x, self.std_x)
+            V = _fixed_signs(self._span[:, :rank])
+        return AffineMap(back(inverse(S @ V)), mean_y @ V, V, self.moments.mean_x, self.std_x)
 
     def full_rank_mse(self, ridges: Sequence[float], rows: Moments) -> list[float]:
         """Squared error of the full-rank maps of all `ridges` on `rows`, as `mse_by_rank(rows)[-1]` but at once.
 
         In the eigenvectors Q of C the map is `Q D Q'S` with D diagonal, so that each error is a quadratic form in D.
         """
-        values, Q = self._eigen
-        scale, T = self.std_x[:, None], Q.T @ self.S
+        self.decompose()
+        values, Q, T = self._eigen
+        scale = self.std_x[:, None]
         cross = (T * (Q.T @ (rows.xy / scale))).sum(1) / rows.n
         square = (Q.T @ (rows.xx / scale / self.std_x) @ Q) * (T @ T.T) / rows.n
         shift = (rows.mean_x - self.moments.mean_x) / self.std_x @ Q
@@ -126,26 +135,28 @@ class RidgeSolver:
             errors.append(float(total - mean - 2 * D.dot(cross) + D.dot(square @ D)))
         return errors
 
-    @functools.cached_property
-    def _eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of C: one decomposition serves all ridges."""
-        return torch.linalg.eigh(self.C)
-
-    def _inverse(self, ridge: float) -> Callable[[Tensor], Tensor]:
-        """The product with (C + ridge I)^-1, of [H, n]."""
-        if "_eigen" not in vars(self):
+    def _factors(self, ridge: float) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """S, the product of (C + ridge I)^-1 with [H, n], both in a basis of the inputs, and the way back from it."""
+        if self._eigen is None:
             shifted = self.C.clone()
             shifted.diagonal().add_(ridge)
             L, failed = torch.linalg.cholesky_ex(shifted)
             pivots = L.diagonal()
             if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
                 # By halves, since cholesky_solve copies L each time.
-                return lambda v: solve_triangular(L.T, solve_triangular(L, v, upper=False), upper=True)
-            # Fewer rows than dimensions, or inputs that repeat each other: from here on, invert what the rows span.
-            logger.warning("ridge %g: the covariance is singular to Cholesky, so its eigenvalues are inverted", ridge)
-        values, Q = self._eigen
+                return (
+                    self.S,
+                    lambda v: solve_triangular(L.T, solve_triangular(L, v, upper=False), upper=True),
+                    lambda z: z,
+                )
+            self.decompose()
+        values, Q, T = self._eigen
         D = _inverse_values(values, ridge)
-        return lambda v: Q @ (D[:, None] * (Q.T @ v))
+        if not (D.all() or self._said_singular):
+            # Fewer rows than dimensions, or inputs that repeat each other: what the rows span is inverted.
+            logger.warning("ridge %g: the covariance is singular, so its smallest eigenvalues are left out", ridge)
+            self._said_singular = True
+        return T, lambda v: D[:, None] * v, lambda z: Q @ z
 
 
 def _inverse_values(values: Tensor, ridge: float) -> Tensor:
@@ -157,7 +168,7 @@ def _inverse_values(values: Tensor, ridge: float) -> Tensor:
 def _top_eigenvectors(
     product: Callable[[Tensor], Tensor], like: Tensor, rank: int, total: float, start: Tensor | None
 ) -> Tensor:
-    """Eigenvectors of the `rank` largest eigenvalues of a symmetric matrix G [H, H], in decreasing order: [H, rank].
+    """Eigenvectors of the `rank` largest eigenvalues of a symmetric matrix G [H, H], in decreasing order.
 
     A block Krylov space (Golub and Underwood 1977) is widened until the loss `total - sum of the j largest eigenvalues`
     of no rank j moves by more than CONVERGED of itself. Where the space would be a large part of the whole, all of G
@@ -168,13 +179,17 @@ def _top_eigenvectors(
         like: [H], of the dtype and device wanted.
         rank: how many.
         total: of the loss.
-        start: a guess of their span, or None.
+        start: what this has returned for a matrix like G, or None.
+
+    Returns:
+        [H, rank + OVERSAMPLING], or [H, H] if that is less: the columns after the first `rank` are only near to
+        eigenvectors.
     """
     size, width = len(like), rank + OVERSAMPLING
-    generator = torch.Generator().manual_seed(0)
-    block = torch.randn(size, width, generator=generator, dtype=like.dtype).to(like.device)
-    if start is not None:
-        block = torch.cat([start, block[:, : max(OVERSAMPLING, width - start.shape[1])]], 1)
+    block = start
+    if block is None or block.shape[1] < width:
+        generator = torch.Generator().manual_seed(0)
+        block = torch.randn(size, width, generator=generator, dtype=like.dtype).to(like.device)
     basis = like.new_empty(size, 0)
     projected = like.new_empty(0, 0)  # basis' G basis, of which eigenvalues take what is on and below the diagonal
     previous = None
@@ -186,10 +201,10 @@ def _top_eigenvectors(
         projected = torch.cat([projected, image.T @ basis])
         gained = torch.linalg.eigvalsh(projected).flip(0)[:rank].cumsum(0)
         if previous is not None and (gained - previous <= CONVERGED * (total - gained).clamp_min(1e-9 * total)).all():
-            return _fixed_signs(basis @ torch.linalg.eigh(projected).eigenvectors[:, -rank:].flip(1))
+            return basis @ torch.linalg.eigh(projected).eigenvectors[:, -width:].flip(1)
         block, previous = image, gained
     G = product(torch.eye(size, dtype=like.dtype, device=like.device))
-    return _fixed_signs(torch.linalg.eigh((G + G.T) / 2).eigenvectors[:, -rank:].flip(1))
+    return torch.linalg.eigh((G + G.T) / 2).eigenvectors[:, -width:].flip(1)
 
 
 def _fixed_signs(V: Tensor) -> Tensor:
@@ -237,10 +252,9 @@ def fit_exact(fit: Moments, validation: Moments, rank: int, choose_ridge: bool =
         ridge = min(errors, key=errors.get)
         train_mse, optimum_mse = solver.full_rank_mse((ridge, 0.0), fit)
         return ExactFit(solver.solve(ridge, rank), ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
-    maps, start = {}, None
-    for ridge in ridges:
-        maps[ridge] = solver.solve(ridge, rank, start)
-        start = maps[ridge].V  # neighbouring ridges predict into nearly the same span
+    if choose_ridge and solver.C.device.type == "cpu" and len(solver.C) <= EIGEN_WIDTH:
+        solver.decompose()
+    maps = {ridge: solver.solve(ridge, rank) for ridge in ridges}
     errors = {ridge: float(candidate.mse_by_rank(validation)[-1]) for ridge, candidate in maps.items()}
     ridge = min(errors, key=errors.get)
     train_mse, optimum_mse = (float(maps[chosen].mse_by_rank(fit)[-1]) for chosen in (ridge, 0.0))
