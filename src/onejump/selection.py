@@ -23,7 +23,7 @@ def score_jumps(
     """Cosine of each jump's output and the target, at each level, for each training sentence.
 
     No H-wide prediction is formed: with `B = L Q`, whose Q has orthonormal rows, y the target and z the jump's
-    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [N, H] x [H, r K].
+    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [r K, H] x [H, N].
 
     Args:
         activations: of the train split.
@@ -37,30 +37,29 @@ def score_jumps(
     """
     n_jumps, n_levels = len(jumps), activations.n_blocks + 1
     rank = jumps[0].P.shape[1]
-    # The columns of one jump stand K apart, so that sums over r are sums of whole rows.
-    P, q, Q = (torch.stack(parts, -1).flatten(-2).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
+    # The rows of one jump stand K apart, so that sums over r are sums of whole blocks of memory.
+    P, q, Q = (torch.stack(parts, 1).flatten(0, 1).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
     targets = []  # of each shard `Q y / |y|`, the same at every level
     for (final,) in activations.shards(activations.n_blocks):
         y = target_of(final.to(device), head, target)
-        targets.append((y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)) @ Q)
+        targets.append(Q @ (y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)).T)
     cosines = torch.empty(n_jumps, n_levels, len(activations))
     for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
         for (x,), projected in zip(activations.shards(level), targets, strict=True):
-            z = torch.addmm(q, x.to(device), P)
-            dot = (z * projected).view(len(x), rank, n_jumps).sum(1)
-            norm = z.square_().view(len(x), rank, n_jumps).sum(1).sqrt_()
-            cosine = dot.div_(norm.clamp_min_(1e-30)).clamp_(-1, 1)
-            cosines[:, level, first : first + len(x)] = cosine.T.cpu()
+            z = torch.addmm(q[:, None], P, x.to(device).T)
+            dot = (z * projected).view(rank, n_jumps, len(x)).sum(0)
+            norm = z.square_().view(rank, n_jumps, len(x)).sum(0).sqrt_()
+            cosines[:, level, first : first + len(x)] = dot.div_(norm.clamp_min_(1e-30)).clamp_(-1, 1).cpu()
             first += len(x)
     return cosines
 
 
 def _orthonormal(jump: FoldedJump) -> tuple[torch.Tensor, ...]:
-    """P L [H, r], q L [r] and Q' [H, r] of a jump whose B is L Q."""
+    """L' P' [r, H], L' q [r] and Q [r, H] of a jump whose B is L Q."""
     Q, R = torch.linalg.qr(jump.B.cpu().double().T)  # B' = Q' L'
     P, q = jump.P.cpu().double(), jump.q.cpu().double()
-    return tuple(part.float() for part in (P @ R.T, q @ R.T, Q))
+    return tuple(part.float() for part in (R @ P.T, R @ q, Q.T))
 
 
 def signed_square(cosines: torch.Tensor) -> torch.Tensor:
