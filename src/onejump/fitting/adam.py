@@ -105,7 +105,7 @@ def batch_gradients(jump: Jump, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str,
     s = bn.weight * inverse_std
     z = torch.addmm(bn.bias @ A, x, s[:, None] * A)
     yB, zG = y @ B.T, z @ (B @ B.T)
-    error = (y.square().sum() + (z * (zG - 2 * yB)).sum()) / n
+    error = (y.flatten().dot(y.flatten()) + (z * (zG - 2 * yB)).sum()) / n
     dz = (zG - yB) * (2 / n)
     dP, dq = (dz.T @ x).T.contiguous(), dz.sum(0)  # laid out as A is, which PyTorch's fused Adam takes for granted
     return error, {
