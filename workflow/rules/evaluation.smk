@@ -16,6 +16,7 @@ rule evaluate_jumps:
         f"{LOGS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    priority: AWAITED
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -50,6 +51,7 @@ rule evaluate_references:
         f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+    priority: LONG
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -82,7 +84,7 @@ rule evaluate_ranks:
         f"{LOGS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.tsv"
-    priority: 5
+    priority: LONG
     conda:
         "../../envs/study.yaml"
     threads: 1

@@ -30,7 +30,7 @@ for (kind, end), (files, models) in JOBS.items():
         wildcard_constraints:
             model="|".join(map(re.escape, models)),
         # Of all fits the joint one takes longest: let it start first.
-        priority: 10 if kind == "train_joint_jump" else 0
+        priority: AWAITED + (kind == "train_joint_jump")
         conda:
             "../../envs/study.yaml"
         threads: 1
@@ -69,6 +69,7 @@ rule fit_jtc:
         f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
         f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+    priority: AWAITED
     conda:
         "../../envs/study.yaml"
     threads: 1

@@ -9,6 +9,11 @@ if MACHINE_NAME not in MACHINES:
         f"ONEJUMP_MACHINE: {MACHINE_NAME!r} is not known, expected one of {', '.join(MACHINES)}"
     )
 MACHINE = MACHINES[MACHINE_NAME]
+
+# Priorities where cores are few: jobs that others wait for, then those that take long, so that none of the cores is
+# left with a long job at the end.
+AWAITED, LONG = 10, 5
+
 PLANS = {
     name: plan_model(model, name, config) for name, model in config["models"].items()
 }

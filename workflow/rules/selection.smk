@@ -14,6 +14,7 @@ rule score_jumps:
         f"{LOGS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    priority: AWAITED
     conda:
         "../../envs/study.yaml"
     threads: 1
@@ -43,6 +44,7 @@ rule select_jump:
         f"{LOGS}/select_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/select_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    priority: AWAITED
     conda:
         "../../envs/study.yaml"
     threads: 1
