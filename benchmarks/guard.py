@@ -29,9 +29,10 @@ MAY_FALL_TO = 0.5  # of the recorded ratio
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long as ours a baseline of a script takes."""
+    """How many times as long as ours a baseline of a script takes, at one of its sizes."""
 
     script: str
+    size: str
     baseline: str
     ratio: float
 
@@ -75,19 +76,19 @@ GUARDED: dict[str, Callable[[Path], list[measure.Row]]] = {
 def ratios(script: str) -> list[Ratio]:
     """The ratios of one script at its small size, now."""
     with tempfile.TemporaryDirectory() as folder:
-        return [Ratio(script, row.baseline, row.ratio) for row in GUARDED[script](Path(folder))]
+        return [Ratio(script, row.size, row.baseline, row.ratio) for row in GUARDED[script](Path(folder))]
 
 
 def recorded(script: str) -> list[Ratio]:
     """The ratios of one script that docs/benchmarks/guard.csv has."""
     rows = [row for row in measure.read("guard", measure.RESULTS) if row["script"] == script]
-    return [Ratio(script, row["baseline"], float(row["ratio"])) for row in rows]
+    return [Ratio(script, row["size"], row["baseline"], float(row["ratio"])) for row in rows]
 
 
 def fallen(found: Sequence[Ratio], before: Sequence[Ratio]) -> list[str]:
-    """A line for each ratio that has fallen too far; both lists have the same baselines."""
+    """A line for each ratio that has fallen too far; both lists have the same sizes and baselines."""
     return [
-        f"{now.script}: {now.baseline} takes {now.ratio:.2f} times as long, recorded was {then.ratio:.2f}"
+        f"{now.script}, {now.size}: {now.baseline} takes {now.ratio:.2f} times as long, recorded was {then.ratio:.2f}"
         for now, then in zip(found, before, strict=True)
         if now.ratio < MAY_FALL_TO * then.ratio
     ]

@@ -46,7 +46,7 @@ def test_the_guard_tells_when_a_stage_takes_the_slow_way(monkeypatch):
     assert guard.fallen(before, before) == []
     monkeypatch.setattr(scores, "score_jumps", slow_score_jumps)
     (line,) = guard.fallen(guard.ratios("scores"), before)
-    assert line.startswith("scores: full-width predictions takes ")
+    assert line.startswith("scores, small: K=16 ") and ": full-width predictions takes " in line
 
 
 def test_a_fast_wrong_answer_is_refused(monkeypatch):
@@ -78,7 +78,7 @@ def test_numbers_that_are_not_there_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize("exponent", [1, 2, 3])
 def test_exponents_are_of_what_is_beyond_the_smallest_size(exponent):
-    sizes = np.array([1, 3000, 9000, 27000])
+    sizes = np.array([1, 9000, 18000, 27000])
     assert growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent) == pytest.approx(exponent, abs=0.02)
 
 
