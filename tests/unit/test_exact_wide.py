@@ -9,6 +9,7 @@ import torch
 from onejump.fitting import exact as exact_module
 from onejump.fitting.exact import RIDGES, RidgeSolver, fit_exact
 from onejump.fitting.moments import Moments
+from onejump.fitting.settings import OVERSAMPLING
 
 torch.set_num_threads(1)
 WIDTH, RANK = 160, 3
@@ -87,6 +88,14 @@ def test_only_part_of_the_spectrum_is_searched_and_another_ridge_starts_from_it(
     fit_exact(Moments.of(*rows("plain")), Moments.of(*rows("plain", 200, seed=1)), RANK)
     assert len(columns) == len(RIDGES) and max(columns) < WIDTH
     assert max(columns[1:]) < columns[0]
+
+
+def test_a_search_finds_what_its_start_has_nothing_of():
+    values = torch.cat([torch.linspace(1, 0.5, WIDTH // 2), torch.linspace(9, 0.1, WIDTH // 2)]).double()
+    axes = torch.eye(WIDTH, dtype=torch.float64)
+    start = axes[:, : RANK + OVERSAMPLING]
+    found = exact_module._top_eigenvectors(lambda v: values[:, None] * v, values, RANK, 1000.0, start)
+    torch.testing.assert_close(found[:, :RANK].abs(), axes[:, WIDTH // 2 :][:, :RANK], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("eigen_width", [0, WIDTH])
