@@ -5,6 +5,7 @@ some models add (logit scaling, soft-capping). It is saved apart, so that no lat
 """
 
 import copy
+import functools
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors import SafetensorError
@@ -74,14 +76,18 @@ def convert_gguf(gguf: str | Path, folder: str | Path, sha256: str | None = None
     Raises:
         OnejumpError: the file is missing, has another digest than `sha256`, or is not a model that Transformers reads.
     """
+    import gguf as library
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf, folder = require_file(gguf), Path(folder)
     if sha256 is not None:
         check_sha256(gguf, sha256)
+    # Transformers would read the file three times, and list its tensors' names once for each of the model's modules.
+    once = {name: functools.cache(getattr(library, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with mock.patch.multiple(library, **once):
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise OnejumpError(f"{gguf}: not a GGUF model that Transformers can read ({_first_line(error)})") from error
     # A model loaded from GGUF refuses save_pretrained while its config says that it is quantised.
