@@ -10,7 +10,7 @@ Metrics (all of the token after the chosen position; logarithms are natural):
 - confidence: the exit's largest probability.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,9 +179,8 @@ def grid_precision(
     for _, full, inputs in _chunks(activations, head, device, "grid of jumps"):
         for level, x in enumerate(inputs):
             for m, jump in enumerate(jumps):
-                z = fused[m].normalise(jump(x))
-                for part in _cached_slices(len(x), full):
-                    token, _ = _argmax(fused[m].project(z[part]))
+                for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full):
+                    token, _ = _argmax(logits)
                     hits[m, level] += (token[:, 0] == full.token[part]).sum().cpu()
     return hits / len(activations)
 
@@ -219,7 +218,7 @@ def _evaluate(
                 if n > 0:
                     z = fused[m].normalise(jumps[m](x[:n]))
                     results[level][key][:, rows.start : rows.start + n] = _metrics(
-                        lambda part, z=z, m=m: fused[m].project(z[part]), n, full, mean_logits(m, z)
+                        _exits(fused[m], z, full), full, mean_logits(m, z)
                     )
     return results
 
@@ -268,7 +267,8 @@ def evaluate_references(
                 ("identity", head.logits(x)),
                 ("jtc", after_jump(torch.addmm(bias, x, weight))),
             ):
-                results[level][method, None][:, rows] = _metrics(logits.__getitem__, len(x), full)
+                parts = ((part, logits[part]) for part in _slices(len(x), _cached_rows(full)))
+                results[level][method, None][:, rows] = _metrics(parts, full)
     return _table(results, activations.sentence_ids)
 
 
@@ -299,18 +299,27 @@ def _chunks(
             yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
 
 
-def _metrics(logits: Callable[[slice], Tensor], n: int, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
-    """`exit_metrics` of the first n sentences of a chunk, as many at a time as the cache holds: [6, n] on the CPU."""
-    parts = [
-        exit_metrics(logits(part), full[part], None if expected is None else expected[part])
-        for part in _cached_slices(n, full)
-    ]
-    return torch.cat(parts, 1).cpu()
+def _metrics(parts: Iterable[tuple[slice, Tensor]], full: FullPrediction, expected: Tensor | None = None) -> Tensor:
+    """`exit_metrics` of consecutive sentences of a chunk, given part by part with their logits: [6, n] on the CPU."""
+    found = [exit_metrics(logits, full[part], None if expected is None else expected[part]) for part, logits in parts]
+    return torch.cat(found, 1).cpu()
 
 
-def _cached_slices(n: int, full: FullPrediction) -> list[slice]:
-    """As many of n sentences at a time as the cache holds logits of."""
-    return _slices(n, max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1]))
+def _exits(head: FusedHead, z: Tensor, full: FullPrediction) -> Iterator[tuple[slice, Tensor]]:
+    """Logits from a jump's normalised z [n, r], of as many sentences at a time as the cache holds logits of.
+
+    A product reads all of M, which is r wide: of fewer than r sentences, that would take longer than their logits.
+    """
+    rows = _cached_rows(full)
+    for block in _slices(len(z), max(rows, z.shape[1])):
+        logits = head.project(z[block])
+        for part in _slices(len(logits), rows):
+            yield slice(block.start + part.start, block.start + part.stop), logits[part]
+
+
+def _cached_rows(full: FullPrediction) -> int:
+    """How many sentences' logits the cache holds."""
+    return max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1])
 
 
 def _slices(n: int, size: int) -> list[slice]:
