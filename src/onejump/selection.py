@@ -36,8 +36,7 @@ def score_jumps(
         [K, K+1, N] float32 on the CPU: jump, level, sentence. 0 where the output or the target is zero.
     """
     n_jumps, n_levels = len(jumps), activations.n_blocks + 1
-    rank = jumps[0].P.shape[1]
-    # The rows of one jump stand K apart, so that sums over r are sums of whole blocks of memory.
+    # The rows of one jump stand K apart, so that sums over r are sums of r blocks of all jumps.
     P, q, Q = (torch.stack(parts, 1).flatten(0, 1).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
     targets = []  # of each shard `Q y / |y|`, the same at every level
     for (final,) in activations.shards(activations.n_blocks):
@@ -48,9 +47,12 @@ def score_jumps(
         first = 0
         for (x,), projected in zip(activations.shards(level), targets, strict=True):
             z = torch.addmm(q[:, None], P, x.to(device).T)
-            dot = (z * projected).view(rank, n_jumps, len(x)).sum(0)
-            norm = z.square_().view(rank, n_jumps, len(x)).sum(0).sqrt_()
-            cosines[:, level, first : first + len(x)] = dot.div_(norm.clamp_min_(1e-30)).clamp_(-1, 1).cpu()
+            dot, square = z.new_zeros(2, n_jumps, len(x))
+            for ours, theirs in zip(z.split(n_jumps), projected.split(n_jumps), strict=True):
+                dot.addcmul_(ours, theirs)
+                square.addcmul_(ours, ours)
+            cosine = dot.div_(square.sqrt_().clamp_min_(1e-30)).clamp_(-1, 1)
+            cosines[:, level, first : first + len(x)] = cosine.cpu()
             first += len(x)
     return cosines
 

@@ -674,13 +674,19 @@ def test_another_number_of_rows_is_refused(dump, tmp_path, rows):
     assert str(path) in error_of(lambda: activations_of(altered, "test").level(2))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused(dump, tmp_path, value):
+@pytest.mark.parametrize("values", [[float("nan")], [float("inf")], [float("inf"), -float("inf")]])
+def test_values_that_are_not_finite_are_refused(dump, tmp_path, values):
     broken = torch.zeros(5, HIDDEN_SIZE)
-    broken[3, 4] = value
+    broken[3, 4 : 4 + len(values)] = torch.tensor(values)
     path, altered = rewritten(dump, tmp_path, level_02=broken)
     message = error_of(lambda: activations_of(altered, "test").level(2))
     assert message.startswith(f"{path}: NaN or infinite values at level 2")
+
+
+def test_large_values_are_read_though_their_sum_is_infinite(dump, tmp_path):
+    large = torch.full((5, HIDDEN_SIZE), 3e38)
+    _, altered = rewritten(dump, tmp_path, level_02=large)
+    assert torch.equal(activations_of(altered, "test").level(2)[:5], large)
 
 
 def test_a_jump_given_as_a_shard_is_refused_by_name(dump, tmp_path):
