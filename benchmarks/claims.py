@@ -1,6 +1,6 @@
 """The claims of one model and variant, beside a bootstrap that copies the rows of each resample.
 
-- ours: `claims_table`, as the stage `test-claims` calls it: all statistics of all claims over 10,000 resamples;
+- ours: `claims_table`, as the stage `assess-claims` calls it: all statistics of all claims over 10,000 resamples;
 - rows copied: the mean of the rows of each resample, without the statistics; it does 200 resamples a turn, which count
   fifty times;
 - limit: one matrix product of all resamples' weights and the columns.
@@ -14,10 +14,10 @@ import measure
 import numpy as np
 import torch
 
-from onejump.bootstrap import resampled_means
-from onejump.claims import RESAMPLES, _test_columns, claims_table
-from onejump.contract import METRICS
-from onejump.statistics import EVERY_SENTENCE_METHODS, EvaluationGrids
+from onejump.analysis.bootstrap import resampled_means
+from onejump.analysis.claims import RESAMPLES, _test_columns, claims_table
+from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
+from onejump.exits.columns import METRICS
 
 COPIED = "rows copied"
 FEW = 200

@@ -22,9 +22,12 @@ import measure
 import torch
 from torch import Tensor
 
-from onejump.activations import TOKEN_BUDGETS, choose_positions, gather_levels, length_sorted_batches
-from onejump.artifacts import read_table
-from onejump.models import ModelSource, find_anatomy, resolve_device
+from onejump.activations.dump import TOKEN_BUDGETS, gather_levels, length_sorted_batches
+from onejump.activations.positions import choose_positions
+from onejump.files.tables import read_table
+from onejump.models.anatomy import find_anatomy
+from onejump.models.devices import resolve_device
+from onejump.models.sources import ModelSource
 
 ONE_BY_ONE, UNSORTED, BARE = "one sentence at a time", "unsorted batches of 32", "bare model, same batches"
 STEPS = {ONE_BY_ONE: 10, UNSORTED: 3}  # of how many sentences a plain way runs one

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 import torch
 from synthetic import Dump, Size, make_dump, random_jumps
 
-from onejump.activations import Activations
-from onejump.artifacts import numbers
-from onejump.contract import METRICS
-from onejump.evaluation import CACHED_ELEMENTS, ROWS, JumpExits, evaluate_jumps
-from onejump.models import Head
+from onejump.activations.reading import Activations
+from onejump.exits.columns import METRICS
+from onejump.exits.evaluation import CACHED_ELEMENTS, ROWS, JumpExits, evaluate_jumps
+from onejump.files.tables import numbers
+from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
 FULL_HEAD = "norm, full head"
@@ -44,21 +44,23 @@ def metrics(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     return torch.stack([best == token, at_5, surprisal, exit_surprisal, kl, exits.amax(-1).exp()])
 
 
-def full_head(activations: Activations, head: Head, exits: JumpExits, level: int) -> dict[str, torch.Tensor]:
+def full_head(
+    activations: Activations, unembedding: Unembedding, exits: JumpExits, level: int
+) -> dict[str, torch.Tensor]:
     """METRICS [6, N] of every way of exiting at one level, by name and for `arbitrary` by the jump's number."""
     final, x = activations.level(activations.n_blocks), activations.level(level)
     methods = {"n_njtc": exits.jumps[level], "ojfa": exits.jumps[exits.ojfa], "joint": exits.joint}
     methods |= {f"arbitrary {m}": jump for m, jump in enumerate(exits.jumps)}
     parts = []
     for h, h_final in zip(x.split(ROWS["cpu"]), final.split(ROWS["cpu"]), strict=True):
-        full = head.logits(h_final).log_softmax(-1)
-        parts.append([metrics(head.logits(jump(h) @ jump.B), full) for jump in methods.values()])
+        full = unembedding.logits(h_final).log_softmax(-1)
+        parts.append([metrics(unembedding.logits(jump(h) @ jump.B), full) for jump in methods.values()])
     return {name: torch.cat(columns, 1) for name, columns in zip(methods, zip(*parts, strict=True), strict=True)}
 
 
-def least_work(activations: Activations, head: Head, exits: JumpExits) -> None:
+def least_work(activations: Activations, unembedding: Unembedding, exits: JumpExits) -> None:
     """As many logits of rank r, and exponentials of them, as there are in all exits at all levels."""
-    V = len(head.weight)
+    V = len(unembedding.weight)
     z, M = torch.randn(len(activations), len(exits.joint.q)), torch.randn(len(exits.joint.q), V)
     logits = torch.empty(max(1, CACHED_ELEMENTS["cpu"] // V), V)
     for _ in range(activations.n_blocks * (len(exits.jumps) + 3)):
@@ -92,14 +94,14 @@ def compare(dump: Dump, size: Size, n_jumps: int, rounds: int) -> list[measure.R
     Raises:
         OnejumpError: the metrics differ.
     """
-    head, activations = dump.open("test")
+    unembedding, activations = dump.open("test")
     *jumps, joint = random_jumps(size, n_jumps + 1)
     exits = JumpExits(jumps, n_jumps // 2, joint)
     turns = measure.take_turns(
         {
-            measure.OURS: lambda turn: evaluate_jumps(activations, head, exits, "pre_norm", size.test, CPU),
-            FULL_HEAD: lambda turn: full_head(activations, head, exits, turn % size.n_blocks),
-            measure.LIMIT: lambda turn: least_work(activations, head, exits),
+            measure.OURS: lambda turn: evaluate_jumps(activations, unembedding, exits, "pre_norm", size.test, CPU),
+            FULL_HEAD: lambda turn: full_head(activations, unembedding, exits, turn % size.n_blocks),
+            measure.LIMIT: lambda turn: least_work(activations, unembedding, exits),
         },
         rounds,
         parts={FULL_HEAD: size.n_blocks},

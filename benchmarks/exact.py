@@ -1,6 +1,6 @@
 """The exact fit at the width of Llama-2-7B (H = 4096, N = 9000, r = 40) from moments, beside whole decompositions.
 
-- ours: `fit_exact`, as the stage `train-jump` calls it: the optimum of rank r at ten ridges, and the best of them;
+- ours: `fit_exact`, as the stage `fit-jump` calls it: the optimum of rank r at ten ridges, and the best of them;
 - whole decompositions: all eigenvalues of the fitted second moment, for each ridge; one is run, and counts ten times;
 - limit: the least that ten ridges take: a Cholesky decomposition each, and the fitted second moment of r columns.
 
@@ -14,8 +14,9 @@ import measure
 import torch
 from synthetic import Size, levels_of
 
-from onejump.fitting.exact import RIDGES, RidgeSolver, fit_exact
-from onejump.fitting.moments import Moments
+from onejump.jumps.exact import RidgeSolver, fit_exact
+from onejump.jumps.moments import Moments
+from onejump.jumps.settings import RIDGES
 
 WHOLE = "whole decompositions"
 

@@ -1,6 +1,6 @@
 """The exact fits of all K levels, beside least squares and an SVD, beside Adam, and beside their moments alone.
 
-- ours: from the shards to the jump's file, as the stage `train-jump` does it: with no ridge, which is the optimum that
+- ours: from the shards to the jump's file, as the stage `fit-jump` does it: with no ridge, which is the optimum that
   every fit is measured by, and by `fit: exact`, which tries ten and takes the best on the validation slice;
 - least squares, SVD: LAPACK's least squares of target on input and constant, and an SVD of the fitted values; for ten
   ridges, ridge regressions of all of them by one SVD of the inputs, and an SVD of the fitted values of each;
@@ -21,14 +21,16 @@ import measure
 import torch
 from synthetic import Dump, Size, make_dump
 
-from onejump.activations import Activations
-from onejump.artifacts import OnejumpError, TensorFile
-from onejump.fitting.adam import Rows, fit_adam
-from onejump.fitting.exact import RIDGES, fit_exact
-from onejump.fitting.moments import level_moments, validation_start
-from onejump.fitting.train import train_jump
-from onejump.jumps import BATCH_NORM_EPS
-from onejump.models import Head
+from onejump.activations.reading import Activations
+from onejump.files.atomic import OnejumpError
+from onejump.files.tensors import TensorFile
+from onejump.jumps.adam import Rows, fit_adam
+from onejump.jumps.exact import fit_exact
+from onejump.jumps.fitting import fit_jump
+from onejump.jumps.jump import BATCH_NORM_EPS
+from onejump.jumps.moments import level_moments, validation_start
+from onejump.jumps.settings import RIDGES
+from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
 LEAST_SQUARES, ADAM, MOMENTS = "least squares, SVD", "Adam to a gap of 5 %", "moments alone"
@@ -71,13 +73,13 @@ def rows_to_fit(activations: Activations, level: int) -> tuple[Rows, Rows]:
     return Rows(x[None, :cut], y[:cut]), Rows(x[None, cut:], y[cut:])
 
 
-def epochs_to_gap(activations: Activations, head: Head, rank: int) -> int:
+def epochs_to_gap(activations: Activations, unembedding: Unembedding, rank: int) -> int:
     """As few of EPOCHS as bring Adam's fit of level 0 to GAP.
 
     Raises:
         OnejumpError: none does.
     """
-    exact = fit_exact(*level_moments(activations, [0], head, "pre_norm", CPU), rank, choose_ridge=False)
+    exact = fit_exact(*level_moments(activations, [0], unembedding, "pre_norm", CPU), rank, choose_ridge=False)
     for epochs in EPOCHS:
         if exact.gap(fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse) <= GAP:
             return epochs
@@ -90,18 +92,20 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
     Raises:
         OnejumpError: the exact fits and least squares have different losses.
     """
-    head, activations = dump.open("train")
-    K, path = size.n_blocks, dump.head.parent / "jump.safetensors"
-    epochs = epochs_to_gap(activations, head, size.rank)
+    unembedding, activations = dump.open("train")
+    K, path = size.n_blocks, dump.unembedding.parent / "jump.safetensors"
+    epochs = epochs_to_gap(activations, unembedding, size.rank)
     x = torch.randn(validation_start(size.train), size.hidden_size, dtype=torch.float64)
 
     def optimum(level: int) -> float:
-        exact = fit_exact(*level_moments(activations, [level], head, "pre_norm", CPU), size.rank, choose_ridge=False)
+        exact = fit_exact(
+            *level_moments(activations, [level], unembedding, "pre_norm", CPU), size.rank, choose_ridge=False
+        )
         exact.map.jump().save(path, {})
         return exact.optimum_mse
 
     def best_ridge(level: int) -> float:
-        train_jump(activations, head, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
+        fit_jump(activations, unembedding, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
         return TensorFile(path).value("validation_mse")
 
     rows = []
@@ -111,7 +115,7 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
                 measure.OURS: lambda turn, ours=ours: [ours(level) for level in range(K)],
                 LEAST_SQUARES: lambda turn, baseline=baseline: baseline(activations, turn % K, size.rank),
                 ADAM: lambda turn: fit_adam(*rows_to_fit(activations, turn % K), size.rank, seed=turn, epochs=epochs),
-                MOMENTS: lambda turn: [level_moments(activations, [k], head, "pre_norm", CPU) for k in range(K)],
+                MOMENTS: lambda turn: [level_moments(activations, [k], unembedding, "pre_norm", CPU) for k in range(K)],
                 measure.LIMIT: lambda turn: [x.T @ x for _ in range(2 * K)],
             },
             rounds,

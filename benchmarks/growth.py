@@ -28,8 +28,9 @@ import numpy as np
 import pyarrow as pa
 from synthetic import Size, make_dump
 
-from onejump.artifacts import OnejumpError, write_table
-from onejump.rehearsal import PREFIX, WORDS, repeated, watch
+from onejump.files.atomic import OnejumpError
+from onejump.files.tables import write_table
+from onejump.planning.rehearsal import PREFIX, WORDS, repeated, watch
 
 LEVELS, VOCABULARY, TRANSFER = 2, 8192, 300
 WIDTH, WIDTHS = 576, (64, 576, 1600, 4096)
@@ -42,20 +43,20 @@ Range = tuple[float, float]
 # Exponents of time and of memory; a range where terms of several exponents add up.
 IN_SENTENCES: dict[str, tuple[Range, Range]] = {
     "choose-positions": ((1, 1), (1, 1)),
-    "train-jump exact": ((1, 1), (1, 1)),
-    "train-jump adam": ((1, 1), (1, 1)),
-    "train-jump joint": ((1, 1), (1, 1)),
+    "fit-jump exact": ((1, 1), (1, 1)),
+    "fit-jump adam": ((1, 1), (1, 1)),
+    "fit-jump joint": ((1, 1), (1, 1)),
     "fit-jtc": ((1, 1), (1, 1)),
     "score-jumps": ((1, 1), (1, 1)),
     "select-jump": ((1, 1), (1, 1)),
     "evaluate-jumps": ((1, 1), (0, 1)),
     "evaluate-references": ((1, 1), (0, 1)),
-    "test-claims": ((1, 1), (1, 1)),
+    "assess-claims": ((1, 1), (1, 1)),
 }
 IN_WIDTH: dict[str, tuple[Range, Range]] = {
-    "train-jump exact": ((2, 3), (1, 2)),
-    "train-jump adam": ((1, 3), (1, 2)),
-    "train-jump joint": ((2, 3), (1, 2)),
+    "fit-jump exact": ((2, 3), (1, 2)),
+    "fit-jump adam": ((1, 3), (1, 2)),
+    "fit-jump joint": ((2, 3), (1, 2)),
     "fit-jtc": ((2, 3), (1, 2)),
     "score-jumps": ((1, 2), (1, 1)),
     "evaluate-jumps": ((1, 2), (1, 1)),
@@ -146,7 +147,7 @@ def sentences(folder: Path, size: Size) -> Path:
 def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float, float]]:
     """Seconds and peak megabytes of every stage but the dump, which needs a model."""
     dump, took = make_dump(folder, size), {}
-    common = ["--head", dump.head, "--positions-file", dump.positions, "--threads", threads]
+    common = ["--unembedding", dump.unembedding, "--positions-file", dump.positions, "--threads", threads]
     train, test = ([*common, *repeated("--shard", dump.shards[split])] for split in ("train", "test"))
     files = [folder / f"level-{level}.safetensors" for level in range(size.n_blocks)]
     jumps = repeated("--jump", files)
@@ -159,9 +160,9 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     )
     for level, file in enumerate(files):
         exact = ["--level", level, "--fit", "exact", "--out", file]
-        took["train-jump exact"] = run_stage("train-jump", *train, *exact)
-    took["train-jump adam"] = run_stage("train-jump", *train, "--level", 0, "--fit", "adam", *unused)
-    took["train-jump joint"] = run_stage("train-jump", *train, "--level", "joint", "--fit", "exact", "--out", joint)
+        took["fit-jump exact"] = run_stage("fit-jump", *train, *exact)
+    took["fit-jump adam"] = run_stage("fit-jump", *train, "--level", 0, "--fit", "adam", *unused)
+    took["fit-jump joint"] = run_stage("fit-jump", *train, "--level", "joint", "--fit", "exact", "--out", joint)
     took["fit-jtc"] = run_stage("fit-jtc", *train, "--out", jtc)
     took["score-jumps"] = run_stage(
         "score-jumps", *train, *jumps, "--scores", folder / "scores.parquet", "--cosines", cosines
@@ -172,7 +173,7 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     took["evaluate-jumps"] = run_stage("evaluate-jumps", *test, *chosen, *exits, "--evaluation", evaluation)
     took["evaluate-references"] = run_stage("evaluate-references", *test, "--jtc", jtc, "--out", references)
     evaluations = ["--evaluation", evaluation, "--references", references]
-    took["test-claims"] = run_stage("test-claims", *chosen, *evaluations, *unused)
+    took["assess-claims"] = run_stage("assess-claims", *chosen, *evaluations, *unused)
     return took
 
 

@@ -17,9 +17,9 @@ import measure
 import numpy as np
 import torch
 
-from onejump.artifacts import write_json
-from onejump.models import describe_device
-from onejump.rehearsal import measure_machine
+from onejump.files.atomic import write_json
+from onejump.models.devices import describe_device
+from onejump.planning.rehearsal import measure_machine
 
 PACKAGES = ("torch", "numpy", "transformers", "pyarrow")
 BLOCK = 1 << 24  # bytes of a write

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import yaml
 
-from onejump.artifacts import OnejumpError, write_text
+from onejump.files.atomic import OnejumpError, write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -163,7 +163,7 @@ def embedded_study() -> tuple[Path, Path]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script; what a user can mend is said in one line."""
+    """Run a script; what a user can fix is said in one line."""
     try:
         main()
     except OnejumpError as error:

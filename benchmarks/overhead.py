@@ -16,7 +16,7 @@ from pathlib import Path
 import measure
 import pandas as pd
 
-from onejump.artifacts import OnejumpError
+from onejump.files.atomic import OnejumpError
 
 
 @dataclass(frozen=True)

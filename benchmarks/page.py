@@ -11,7 +11,7 @@ from pathlib import Path
 
 import measure
 
-from onejump.artifacts import read_json, write_text
+from onejump.files.atomic import read_json, write_text
 
 PAGE = measure.ROOT / "docs" / "benchmarks.md"
 # Titles of the sections, and their tables, each made by the script of the section's name.
@@ -76,7 +76,7 @@ def _of(baseline: str) -> dict[str, str]:
     return {"baseline": baseline}
 
 
-WIDE_FIT = {"grows_in": "H", "size": "4096", "stage": "train-jump exact"}
+WIDE_FIT = {"grows_in": "H", "size": "4096", "stage": "fit-jump exact"}
 TARGETS = (
     Target("dump, times as fast as unsorted batches", ">=", 6, "dump", "ratio", _of("unsorted")),
     Target("dump, times the bare model's time", "<=", 1.05, "dump", "ratio", _of("bare model"), inverse=True),
@@ -107,9 +107,9 @@ TARGETS = (
 )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(unembedding: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [unembedding, ["---"] * len(unembedding), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

@@ -18,9 +18,9 @@ import torch
 from synthetic import Dump, Size, make_dump, random_jumps
 from torch.nn.functional import cosine_similarity
 
-from onejump.activations import Activations
-from onejump.jumps import FoldedJump
-from onejump.selection import score_jumps
+from onejump.activations.reading import Activations
+from onejump.analysis.scores import score_jumps
+from onejump.jumps.jump import FoldedJump
 
 CPU = torch.device("cpu")
 FULL_WIDTH = "full-width predictions"
@@ -45,13 +45,13 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
     Raises:
         OnejumpError: the cosines differ.
     """
-    head, activations = dump.open("train")
+    unembedding, activations = dump.open("train")
     jumps = random_jumps(size, size.n_blocks)
     x = torch.randn((size.n_blocks + 2) * size.train, size.hidden_size)
     P = torch.cat([jump.P for jump in jumps], 1)
     turns = measure.take_turns(
         {
-            measure.OURS: lambda turn: score_jumps(activations, head, jumps, "pre_norm", CPU),
+            measure.OURS: lambda turn: score_jumps(activations, unembedding, jumps, "pre_norm", CPU),
             FULL_WIDTH: lambda turn: full_width(activations, jumps[turn % PARTS :: PARTS]),
             measure.LIMIT: lambda turn: x @ P,
         },

@@ -10,7 +10,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from onejump.statistics import read_timings
+from onejump.report.timings import read_timings
 
 
 def main(results: str) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from onejump.activations import Activations, level_name, rows_digest
-from onejump.artifacts import write_table, write_tensors
-from onejump.jumps import FoldedJump, default_rank
-from onejump.models import Head
-from onejump.planning import load_architecture
+from onejump.activations.positions import rows_digest
+from onejump.activations.reading import Activations, level_name
+from onejump.files.tables import write_table
+from onejump.files.tensors import write_tensors
+from onejump.jumps.jump import FoldedJump, default_rank
+from onejump.models.unembedding import Unembedding
+from onejump.planning.architecture import load_architecture
 
 SIGNAL_RANK = 64
 MASSIVE = 3  # dimensions, the first ones
@@ -59,18 +61,18 @@ class Dump:
     """Files that a study has after its dump.
 
     Attributes:
-        head: head.safetensors; positions: positions.parquet.
+        head: unembedding.safetensors; positions: positions.parquet.
         shards: split -> its shards, in order.
     """
 
-    head: Path
+    unembedding: Path
     positions: Path
     shards: dict[str, list[Path]]
 
-    def open(self, split: str) -> tuple[Head, Activations]:
+    def open(self, split: str) -> tuple[Unembedding, Activations]:
         """The head, and one split's activations."""
-        head = Head.load(self.head)
-        return head, Activations(self.shards[split], self.positions, head, split)
+        unembedding = Unembedding.load(self.unembedding)
+        return unembedding, Activations(self.shards[split], self.positions, unembedding, split)
 
 
 def levels_of(n: int, size: Size, generator: torch.Generator) -> torch.Tensor:
@@ -93,12 +95,14 @@ def make_dump(folder: Path, size: Size) -> Dump:
     weight = torch.randn(size.vocabulary, size.hidden_size, generator=generator) * (2 / size.hidden_size**0.5)
     facts = {"model": "synthetic", "revision": "none", "dtype": "float32"}
     dump = Dump(
-        folder / "head.safetensors",
+        folder / "unembedding.safetensors",
         folder / "positions.parquet",
         {split: [folder / f"{split}-{i}.safetensors" for i in range(number)] for split, number in SHARDS.items()},
     )
-    head = Head("rms", torch.ones(size.hidden_size), None, 1e-5, weight, None)
-    facts["head_sha256"] = head.save(dump.head, facts | {"n_blocks": size.n_blocks, "parameters": weight.numel()})
+    unembedding = Unembedding("rms", torch.ones(size.hidden_size), None, 1e-5, weight, None)
+    facts["unembedding_sha256"] = unembedding.save(
+        dump.unembedding, facts | {"n_blocks": size.n_blocks, "parameters": weight.numel()}
+    )
     tables, first = [], 0
     for split, paths in dump.shards.items():
         for shard, rows in enumerate(np.array_split(np.arange(getattr(size, split)), len(paths))):

@@ -108,9 +108,9 @@ def joint() -> Rows:
     return rows
 
 
-def score_quality() -> Rows:
+def oracle() -> Rows:
     """Whether a score finds the jump with the best precision on held-out training sentences."""
-    table = read("score_quality")
+    table = read("oracle")
     names = {"d_m": "D_m", "cosine": "mean cosine", "squared_cosine": "unsigned square", "mse": "mean squared error"}
     rows = [["variant", "seed", "score", "jump", "best jump", "rank correlation", "regret", "regret on test"]]
     for row in table[table["variant"].isin(["paper", "exact"])].itertuples():
@@ -166,7 +166,7 @@ MAKERS: dict[str, Callable[[], Rows]] = {
     maker.__name__: maker
     for maker in (
         *(verdicts, methods, claims, sensitivity, joint),
-        *(score_quality, ranks, single_jumps, dynamic_exit),
+        *(oracle, ranks, single_jumps, dynamic_exit),
     )
 }
 

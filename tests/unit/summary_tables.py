@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from onejump import figures
+from onejump.report import figures
 
 METHODS = ["identity", "n_njtc", "ojfa", "joint", "jtc"]
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
@@ -42,7 +42,7 @@ def write_summary(
     return folder
 
 
-def draw_figures(summary: Path, folder: Path) -> Path:
+def plot_figures(summary: Path, folder: Path) -> Path:
     """Draw every figure of the tables in `summary`."""
     branches = pd.read_csv(summary / "methods.csv")[["model", "seed", "variant"]].drop_duplicates()
     for model, seed, variant in branches.itertuples(index=False):
@@ -79,7 +79,7 @@ def timings() -> pd.DataFrame:
     """Time and memory of a few stages."""
     return pd.DataFrame(
         {
-            "rule": ["sample_sentences", "dump_activations", "train_jump", "evaluate_jumps"],
+            "rule": ["sample_sentences", "dump_activations", "fit_jump", "evaluate_jumps"],
             "jobs": [1, 3, 62, 60],
             "seconds_total": [14.2, 312.9, 7345.0, 402.5],
             "seconds_max": [14.2, 140.1, 160.9, 9.4],

@@ -21,7 +21,7 @@ from onejump import cli
 torch.set_num_threads(1)  # ratios are recorded on one core
 
 
-def slow_score_jumps(activations, head, jumps, target, device):
+def slow_score_jumps(activations, unembedding, jumps, target, device):
     """The stage as it would be without its products in rank r."""
     return scores.full_width(activations, jumps)
 
@@ -102,8 +102,8 @@ def test_time_beside_the_stages_is_what_the_cores_did_not_work(tmp_path):
 
 
 def test_imports_of_a_stage_are_its_own_and_its_helpers():
-    found = startup.imports_of(cli.cli.commands["train-jump"].callback)
-    assert "import torch" in found and "from onejump.fitting.train import train_jump" in found
+    found = startup.imports_of(cli.cli.commands["fit-jump"].callback)
+    assert "import torch" in found and "from onejump.jumps.fitting import fit_jump" in found
     assert "import torch" not in startup.imports_of(cli.cli.commands["write-config"].callback)
 
 

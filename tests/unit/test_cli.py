@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from onejump.artifacts import DEVICE_LINE, write_tensors
 from onejump.cli import _device
-from onejump.statistics import read_hardware
+from onejump.files.tensors import write_tensors
+from onejump.models.devices import DEVICE_LINE
+from onejump.report.timings import read_hardware
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
 
@@ -24,7 +25,7 @@ def test_help_names_every_stage_without_importing_torch():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", ONEJUMP, "--help"], text=True, capture_output=True, check=True
     )
-    for command in ("sample-sentences", "train-jump", "render-report", "plan", "rehearse", "inspect", "compare"):
+    for command in ("sample-sentences", "fit-jump", "render-report", "plan", "rehearse", "inspect", "compare"):
         assert f"\n  {command} " in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "click" in imported
@@ -54,7 +55,7 @@ def test_metadata_and_shapes_of_tensors_are_read_without_pytorch(tmp_path):
     write_tensors(tmp_path / "t", {"x": torch.ones(2, 3, dtype=torch.bfloat16)}, {"n": 7})
     code = f"""
 import sys
-from onejump.artifacts import TensorFile
+from onejump.files.tensors import TensorFile
 file = TensorFile({str(tmp_path / "t")!r})
 assert (file.value("n"), file.shape("x"), file.names) == (7, (2, 3), ["x"])
 sys.exit("torch" in sys.modules)
@@ -64,7 +65,7 @@ sys.exit("torch" in sys.modules)
 
 def test_the_shell_completes_commands_and_options():
     words = {"_ONEJUMP_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
-    assert onejump(**words, COMP_WORDS="onejump train-").stdout == "plain,train-jump\n"
+    assert onejump(**words, COMP_WORDS="onejump train-").stdout == "plain,fit-jump\n"
     words["COMP_CWORD"] = "2"
     assert "plain,--sentences\n" in onejump(**words, COMP_WORDS="onejump choose-positions --sent").stdout
     assert "complete" in onejump(_ONEJUMP_COMPLETE="bash_source").stdout

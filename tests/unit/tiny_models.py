@@ -32,9 +32,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from onejump.activations import dump_shard, save_positions
-from onejump.artifacts import write_table
-from onejump.models import DTYPES, ModelSource, save_head
+from onejump.activations.dump import dump_shard
+from onejump.activations.positions import save_positions
+from onejump.files.tables import write_table
+from onejump.models.devices import DTYPES
+from onejump.models.sources import ModelSource
+from onejump.models.unembedding import save_unembedding
 
 torch.set_num_threads(1)  # threads only get in each other's way on matrices this small
 
@@ -164,7 +167,7 @@ class Dump:
     """What `make_dump` made.
 
     Attributes:
-        head: head.safetensors.
+        head: unembedding.safetensors.
         positions: positions.parquet.
         train: the shards of the training split, in order.
         test: the shards of the test split, in order.
@@ -172,7 +175,7 @@ class Dump:
         sentences: sentences.parquet.
     """
 
-    head: Path
+    unembedding: Path
     positions: Path
     train: list[Path]
     test: list[Path]
@@ -192,17 +195,19 @@ def make_dump(
     bos: bool = False,
     token_budget: int = 256,
 ) -> Dump:
-    """Run the real stages on small random sentences: save_head, save_positions, dump_shard."""
+    """Run the real stages on small random sentences: save_unembedding, save_positions, dump_shard."""
     folder = Path(folder)
     shards = shards or {"train": 2, "test": 1}
     source = save_tiny_model(family, folder / "model", seed, bos=bos)
-    head, positions, sentences = (folder / name for name in ("head.safetensors", "positions.parquet", "s.parquet"))
+    unembedding, positions, sentences = (
+        folder / name for name in ("unembedding.safetensors", "positions.parquet", "s.parquet")
+    )
     write_table(sentences, sentence_table(n_train, n_test, seed))
-    save_head(source, dtype, head)
+    save_unembedding(source, dtype, unembedding)
     save_positions(source, sentences, positions, shards, seed)
     made = {split: [folder / split / f"shard-{i:02d}.safetensors" for i in range(n)] for split, n in shards.items()}
     for split, paths in made.items():
         for shard, path in enumerate(paths):
             cpu = torch.device("cpu")
-            dump_shard(source, positions, head, split, shard, path, dtype, cpu, token_budget)
-    return Dump(head, positions, made["train"], made["test"], source, sentences)
+            dump_shard(source, positions, unembedding, split, shard, path, dtype, cpu, token_budget)
+    return Dump(unembedding, positions, made["train"], made["test"], source, sentences)

@@ -43,8 +43,8 @@ class Branch:
         self.branch = results / model / f"seed-{seed}"
         self.folder = self.branch / variant
         self.shared = f"{self.choices['target']}.{self.choices['positions']}"
-        head = results / model / "head.safetensors"
-        self.head, self.facts = read_tensors(head), read_facts(head)
+        unembedding = results / model / "unembedding.safetensors"
+        self.unembedding, self.facts = read_tensors(unembedding), read_facts(unembedding)
         self.levels = range(int(self.facts["n_blocks"]))
         self.jumps = [self.saved_jump(f"level-{k:02d}") for k in self.levels]
 
@@ -62,12 +62,12 @@ class Branch:
         """The final norm."""
         if self.facts["norm_kind"] == "layer":
             h = h - h.mean(1, keepdims=True)
-        h = h / np.sqrt((h**2).mean(1, keepdims=True) + float(self.facts["eps"])) * self.head["norm.weight"]
-        return h + self.head.get("norm.bias", 0)
+        h = h / np.sqrt((h**2).mean(1, keepdims=True) + float(self.facts["eps"])) * self.unembedding["norm.weight"]
+        return h + self.unembedding.get("norm.bias", 0)
 
     def log_probabilities(self, normed: np.ndarray) -> np.ndarray:
         """The output head and log-softmax, [n, H] -> [n, V]."""
-        logits = (normed @ self.head["weight"].T + self.head.get("bias", 0)) * float(self.facts["scale"])
+        logits = (normed @ self.unembedding["weight"].T + self.unembedding.get("bias", 0)) * float(self.facts["scale"])
         if (cap := json.loads(self.facts["softcap"])) is not None:
             logits = cap * np.tanh(logits / cap)
         logits -= logits.max(1, keepdims=True)

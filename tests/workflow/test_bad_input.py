@@ -80,15 +80,15 @@ def test_a_missing_text_file_is_named(tiny_study):
 
 def test_a_missing_model_is_named(tiny_study):
     tiny_study.config["models"]["tiny-gpt2"]["source"]["path"] = "./models/absent"
-    message = failing_log(tiny_study, "results/test/tiny-gpt2/head.safetensors")
+    message = failing_log(tiny_study, "results/test/tiny-gpt2/unembedding.safetensors")
     assert message == (
-        "onejump: error: model ./models/absent: no such folder; mend the path, or name a hub id as 'owner/name'"
+        "onejump: error: model ./models/absent: no such folder; correct the path, or name a hub id as 'owner/name'"
     )
 
 
 def test_a_wrong_number_of_blocks_is_named(tiny_study):
     tiny_study.config["models"]["tiny-gpt2"]["blocks"] = 4
-    message = failing_log(tiny_study, "results/test/tiny-gpt2/head.safetensors")
+    message = failing_log(tiny_study, "results/test/tiny-gpt2/unembedding.safetensors")
     assert message.endswith("has 3 blocks, the config says 4; set blocks: 3")
 
 

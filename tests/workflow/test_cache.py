@@ -11,7 +11,7 @@ from tiny_models import save_tiny_model
 pytestmark = pytest.mark.xdist_group("cache")
 
 COMMITS = ["a" * 40, "b" * 40]
-SHARED = ["corpus/seed-{seed}/sentences.parquet", "tiny/head.safetensors", "tiny/seed-{seed}/positions.parquet"]
+SHARED = ["corpus/seed-{seed}/sentences.parquet", "tiny/unembedding.safetensors", "tiny/seed-{seed}/positions.parquet"]
 SHARDS = [f"tiny/seed-{{seed}}/activations/{split}/shard-00.safetensors" for split in ("train", "test")]
 
 
@@ -79,9 +79,9 @@ def test_studies_share_what_does_not_depend_on_their_variants_and_nothing_else(t
         found = {path.replace(f"seed-{seed}", "seed-0"): entry for path, entry in other.entries().items()}
         return {path for path in found if found[path] != first[path]}
 
-    corpus, head, positions = (path.format(seed=0) for path in SHARED)
+    corpus, unembedding, positions = (path.format(seed=0) for path in SHARED)
     shards = {path.format(seed=0) for path in SHARDS}
     revision = {"source": {"hub": {"id": "tiny/gpt2", "revision": COMMITS[1]}}}
-    assert changed("revision", lambda c: c["models"]["tiny"].update(revision)) == {head, positions, *shards}
-    assert changed("dtype", lambda c: c["models"]["tiny"].update(dtype="bfloat16")) == {head, *shards}
+    assert changed("revision", lambda c: c["models"]["tiny"].update(revision)) == {unembedding, positions, *shards}
+    assert changed("dtype", lambda c: c["models"]["tiny"].update(dtype="bfloat16")) == {unembedding, *shards}
     assert changed("seed", lambda c: c.update(seeds=[1])) == {corpus, positions, *shards}

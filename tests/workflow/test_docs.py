@@ -112,5 +112,7 @@ def test_links_between_the_docs_lead_somewhere():
             path, _, heading = link.partition("#")
             target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
             assert target.exists(), f"{page}: {link}"
-            heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
-            assert not heading or heading in [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads]
+            unembeddings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+            assert not heading or heading in [
+                re.sub(r"[^\w -]", "", unembedding).lower().replace(" ", "-") for unembedding in unembeddings
+            ]

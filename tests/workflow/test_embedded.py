@@ -7,14 +7,17 @@ import yaml
 from reference import TOLERANCE, compare
 from studies import ROOT, Study
 
-from onejump.activations import Activations, dump_shard
-from onejump.artifacts import read_table
-from onejump.contract import read_selection
-from onejump.evaluation import METRICS, JumpExits, metrics_by_method
-from onejump.fitting.train import train_jump
-from onejump.jumps import load_folded_jumps
-from onejump.models import Head, ModelSource, save_head
-from onejump.selection import score_jumps, signed_square
+from onejump.activations.dump import dump_shard
+from onejump.activations.reading import Activations
+from onejump.analysis.scores import score_jumps, signed_square
+from onejump.analysis.selection import read_selection
+from onejump.exits.columns import METRICS
+from onejump.exits.evaluation import JumpExits, metrics_by_method
+from onejump.files.tables import read_table
+from onejump.jumps.fitting import fit_jump
+from onejump.jumps.jump import load_folded_jumps
+from onejump.models.sources import ModelSource
+from onejump.models.unembedding import Unembedding, save_unembedding
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
@@ -54,11 +57,11 @@ def test_the_embedded_study_agrees_with_its_naive_float64_reference(embedded):
 
 
 def test_saved_states_through_the_saved_head_give_the_models_own_logits(embedded):
-    head = Head.load(embedded.results(MODEL, "head.safetensors"))
+    unembedding = Unembedding.load(embedded.results(MODEL, "unembedding.safetensors"))
     branch = embedded.results(MODEL, "seed-0")
     shards = [branch / "activations" / "test" / "shard-00.safetensors"]
-    activations = Activations(shards, branch / "positions.parquet", head, "test")
-    logits = head.logits(activations.level(activations.n_blocks))
+    activations = Activations(shards, branch / "positions.parquet", unembedding, "test")
+    logits = unembedding.logits(activations.level(activations.n_blocks))
 
     source = ModelSource(str(next((embedded.folder / "resources" / "models").iterdir())))
     model, tokenizer = source.load_model(), source.load_tokenizer()
@@ -78,20 +81,33 @@ def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_p
     """The float32 study against the same sentences dumped in half precision and fitted, scored and evaluated anew."""
     branch, K = embedded.results(MODEL, "seed-0"), 30
     source = ModelSource(str(next((embedded.folder / "resources" / "models").iterdir())))
-    save_head(source, dtype, tmp_path / "head.safetensors", K)
-    head, activations = Head.load(tmp_path / "head.safetensors"), {}
+    save_unembedding(source, dtype, tmp_path / "unembedding.safetensors", K)
+    unembedding, activations = Unembedding.load(tmp_path / "unembedding.safetensors"), {}
     for split in ("train", "test"):
         count = embedded.config["models"][MODEL]["shards"][split]
         shards = [tmp_path / f"{split}-{i}.safetensors" for i in range(count)]
         for i, shard in enumerate(shards):
-            facts = (branch / "positions.parquet", tmp_path / "head.safetensors", split, i, shard, dtype, CPU, 512)
+            facts = (
+                branch / "positions.parquet",
+                tmp_path / "unembedding.safetensors",
+                split,
+                i,
+                shard,
+                dtype,
+                CPU,
+                512,
+            )
             dump_shard(source, *facts)
-        activations[split] = Activations(shards, branch / "positions.parquet", head, split)
+        activations[split] = Activations(shards, branch / "positions.parquet", unembedding, split)
     paths = [tmp_path / f"jump-{level}.safetensors" for level in range(K)]
     for level, path in enumerate(paths):
-        train_jump(activations["train"], head, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
-    jumps = load_folded_jumps(paths, head, "pre_norm")
-    scores = signed_square(score_jumps(activations["train"], head, jumps, "pre_norm", CPU))[:, 1:].double().mean((1, 2))
+        fit_jump(activations["train"], unembedding, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
+    jumps = load_folded_jumps(paths, unembedding, "pre_norm")
+    scores = (
+        signed_square(score_jumps(activations["train"], unembedding, jumps, "pre_norm", CPU))[:, 1:]
+        .double()
+        .mean((1, 2))
+    )
     selection = read_selection(branch / "exact" / "selection.json", K)
     expected = torch.tensor(selection["scores"])
     moved = float((scores - expected).abs().max())
@@ -100,7 +116,7 @@ def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_p
     assert float(expected.max() - expected[scores.argmax()]) <= 2 * moved
 
     exits = JumpExits(jumps, selection["ojfa"], jumps[0])
-    found = metrics_by_method(activations["test"], head, exits, "pre_norm", CPU)
+    found = metrics_by_method(activations["test"], unembedding, exits, "pre_norm", CPU)
     methods = pd.read_csv(embedded.results("summary", "methods.csv")).set_index("method")["precision"]
     differences = {
         method: abs(float(found[method][:, METRICS.index("correct")].mean()) - methods[method])

@@ -19,8 +19,9 @@ import yaml
 from reference import TOLERANCE, Branch, compare, read_facts, standardised
 from studies import NOUNS, PLACES, ROOT, VERBS, Study, environment, write_texts
 
-from onejump.artifacts import OnejumpError
-from onejump.models import ModelSource, save_head
+from onejump.files.atomic import OnejumpError
+from onejump.models.sources import ModelSource
+from onejump.models.unembedding import save_unembedding
 
 pytestmark = pytest.mark.xdist_group("extending")
 
@@ -147,7 +148,7 @@ def test_an_entry_in_a_config_plans_a_models_jobs(tmp_path):
     assert config["models"].keys() - before["models"].keys() == {MODEL}
     write_texts(tmp_path / "texts")
     study = Study(tmp_path, config | {"models": {MODEL: config["models"][MODEL]}}, copy.folder)
-    expected = {"extract_head": 1, "dump_activations": 2, "train_jump": 3 * 3, "train_joint_jump": 3, "fit_jtc": 2}
+    expected = {"extract_unembedding": 1, "dump_activations": 2, "fit_jump": 3 * 3, "fit_joint_jump": 3, "fit_jtc": 2}
     plan = study.snakemake("-n", "--quiet", "host", **copy.variables).stdout
     planned = re.findall(r"^(\w+) +(\d+)$", plan.split("Job stats:")[1], re.M)
     assert expected.items() <= {rule: int(count) for rule, count in planned}.items()
@@ -155,7 +156,9 @@ def test_an_entry_in_a_config_plans_a_models_jobs(tmp_path):
 
 def test_without_its_diff_the_peculiar_head_is_refused_as_the_page_says(study, tmp_path):
     with pytest.raises(OnejumpError) as refusal:
-        save_head(ModelSource(str(study.folder / "models" / MODEL)), "float32", tmp_path / "head.safetensors")
+        save_unembedding(
+            ModelSource(str(study.folder / "models" / MODEL)), "float32", tmp_path / "unembedding.safetensors"
+        )
     page = " ".join((ROOT / "docs" / "extending.md").read_text().split())
     assert f"onejump: error: {refusal.value} " in page
 

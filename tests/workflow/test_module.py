@@ -56,4 +56,4 @@ def test_another_workflow_runs_this_one_below_its_own_folder(tiny_folder, tmp_pa
     assert int((tmp_path / "conclusion.txt").read_text()) > 0
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {".snakemake", "Snakefile", "outer.yaml", "models", "texts", "exits", "conclusion.txt"}
-    assert (tmp_path / "exits" / "results" / "test" / "tiny-gpt2" / "head.safetensors").exists()
+    assert (tmp_path / "exits" / "results" / "test" / "tiny-gpt2" / "unembedding.safetensors").exists()

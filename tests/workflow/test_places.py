@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.xdist_group("cache")
 
-HEAD = "results/test/tiny-llama/head.safetensors"
+HEAD = "results/test/tiny-llama/unembedding.safetensors"
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(tiny_study):
         done = tiny_study.snakemake("--show-failed-logs", "--", HEAD, check=False)
         assert done.returncode != 0
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("onejump: error: ")]
-        assert HEAD in line and "make room or mend the rights" in line
+        assert HEAD in line and "make room or fix its permissions" in line
         assert not (tiny_study.folder / HEAD).exists()
         assert list(results.rglob(".*.tmp")) == []
         subprocess.run(["mount", "-o", "remount,size=50m", str(results)], check=True)
@@ -46,7 +46,8 @@ def test_a_read_only_results_folder_is_refused_at_the_start(tiny_study):
         assert done.returncode != 0
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{results}: ")]
         assert (
-            line == f"{results}: Read-only file system; make room, mend the rights, or run elsewhere with --directory"
+            line
+            == f"{results}: Read-only file system; make room, fix its permissions, or run elsewhere with --directory"
         )
         assert "Traceback" not in done.stdout
         subprocess.run(["mount", "-o", "remount,rw", str(results)], check=True)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from studies import ROOT
 
-from onejump.planning import plan_study, with_defaults
+from onejump.planning.cost import plan_study, with_defaults
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
@@ -28,28 +28,28 @@ def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
 def test_the_embedded_study_is_the_default(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=30")
-    assert (jobs["dump_activations"], jobs["train_jump"], jobs["evaluate_jumps"]) == (3, 60, 2)
+    assert (jobs["dump_activations"], jobs["fit_jump"], jobs["evaluate_jumps"]) == (3, 60, 2)
 
 
 def test_one_machine_fits_several_levels_in_a_job(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=4")
-    packs = {rule: count for rule, count in jobs.items() if rule.startswith("train_jump")}
+    packs = {rule: count for rule, count in jobs.items() if rule.startswith("fit_jump")}
     assert packs == {"train_jump_00_06": 2, "train_jump_07_14": 2, "train_jump_15_21": 2, "train_jump_22_29": 2}
 
 
 def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/paper.yaml")
     n_jumps = 48 + 32 + 32
-    assert (jobs["train_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
-    assert (jobs["train_joint_jump"], jobs["extract_head"], jobs["dump_activations"]) == (6, 3, 24)
+    assert (jobs["fit_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
+    assert (jobs["fit_joint_jump"], jobs["extract_unembedding"], jobs["dump_activations"]) == (6, 3, 24)
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
 
 
 def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/study.yaml")
     # Two variants at three seeds, ten at one; exit-levels has paper's jumps, per-level all of them but the joint one.
-    assert (jobs["train_jump"], jobs["train_joint_jump"], jobs["evaluate_jumps"]) == (30 * 14, 15, 16)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"], jobs["evaluate_jumps"]) == (30 * 14, 15, 16)
     assert (jobs["evaluate_references"], jobs["evaluate_ranks"]) == (3 + 1 + 1, 3 + 2)
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
     config = with_defaults(yaml.safe_load((ROOT / "config/study.yaml").read_text()), schema, schema)
@@ -62,4 +62,4 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
 
 def test_the_slurm_profile_is_found_by_its_name(tmp_path):
     jobs = planned_jobs(tmp_path, "--profile", "slurm", "--configfile", "config/paper.yaml")
-    assert jobs["train_jump"] == 224
+    assert jobs["fit_jump"] == 224

@@ -62,14 +62,14 @@ def test_comments_and_docstrings_rerun_nothing(finished_study, edited_library):
 def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finished_study, edited_library):
     environment = edited_library("fitting/settings.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
     assert by_rule(planned(finished_study, **environment)) == SUMMARY | {
-        "train_jump": 18,
-        "train_joint_jump": 6,
+        "fit_jump": 18,
+        "fit_joint_jump": 6,
         "fit_jtc": 4,
         "score_jumps": 6,
-        "score_oracle": 6,
+        "evaluate_oracle": 6,
         "select_jump": 6,
         "evaluate_jumps": 6,
-        "test_claims": 6,
+        "assess_claims": 6,
         "evaluate_ranks": 4,
         "evaluate_references": 4,
     }
@@ -78,8 +78,8 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
 def test_an_edit_of_the_dump_reruns_dumps_and_what_follows_but_no_sampling(finished_study, edited_library):
     environment = edited_library("activations.py", '"cuda": 16384', '"cuda": 8192')
     jobs = by_rule(planned(finished_study, **environment))
-    assert (jobs["choose_positions"], jobs["dump_activations"], jobs["train_jump"]) == (2, 5, 18)
-    assert not {"sample_sentences", "extract_head"} & jobs.keys()
+    assert (jobs["choose_positions"], jobs["dump_activations"], jobs["fit_jump"]) == (2, 5, 18)
+    assert not {"sample_sentences", "extract_unembedding"} & jobs.keys()
 
 
 def test_levels_fitted_in_fewer_jobs_are_the_same_files_and_rerun_nothing(finished_study, tmp_path):
@@ -109,11 +109,11 @@ def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_li
     [
         (
             ["seed-*/activations/*/*.safetensors"],
-            {"dump_activations": 3, "train_jump": 9, "train_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
+            {"dump_activations": 3, "fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
         ),
         (
             ["seed-*/jtc/*", "seed-*/*/jumps/*"],
-            {"train_jump": 9, "train_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
+            {"fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
         ),
         (["seed-*/references/*", "seed-*/*/evaluation.parquet", "seed-*/*/ranks.parquet"], {}),
     ],
@@ -126,8 +126,8 @@ def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, 
     jobs = planned(finished_study, "-R", *files)
     assert models_of(jobs) == {"tiny-llama"}
     if expected:
-        expected = expected | {"select_jump": 3, "score_oracle": 3}
-    evaluations = {"evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2, "test_claims": 3}
+        expected = expected | {"select_jump": 3, "evaluate_oracle": 3}
+    evaluations = {"evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2, "assess_claims": 3}
     assert by_rule(jobs) == SUMMARY | expected | evaluations
 
 
@@ -154,16 +154,16 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "plot_exact_figures": 6,
         "plot_model_figures": 3,
         "choose_positions": 1,
-        "extract_head": 1,
+        "extract_unembedding": 1,
         "dump_activations": 2,
-        "train_jump": 9,
-        "train_joint_jump": 3,
+        "fit_jump": 9,
+        "fit_joint_jump": 3,
         "fit_jtc": 2,
         "score_jumps": 3,
-        "score_oracle": 3,
+        "evaluate_oracle": 3,
         "select_jump": 3,
         "evaluate_jumps": 3,
-        "test_claims": 3,
+        "assess_claims": 3,
         "evaluate_ranks": 2,
         "evaluate_references": 2,
     }
@@ -180,4 +180,4 @@ def test_a_changed_seed_dtype_or_rank_reruns_what_depends_on_it(finished_study):
     jobs = planned(Study(finished_study.folder, config | rank))
     assert {variant for rule, _, variant in jobs if variant and rule not in FIGURES} == {"other"}
     jobs = by_rule(planned(Study(finished_study.folder, config | {"seeds": [1]})))
-    assert (jobs["sample_sentences"], jobs["dump_activations"]) == (1, 5) and "extract_head" not in jobs
+    assert (jobs["sample_sentences"], jobs["dump_activations"]) == (1, 5) and "extract_unembedding" not in jobs

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from reference import TOLERANCE, compare
 
-from onejump.artifacts import TensorFile
+from onejump.files.tensors import TensorFile
 
 pytestmark = pytest.mark.xdist_group("study")
 
@@ -138,8 +138,8 @@ OF_ANY_VARIANT = {
     "write_config": 1,
     "select_jump": 2,
     "evaluate_jumps": 2,
-    "test_claims": 2,
-    "score_oracle": 2,
+    "assess_claims": 2,
+    "evaluate_oracle": 2,
     "summarise": 1,
     "plot_model_figures": 2,
     "render_report": 1,
@@ -148,8 +148,8 @@ OF_ANY_VARIANT = {
 
 def test_a_new_variant_runs_only_its_own_jobs(finished_study):
     assert jobs_for_another_variant(finished_study, fit="exact", rank=3) == OF_ANY_VARIANT | {
-        "train_jump": 6,
-        "train_joint_jump": 2,
+        "fit_jump": 6,
+        "fit_joint_jump": 2,
         "score_jumps": 2,
         "evaluate_ranks": 2,
         "plot_exact_figures": 6,
@@ -161,7 +161,7 @@ def test_a_new_variant_uses_the_jumps_of_one_that_fits_alike(finished_study):
     figures = {"plot_exact_figures": 4, "plot_figures": 4}
     assert jobs_for_another_variant(finished_study, score_levels="0..K-1") == OF_ANY_VARIANT | figures
     found = jobs_for_another_variant(finished_study, joint_batches="per_level")
-    assert found == OF_ANY_VARIANT | figures | {"train_joint_jump": 2}
+    assert found == OF_ANY_VARIANT | figures | {"fit_joint_jump": 2}
 
 
 def test_the_same_study_elsewhere_gives_the_same_bytes(finished_study, tiny_study):

@@ -43,35 +43,35 @@ rule convert_gguf:
         mem_mb=grow(6000),
         runtime=grow(30),
     params:
-        code=code("models"),
+        code=code("models.unembedding"),
     shell:
         "onejump convert-gguf --gguf {input.gguf:q} --sha256 {wildcards.sha} --out {output.folder:q} 2> {log:q}"
 
 
-rule extract_head:
+rule extract_unembedding:
     input:
         model=model_files,
     output:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
     log:
-        f"{LOGS}/extract_head/{{model}}.log",
+        f"{LOGS}/extract_unembedding/{{model}}.log",
     benchmark:
-        f"{BENCHMARKS}/extract_head/{{model}}.tsv"
+        f"{BENCHMARKS}/extract_unembedding/{{model}}.tsv"
     cache: CACHING
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("extract_head"),
-        runtime=runtime("extract_head"),
-        disk_mb=disk_mb("extract_head"),
+        mem_mb=mem_mb("extract_unembedding"),
+        runtime=runtime("extract_unembedding"),
+        disk_mb=disk_mb("extract_unembedding"),
     params:
         model=model_args,
         dtype=dtype,
         blocks=blocks,
-        code=code("models"),
+        code=code("models.unembedding"),
     shell:
-        "onejump extract-head {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.head:q} 2> {log:q}"
+        "onejump extract-unembedding {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.unembedding:q} 2> {log:q}"
 
 
 rule choose_positions:
@@ -97,7 +97,7 @@ rule choose_positions:
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
         test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=code("activations"),
+        code=code("activations.dump"),
     shell:
         "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
         " --test-shards {params.test} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
@@ -106,7 +106,7 @@ rule choose_positions:
 rule dump_activations:
     input:
         model=model_files,
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
     output:
         shard=f"{BRANCH}/activations/{{split}}/shard-{{shard}}.safetensors",
@@ -128,8 +128,8 @@ rule dump_activations:
         dtype=dtype,
         split=lambda wildcards: wildcards.split,
         shard=lambda wildcards: int(wildcards.shard),
-        code=code("activations"),
+        code=code("activations.dump"),
     shell:
-        "onejump dump-activations {params.model} --dtype {params.dtype} --head {input.head:q}"
+        "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
         " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"
         " --gpus {resources.gpu} --threads {threads} --out {output.shard:q} 2> {log:q}"

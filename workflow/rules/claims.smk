@@ -1,7 +1,7 @@
 # The paper's claims, tested by name.
 
 
-rule test_claims:
+rule assess_claims:
     input:
         evaluation=f"{VARIANT}/evaluation.parquet",
         references=lambda wildcards: f"{BRANCH}/references/{{target}}.{{positions}}.parquet".format(
@@ -12,19 +12,19 @@ rule test_claims:
     output:
         claims=f"{VARIANT}/claims.parquet",
     log:
-        f"{LOGS}/test_claims/{{model}}.seed-{{seed}}.{{variant}}.log",
+        f"{LOGS}/assess_claims/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
-        f"{BENCHMARKS}/test_claims/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+        f"{BENCHMARKS}/assess_claims/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("test_claims"),
-        runtime=runtime("test_claims"),
-        disk_mb=disk_mb("test_claims"),
+        mem_mb=mem_mb("assess_claims"),
+        runtime=runtime("assess_claims"),
+        disk_mb=disk_mb("assess_claims"),
     params:
         jumps=lambda wildcards, input: repeat("--jump", input.jumps),
-        code=code("claims"),
+        code=code("analysis.claims"),
     shell:
-        "onejump test-claims --evaluation {input.evaluation:q} --references {input.references:q} {params.jumps}"
+        "onejump assess-claims --evaluation {input.evaluation:q} --references {input.references:q} {params.jumps}"
         " --selection {input.selection:q} --seed {wildcards.seed} --out {output.claims:q} 2> {log:q}"

@@ -107,7 +107,7 @@ def code(*modules):
 
 def template():
     """Digest of the report's template."""
-    folder = Path(importlib.util.find_spec("onejump").origin).parent / "templates"
+    folder = Path(importlib.util.find_spec("onejump").origin).parent / "report" / "templates"
     return hashlib.sha256((folder / "report.html.j2").read_bytes()).hexdigest()[:16]
 
 

@@ -48,7 +48,7 @@ rule sample_sentences:
         train=CORPUS["train"],
         test=CORPUS["test"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=code("corpus"),
+        code=code("corpus.sampling"),
     shell:
         "onejump sample-sentences {params.source} --train {params.train} --test {params.test} --seed {params.seed}"
         " --out {output.sentences:q} 2> {log:q}"

@@ -3,7 +3,7 @@
 
 rule evaluate_jumps:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("test"),
         jumps=jump_paths,
@@ -31,9 +31,9 @@ rule evaluate_jumps:
         target=choice("target"),
         positions=choice("positions"),
         transfer_sentences=config["evaluation"]["transfer_sentences"],
-        code=code("evaluation"),
+        code=code("exits.evaluation"),
     shell:
-        "onejump evaluate-jumps --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        "onejump evaluate-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " {params.jumps} --joint {input.joint:q} --selection {input.selection:q} --target {params.target}"
         " --positions {params.positions} --transfer-sentences {params.transfer_sentences} --threads {threads}"
         " --evaluation {output.evaluation:q} --transfer {output.transfer:q} 2> {log:q}"
@@ -41,7 +41,7 @@ rule evaluate_jumps:
 
 rule evaluate_references:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("test"),
         jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors",
@@ -62,9 +62,9 @@ rule evaluate_references:
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
-        code=code("evaluation", "fitting.train"),
+        code=code("exits.evaluation", "jumps.fitting"),
     shell:
-        "onejump evaluate-references --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
         " --out {output.references:q} 2> {log:q}"
 
@@ -72,7 +72,7 @@ rule evaluate_references:
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
 rule evaluate_ranks:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         train=shard_paths("train"),
         test=shard_paths("test"),
@@ -101,9 +101,9 @@ rule evaluate_ranks:
         positions=choice("positions"),
         score_levels=choice("score_levels"),
         sentences=config["evaluation"]["transfer_sentences"],
-        code=code("ranks"),
+        code=code("analysis.ranks"),
     shell:
-        "onejump evaluate-ranks --head {input.head:q} --positions-file {input.positions:q} {params.train} {params.test}"
+        "onejump evaluate-ranks --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.train} {params.test}"
         " {params.jumps} --joint {input.joint:q} --target {params.target} --positions {params.positions}"
         " --score-levels {params.score_levels} --sentences {params.sentences} --threads {threads}"
         " --out {output.ranks:q} 2> {log:q}"

@@ -18,7 +18,7 @@ for (kind, end), (files, models) in JOBS.items():
         name:
             name
         input:
-            head=f"{RESULTS}/{{model}}/head.safetensors",
+            unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
             positions=f"{BRANCH}/positions.parquet",
             shards=shard_paths("train"),
         output:
@@ -30,7 +30,7 @@ for (kind, end), (files, models) in JOBS.items():
         wildcard_constraints:
             model="|".join(map(re.escape, models)),
         # Of all fits the joint one takes longest: let it start first.
-        priority: AWAITED + (kind == "train_joint_jump")
+        priority: AWAITED + (kind == "fit_joint_jump")
         conda:
             "../../envs/study.yaml"
         threads: 1
@@ -48,11 +48,11 @@ for (kind, end), (files, models) in JOBS.items():
             positions=choice("positions"),
             rank=rank_args,
             joint_batches=(
-                choice("joint_batches") if kind == "train_joint_jump" else "mixed"
+                choice("joint_batches") if kind == "fit_joint_jump" else "mixed"
             ),
-            code=code("fitting.train"),
+            code=code("jumps.fitting"),
         shell:
-            "onejump train-jump --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+            "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} --positions {params.positions} --threads {threads}"
             " --fit {params.fit} {params.rank} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
             " {params.jumps} 2> {log:q}"
@@ -60,7 +60,7 @@ for (kind, end), (files, models) in JOBS.items():
 
 rule fit_jtc:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
     output:
@@ -82,7 +82,7 @@ rule fit_jtc:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
         target=lambda wildcards: wildcards.target,
         positions=lambda wildcards: wildcards.positions,
-        code=code("fitting.train"),
+        code=code("jumps.fitting"),
     shell:
-        "onejump fit-jtc --head {input.head:q} --positions-file {input.positions:q} {params.shards}"
+        "onejump fit-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " --target {params.target} --positions {params.positions} --threads {threads} --out {output.jtc:q} 2> {log:q}"

@@ -1,7 +1,8 @@
 # Files that rules take, by model, seed and variant. Variants that fit alike share their jumps.
 import itertools
 
-from onejump.variants import FITS, joint_of, jumps_of, seeds_of
+from onejump.study.fits import FITS
+from onejump.study.variants import joint_of, jumps_of, seeds_of
 
 FIGURE = f"{RESULTS}/figures/{{model}}.seed-{{seed}}.{{variant}}"
 
@@ -46,7 +47,7 @@ def fitting_jobs(most):
 
     A variant's levels are spread over `most` jobs; one job has one level where there are enough of them.
     """
-    found = {("train_joint_jump", ""): (["joint"], list(config["models"]))}
+    found = {("fit_joint_jump", ""): (["joint"], list(config["models"]))}
     for model, facts in config["models"].items():
         levels = [f"{k:02d}" for k in range(facts["blocks"])]
         bounds = [i * len(levels) // most for i in range(most + 1)]
@@ -54,7 +55,7 @@ def fitting_jobs(most):
         for pack in packs if most < len(levels) else [["{level}"]]:
             files = [f"level-{level}" for level in pack]
             end = "-".join(dict.fromkeys((pack[0], pack[-1])))
-            found.setdefault(("train_jump", f".{end}"), (files, []))[1].append(model)
+            found.setdefault(("fit_jump", f".{end}"), (files, []))[1].append(model)
     return found
 
 

@@ -24,7 +24,7 @@ def check_results():
             file.write(bytes(4096))
     except OSError as error:
         raise WorkflowError(
-            f"{folder.absolute()}: {error.strerror}; make room, mend the rights, or run elsewhere with --directory"
+            f"{folder.absolute()}: {error.strerror}; make room, fix its permissions, or run elsewhere with --directory"
         ) from error
 
 

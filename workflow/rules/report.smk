@@ -10,7 +10,7 @@ TABLES = (
     "curves",
     "scores",
     "claims",
-    "score_quality",
+    "oracle",
     "shared_jumps",
     "dynamic_exit",
     "ranks",
@@ -47,7 +47,7 @@ rule write_config:
 rule summarise:
     input:
         config=f"{RESULTS}/config.json",
-        heads=expand(f"{RESULTS}/{{model}}/head.safetensors", model=config["models"]),
+        heads=expand(f"{RESULTS}/{{model}}/unembedding.safetensors", model=config["models"]),
         positions=branches(f"{BRANCH}/positions.parquet"),
         jumps=branches(f"{BRANCH}/{{jumps}}/jumps/level-{{level}}.safetensors"),
         joint=branches(f"{BRANCH}/{{joint}}/jumps/joint.safetensors"),
@@ -82,7 +82,7 @@ rule summarise:
     params:
         results=lambda wildcards, input: str(Path(input.config).parent),
         summary=lambda wildcards, output: str(Path(output[0]).parent),
-        code=code("statistics"),
+        code=code("analysis.summary"),
     shell:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
 
@@ -108,9 +108,9 @@ rule plot_figures:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
         exact="",
-        code=code("figures"),
+        code=code("report.figures"),
     shell:
-        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
+        "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
         " --variant {wildcards.variant} {params.exact} --out {params.figures:q} 2> {log:q}"
 
 
@@ -128,7 +128,7 @@ use rule plot_figures as plot_exact_figures with:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
         exact="--exact",
-        code=code("figures"),
+        code=code("report.figures"),
 
 
 rule plot_model_figures:
@@ -156,9 +156,9 @@ rule plot_model_figures:
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
-        code=code("figures"),
+        code=code("report.figures"),
     shell:
-        "onejump draw-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
+        "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
 
 
 rule render_report:
@@ -194,7 +194,7 @@ rule render_report:
             Path(input.config).parent / "benchmarks"
         ),
         logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
-        code=code("report"),
+        code=code("report.page"),
         template=template(),
     shell:
         "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"

@@ -1,5 +1,6 @@
 # What each job asks for, from the library's cost plan: memory, minutes and disk, all growing with each attempt.
-from onejump.planning import GPUS, TWO_CORES, mean_seconds, plan_model
+from onejump.planning.machines import GPUS, TWO_CORES
+from onejump.planning.cost import mean_seconds, plan_model
 
 # Runtimes are for the GPU that the site's environment names, or for `two-cores`; unset, for a modest one.
 MACHINES = {**GPUS, TWO_CORES.name: TWO_CORES}

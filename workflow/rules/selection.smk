@@ -3,7 +3,7 @@
 
 rule score_jumps:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
         jumps=jump_paths,
@@ -28,9 +28,9 @@ rule score_jumps:
         jumps=lambda wildcards, input: repeat("--jump", input.jumps),
         target=choice("target"),
         positions=choice("positions"),
-        code=code("selection"),
+        code=code("analysis.selection"),
     shell:
-        "onejump score-jumps --head {input.head:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
+        "onejump score-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
         " --target {params.target} --positions {params.positions} --threads {threads} --scores {output.scores:q}"
         " --cosines {output.cosines:q} 2> {log:q}"
 
@@ -54,15 +54,15 @@ rule select_jump:
         disk_mb=disk_mb("select_jump"),
     params:
         score_levels=choice("score_levels"),
-        code=code("selection"),
+        code=code("analysis.selection"),
     shell:
         "onejump select-jump --cosines {input.cosines:q} --score-levels {params.score_levels} --seed {wildcards.seed}"
         " --out {output.selection:q} 2> {log:q}"
 
 
-rule score_oracle:
+rule evaluate_oracle:
     input:
-        head=f"{RESULTS}/{{model}}/head.safetensors",
+        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
         positions=f"{BRANCH}/positions.parquet",
         shards=shard_paths("train"),
         jumps=jump_paths,
@@ -71,16 +71,16 @@ rule score_oracle:
     output:
         oracle=f"{VARIANT}/oracle.parquet",
     log:
-        f"{LOGS}/score_oracle/{{model}}.seed-{{seed}}.{{variant}}.log",
+        f"{LOGS}/evaluate_oracle/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
-        f"{BENCHMARKS}/score_oracle/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+        f"{BENCHMARKS}/evaluate_oracle/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("score_oracle"),
-        runtime=runtime("score_oracle"),
-        disk_mb=disk_mb("score_oracle"),
+        mem_mb=mem_mb("evaluate_oracle"),
+        runtime=runtime("evaluate_oracle"),
+        disk_mb=disk_mb("evaluate_oracle"),
         gpu=1,
     params:
         shards=lambda wildcards, input: repeat("--shard", input.shards),
@@ -88,8 +88,8 @@ rule score_oracle:
         score_levels=choice("score_levels"),
         target=choice("target"),
         positions=choice("positions"),
-        code=code("oracle"),
+        code=code("analysis.oracle"),
     shell:
-        "onejump score-oracle --head {input.head:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
+        "onejump evaluate-oracle --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
         " --joint {input.joint:q} --cosines {input.cosines:q} --score-levels {params.score_levels}"
         " --target {params.target} --positions {params.positions} --threads {threads} --out {output.oracle:q} 2> {log:q}"

@@ -1,0 +1,1 @@
+"""Tokens, positions, and hidden states at every level."""

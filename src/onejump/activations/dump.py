@@ -1,0 +1,180 @@
+"""The dump of hidden states into shards."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from onejump.activations.positions import rows_digest
+from onejump.activations.reading import level_name
+from onejump.files.atomic import OnejumpError
+from onejump.files.checkpoints import Checkpoint
+from onejump.files.progress import progress_bar
+from onejump.files.tables import read_table
+from onejump.files.tensors import write_tensors
+from onejump.models.anatomy import Anatomy, find_anatomy
+from onejump.models.sources import ModelSource
+from onejump.models.unembedding import Unembedding
+
+logger = logging.getLogger(__name__)
+
+
+# Most tokens in a padded batch, by kind of device: on the CPU few enough that what a block computes stays in the cache.
+TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384, "mps": 4096}
+
+
+def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
+    """Rows in batches of similar length: each padded batch holds at most `token_budget` tokens, or one sentence."""
+    lengths = np.asarray(lengths)
+    batches, batch = [], []
+    for row in np.argsort(lengths, kind="stable"):
+        if batch and (len(batch) + 1) * lengths[row] > token_budget:
+            batches.append(np.array(batch))
+            batch = []
+        batch.append(row)
+    return [*batches, np.array(batch)] if batch else batches
+
+
+def gather_levels(
+    model,
+    sentences: Sequence[Sequence[int]],
+    token_budget: int,
+    progress: str | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Tensor:
+    """h^0 .. h^K at the last token of each sentence.
+
+    Padding stands on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps
+    one row a sentence, and the output head is never run. Where a batch does not fit the device's memory, it and all
+    further ones are made of half as many tokens.
+
+    Args:
+        model: of Transformers, in evaluation mode.
+        sentences: N lists of token ids, each cut after its position.
+        token_budget: most tokens in a padded batch.
+        progress: title of the progress bar, or None for no bar.
+        checkpoint: where the dump goes on from if it was broken off, with the same result; or None.
+
+    Returns:
+        [K+1, N, H] on the CPU, in the model's dtype.
+
+    Raises:
+        OnejumpError: the architecture is not supported, or not even one sentence fits the device.
+    """
+    anatomy = find_anatomy(model)
+    lengths = np.array([len(ids) for ids in sentences])
+    hidden_size = anatomy.output_head.weight.shape[1]
+    levels = torch.empty(len(anatomy.blocks) + 1, len(sentences), hidden_size, dtype=model.dtype)
+    order, n_done = np.argsort(lengths, kind="stable"), 0  # rows are done from short to long, whatever the batches
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
+    bar = progress_bar(None, progress, "token", total=int(lengths.sum()))
+
+    def batches_left() -> list[np.ndarray]:
+        left = order[n_done:]
+        return [left[batch] for batch in length_sorted_batches(lengths[left], token_budget)]
+
+    pending = batches_left()
+    with torch.inference_mode(), bar:
+        while pending:
+            rows = pending[0]
+            try:
+                levels[:, torch.as_tensor(rows)] = _last_rows(model, anatomy, [sentences[row] for row in rows])
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise OnejumpError(
+                        f"one sentence of {lengths[rows[0]]} tokens does not fit the device beside the model; "
+                        "spread it over more GPUs (gpus), or use a smaller dtype"
+                    ) from error
+                failed, token_budget = token_budget, len(rows) * int(lengths[rows].max()) // 2
+                logger.warning("out of memory at %d tokens a batch; going on with %d", failed, token_budget)
+                torch.cuda.empty_cache()
+                pending = batches_left()
+                continue
+            bar.update(int(lengths[rows].sum()))
+            n_done += len(rows)
+            del pending[0]
+            if checkpoint is not None and checkpoint.due:
+                checkpoint.save({"levels": levels, "n_done": n_done, "token_budget": token_budget})
+    return levels
+
+
+def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> Tensor:
+    """h^0 .. h^K at the last token of each sentence of one batch: [K+1, n, H] on the CPU."""
+    lengths = [len(ids) for ids in sentences]
+    padded = torch.zeros(len(sentences), max(lengths), dtype=torch.long)
+    for i, ids in enumerate(sentences):
+        padded[i, : len(ids)] = torch.as_tensor(ids)
+    n_levels, hidden_size = len(anatomy.blocks) + 1, anatomy.output_head.weight.shape[1]
+    gathered = torch.empty(n_levels, len(sentences), hidden_size, dtype=model.dtype, device=model.device)
+
+    def take(level: int, h: Tensor) -> None:
+        # A model spread over devices has its levels on several.
+        batch = torch.arange(len(sentences), device=h.device)
+        gathered[level] = h[batch, torch.as_tensor(lengths, device=h.device) - 1].to(gathered.device)
+
+    with anatomy.capture(take):
+        anatomy.backbone(input_ids=padded.to(model.device), use_cache=False)
+    return gathered.cpu()
+
+
+def dump_shard(
+    source: ModelSource,
+    positions: str | Path,
+    unembedding: str | Path,
+    split: str,
+    shard: int,
+    path: str | Path,
+    dtype: str,
+    device: torch.device,
+    token_budget: int,
+) -> None:
+    """Stage `dump-activations`: one shard of one split.
+
+    Raises:
+        OnejumpError: the shard does not exist, the model is not the one the head was taken from, or a hidden state is
+            NaN or infinite (the sentence and level are named).
+    """
+    table = read_table(positions, ["sentence_id", "split", "shard", "position", "input_ids"])
+    table = table.filter((pc.field("split") == split) & (pc.field("shard") == shard))
+    if len(table) == 0:
+        raise OnejumpError(f"{positions}: has no shard {shard} of split {split!r}; ask for one that it lists")
+    facts = Unembedding.load(unembedding).metadata
+    model = source.load_model(dtype, device)
+    expected = (facts["model"], facts["revision"], facts["dtype"])
+    found = (*source.identity(model), dtype)
+    if found != expected:
+        raise OnejumpError(
+            f"{unembedding}: was taken from {' '.join(expected)}, but this is {' '.join(found)}; rerun extract-unembedding"
+        )
+    sentence_ids = table["sentence_id"].to_numpy()
+    sentences = table["input_ids"].to_pylist()
+    largest, vocabulary = max(map(max, sentences)), model.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise OnejumpError(
+            f"{positions}: has token {largest}, but the model knows 0..{vocabulary - 1}; rerun choose-positions "
+            "with the model's own tokenizer"
+        )
+    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "unembedding_sha256": facts["sha256"]}
+    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, table["position"].to_numpy())}
+    tokens_sha256 = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
+    inputs = metadata | {"tokens_sha256": tokens_sha256, "token_budget": token_budget}
+    checkpoint = Checkpoint(path, inputs, device)
+    levels = gather_levels(model, sentences, token_budget, f"{split} shard {shard}", checkpoint)
+    broken = ~levels.isfinite().all(-1)
+    if broken.any():
+        level, row = broken.nonzero()[0].tolist()
+        raise OnejumpError(
+            f"sentence {sentence_ids[row]}: NaN or infinite hidden state at level {level} in {dtype}; use "
+            f"{'another model' if dtype == 'float32' else 'float32 or bfloat16'}"
+        )
+    tensors = {level_name(level): levels[level] for level in range(len(levels))}
+    tensors["sentence_id"] = torch.from_numpy(sentence_ids.copy())
+    write_tensors(path, tensors, metadata)
+    checkpoint.remove()

@@ -1,0 +1,78 @@
+"""Tokens, and one position in each sentence."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from onejump.files.atomic import OnejumpError
+from onejump.files.tables import read_table, write_table
+from onejump.models.sources import ModelSource
+
+
+def choose_positions(
+    sentences: pa.Table, tokenizer, max_tokens: int | None, shards: dict[str, int], seed: int
+) -> pa.Table:
+    """Tokenise each sentence and choose one position in it, uniformly (as Din et al. do).
+
+    Args:
+        sentences: sentence_id, split, text.
+        tokenizer: of Transformers; it adds a BOS token where that is its default.
+        max_tokens: longest input of the model, or None; a longer sentence is cut.
+        shards: split -> number of shards; sentences are dealt to shards in order, in near-equal numbers.
+        seed: of the choice.
+
+    Returns:
+        sentence_id int32, split, shard int32, n_tokens int32, position int32 (0-based), token_id int32 (the token at
+        the position), starts_with_bos (whether the first token is the tokenizer's BOS), input_ids list<int32> (cut
+        after the position: a causal model cannot see further).
+
+    Raises:
+        OnejumpError: a sentence has no tokens, or a split has fewer sentences than shards.
+    """
+    bos = getattr(tokenizer, "bos_token_id", None)
+    tokens = [ids[:max_tokens] for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]]
+    n_tokens = np.array([len(ids) for ids in tokens], dtype=np.int32)
+    ids, split = sentences["sentence_id"].to_numpy(), np.array(sentences["split"].to_pylist())
+    if (n_tokens == 0).any():
+        row = int(np.argmax(n_tokens == 0))
+        raise OnejumpError(
+            f"sentence {ids[row]} ({sentences['text'][row].as_py()!r}) has no tokens; remove it from the corpus or "
+            "use the model's own tokenizer"
+        )
+    position = (np.random.default_rng(seed).random(len(ids)) * n_tokens).astype(np.int32)
+    shard = np.zeros(len(ids), dtype=np.int32)
+    for name, count in shards.items():
+        rows = np.flatnonzero(split == name)
+        if len(rows) < count:
+            raise OnejumpError(f"split {name} has {len(rows)} sentences for {count} shards; ask for fewer shards")
+        shard[rows] = np.arange(len(rows)) * count // len(rows)
+    return pa.table(
+        {
+            "sentence_id": pa.array(ids, pa.int32()),
+            "split": pa.array(split.tolist()),
+            "shard": pa.array(shard),
+            "n_tokens": pa.array(n_tokens),
+            "position": pa.array(position),
+            "token_id": pa.array([t[p] for t, p in zip(tokens, position, strict=True)], pa.int32()),
+            "starts_with_bos": pa.array([t[0] == bos for t in tokens], pa.bool_()),
+            "input_ids": pa.array([t[: p + 1] for t, p in zip(tokens, position, strict=True)], pa.list_(pa.int32())),
+        }
+    )
+
+
+def save_positions(
+    source: ModelSource, sentences: str | Path, path: str | Path, shards: dict[str, int], seed: int
+) -> None:
+    """Stage `choose-positions`: sentences.parquet -> positions.parquet. Errors as in `choose_positions`."""
+    table = read_table(sentences, ["sentence_id", "split", "text"])
+    tokenizer = source.load_tokenizer()
+    write_table(path, choose_positions(table, tokenizer, source.load_max_positions(), shards, seed))
+
+
+def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray) -> str:
+    """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
+    rows = zip(sentence_ids.tolist(), positions.tolist(), strict=True)
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()

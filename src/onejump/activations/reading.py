@@ -1,0 +1,153 @@
+"""Shards of activations, read and checked."""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onejump.activations.positions import rows_digest
+from onejump.files.atomic import OnejumpError
+from onejump.files.tables import numbers, read_table
+from onejump.files.tensors import TensorFile
+from onejump.models.unembedding import Unembedding
+
+
+def level_name(level: int) -> str:
+    """Name of a level's tensor: `level.07`."""
+    return f"level.{level:02d}"
+
+
+class Activations:
+    """The hidden states of one split, read from its shards one level of one shard at a time.
+
+    Attributes:
+        n_blocks: K; levels are 0..K.
+        hidden_size: H.
+        sentence_ids: [N] int32, the rows kept.
+
+    Raises:
+        OnejumpError: a shard is damaged, belongs to another model, split or sentence set, or is missing.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str | Path],
+        positions: str | Path,
+        unembedding: Unembedding,
+        split: str,
+        keep: str = "all",
+    ) -> None:
+        """Open the shards and check what they were made from.
+
+        Args:
+            shards: all shard files of the split, in order.
+            positions: positions.parquet.
+            head: the head of the model that the shards must come from.
+            split: `train` or `test`.
+            keep: `all`, or `not_first` to leave out rows at position 0.
+        """
+        self.n_blocks, self.hidden_size = unembedding.metadata["n_blocks"], unembedding.hidden_size
+        table = read_table(positions, ["sentence_id", "split", "shard", "position"])
+        # By NumPy, since a condition of Arrow's imports pandas, a tenth of a short job.
+        of_split = np.array(table["split"].to_pylist()) == split
+        number, sentence_ids, position = (
+            numbers(table, name)[of_split] for name in ("shard", "sentence_id", "position")
+        )
+        n_shards = len(np.unique(number))
+        if n_shards == 0 or len(shards) != n_shards:
+            raise OnejumpError(
+                f"{positions}: split {split!r} has {n_shards} shards, but {len(shards)} files were given"
+            )
+        self._files: list[TensorFile] = []
+        self._kept: list[Tensor] = []
+        for index, path in enumerate(shards):
+            file = TensorFile(path)
+            self._check(file, unembedding, split, index)
+            part, ids = number == index, file.tensor("sentence_id")
+            digest = rows_digest(sentence_ids[part], position[part])
+            if file.metadata["rows_sha256"] != digest or ids.tolist() != sentence_ids[part].tolist():
+                raise OnejumpError(
+                    f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}; dump it again"
+                )
+            self._files.append(file)
+            self._kept.append(torch.from_numpy(position[part] >= (1 if keep == "not_first" else 0)))
+        kept = [file.tensor("sentence_id")[rows] for file, rows in zip(self._files, self._kept, strict=True)]
+        self.sentence_ids: Tensor = torch.cat(kept)
+        if len(self.sentence_ids) == 0:
+            raise OnejumpError(f"{positions}: no row of split {split!r} is left with positions: {keep}")
+
+    def _check(self, file: TensorFile, unembedding: Unembedding, split: str, index: int) -> None:
+        facts = file.metadata
+        if not {"split", "shard", "rows_sha256"} <= facts.keys():
+            raise OnejumpError(f"{file.path}: is not a shard of activations; give the files of dump-activations")
+        if facts.get("unembedding_sha256") != unembedding.metadata["sha256"]:
+            raise OnejumpError(
+                f"{file.path}: comes from {facts.get('model')} with head {facts.get('unembedding_sha256')}, not from "
+                f"{unembedding.metadata['model']} with head {unembedding.metadata['sha256']}; use one model's files throughout"
+            )
+        if (facts["split"], file.value("shard")) != (split, index):
+            raise OnejumpError(
+                f"{file.path}: is shard {facts['shard']} of {facts['split']}, not shard {index} of {split}; give all "
+                "shards of one split in order"
+            )
+        if level_name(self.n_blocks) not in file.names or level_name(self.n_blocks + 1) in file.names:
+            found = sum(name.startswith("level.") for name in file.names)
+            raise OnejumpError(f"{file.path}: has {found} levels, expected {self.n_blocks + 1}; rerun dump-activations")
+
+    def __len__(self) -> int:
+        return len(self.sentence_ids)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what is read: the shards' contents, and which of their rows."""
+        content = [[file.sha256 for file in self._files], self.sentence_ids.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def rows(self, first: int, last: int) -> "Activations":
+        """The same files with only the rows first..last-1 of those kept."""
+        part = copy.copy(self)
+        part.sentence_ids, part._kept, seen = self.sentence_ids[first:last], [], 0
+        for kept in self._kept:
+            number = seen + kept.cumsum(0)  # 1-based
+            part._kept.append(kept & (number > first) & (number <= last))
+            seen += int(kept.sum())
+        return part
+
+    def shards(self, *levels: int) -> Iterator[tuple[Tensor, ...]]:
+        """For each shard the given levels, each [n, H] float32 on the CPU.
+
+        Raises:
+            OnejumpError: a level is out of range, or a tensor is damaged, not finite, or of the wrong shape.
+        """
+        for level in levels:
+            if not 0 <= level <= self.n_blocks:
+                raise OnejumpError(f"level {level} is out of range; this model has levels 0..{self.n_blocks}")
+        for file, kept in zip(self._files, self._kept, strict=True):
+            yield tuple(self._read(file, level, kept) for level in levels)
+
+    def _read(self, file: TensorFile, level: int, kept: Tensor) -> Tensor:
+        name, expected = level_name(level), (len(kept), self.hidden_size)
+        if (found := file.shape(name)) != expected:
+            raise OnejumpError(f"{file.path}: level {level} is {found}, expected {expected}; rerun dump-activations")
+        numbers_kept = kept.nonzero()[:, 0]
+        rows = slice(int(numbers_kept[0]), int(numbers_kept[-1]) + 1) if len(numbers_kept) else slice(0)
+        tensor = file.tensor(name, rows)
+        if len(tensor) > len(numbers_kept):
+            tensor = tensor[kept[rows]]
+        tensor = tensor.float()
+        # A sum passes NaN and infinity on, which spares looking at each number: only large ones make it infinite too.
+        if not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
+            raise OnejumpError(
+                f"{file.path}: NaN or infinite values at level {level}; rerun dump-activations in float32"
+            )
+        return tensor
+
+    def level(self, level: int) -> Tensor:
+        """One level of all rows: [N, H] float32 on the CPU. Errors as in `shards`."""
+        return torch.cat([rows for (rows,) in self.shards(level)])

@@ -1,0 +1,37 @@
+"""The bootstrap: how far a mean would move with another sample of sentences."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+RESAMPLES = 2_000
+
+
+BLOCK = 250  # resamples at once: memory stays at BLOCK x N weights
+
+
+def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """Means over resampled rows, in blocks.
+
+    Args:
+        values: [N, ...], one row a sentence; columns share each resample, so that differences are paired.
+        seed: of the resampling.
+        resamples: how many in all.
+
+    Yields:
+        [b, ...] float64 blocks, `resamples` rows together.
+    """
+    n = len(values)
+    flat = values.reshape(n, -1).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    for first in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - first)
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=size)
+        yield (weights @ flat / n).reshape(size, *values.shape[1:])
+
+
+def interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of the mean over rows [N, ...] -> two arrays [...]."""
+    means = np.concatenate(list(resampled_means(values, seed)))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

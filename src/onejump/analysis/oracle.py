@@ -1,0 +1,94 @@
+"""Is D_m the right score? Each jump's scores beside what they should foretell: its precision over all exit levels.
+
+Scores are taken over the training sentences, as D_m is. Precision is measured on the validation slice of the training
+sentences, which no jump was fitted to (it chose each fit's ridge or epoch): selection never touches the test sentences.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from onejump.activations.reading import Activations
+from onejump.analysis.scores import signed_square
+from onejump.exits.evaluation import grid_precision
+from onejump.files.progress import progress_bar
+from onejump.files.tensors import TensorFile
+from onejump.jumps.jump import FoldedJump, target_of
+from onejump.jumps.moments import validation_start
+from onejump.models.unembedding import Unembedding
+
+
+def mean_squared_errors(
+    activations: Activations, unembedding: Unembedding, jumps: Sequence[FoldedJump], target: str, device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """Squared error of each jump, summed over H, averaged over rows and exit levels, [n] float64; and of mean(Y).
+
+    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
+    """
+    P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
+    B = torch.stack([jump.B for jump in jumps])
+    gram = B @ B.transpose(1, 2)
+    totals = torch.zeros(len(jumps), dtype=torch.float64)
+    squares, sums = 0.0, torch.zeros(unembedding.hidden_size, dtype=torch.float64)
+    for level in progress_bar(range(activations.n_blocks), "squared errors", "level"):
+        for x, final in activations.shards(level, activations.n_blocks):
+            y = target_of(final.to(device), unembedding, target)
+            z, projected = (
+                rows.view(len(x), *B.shape[:2]).transpose(0, 1)
+                for rows in (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
+            )
+            errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
+            totals += errors.double().sum(1).cpu()
+            if level == 0:  # the target is every level's
+                squares += float(y.double().square().sum())
+                sums += y.double().sum(0).cpu()
+    n = len(activations)
+    return totals / (activations.n_blocks * n), squares / n - float((sums / n).square().sum())
+
+
+def evaluate_oracle(
+    activations: Activations,
+    unembedding: Unembedding,
+    jumps: Sequence[FoldedJump],
+    joint: FoldedJump,
+    cosines: str | Path,
+    score_levels: str,
+    target: str,
+    device: torch.device,
+) -> pa.Table:
+    """Stage `evaluate-oracle`: the scores of each jump, and its precision on the validation slice; also the joint jump's.
+
+    Args:
+        activations: of the train split.
+        head: of the model, on `device`.
+        jumps: jumps 0..K-1, on `device`.
+        joint: the joint jump, on `device`.
+        cosines: the tensor file of `score-jumps`.
+        score_levels: what the cosines' scores are averaged over, `1..K` or `0..K-1`.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        jump int32, null for the joint jump; the SCORES d_m, cosine, squared_cosine (null for the joint jump) and mse;
+        explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
+
+    Raises:
+        OnejumpError: the cosines' file is damaged.
+    """
+    values = TensorFile(cosines).tensor("cosine").double()
+    values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
+    n = len(activations)
+    held_out = activations.rows(validation_start(n), n)
+    scores = {
+        "d_m": signed_square(values).mean((1, 2)),
+        "cosine": values.mean((1, 2)),
+        "squared_cosine": values.square().mean((1, 2)),
+    }
+    columns = {name: pa.array([*score.tolist(), None]) for name, score in scores.items()}
+    shared = [*jumps, joint]
+    mse, of_mean = mean_squared_errors(activations, unembedding, shared, target, device)
+    columns |= {"mse": mse.numpy(), "explained": (1 - mse / of_mean).numpy()}
+    columns["precision"] = grid_precision(held_out, unembedding, shared, target, device).mean(1).numpy()
+    return pa.table({"jump": pa.array([*range(len(jumps)), None], pa.int32()), **columns})

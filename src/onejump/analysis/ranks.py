@@ -1,0 +1,147 @@
+"""Precision against rank: what a smaller or larger jump would have bought, from the nested exact solutions.
+
+One decomposition a level gives the optimum of every rank at once (`onejump.jumps.exact`), so a curve costs little
+more than a point. At the variant's own rank the curve passes through the variant's results.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from onejump.activations.reading import Activations
+from onejump.analysis.bootstrap import interval
+from onejump.analysis.columns import RANK_COLUMNS
+from onejump.analysis.scores import signed_square
+from onejump.exits.columns import METRICS
+from onejump.exits.evaluation import JumpExits, metrics_by_method
+from onejump.files.atomic import OnejumpError
+from onejump.files.progress import progress_bar
+from onejump.files.tensors import TensorFile
+from onejump.jumps.exact import RidgeSolver
+from onejump.jumps.jump import FoldedJump, target_of
+from onejump.jumps.moments import Moments, level_moments
+from onejump.models.unembedding import Unembedding
+
+LARGEST = 8  # the curve's largest rank is H / LARGEST
+
+
+POINTS = 6
+
+
+BOOTSTRAP_SEED = 0
+
+
+def curve_ranks(hidden_size: int, rank: int) -> list[int]:
+    """Ranks of the curve: about POINTS, evenly spaced in their logarithm, from 1 to H / 8, and the variant's own."""
+    largest = max(rank, hidden_size // LARGEST)
+    spaced = np.geomspace(1, largest, POINTS).round().astype(int).tolist()
+    return sorted({*spaced, rank})
+
+
+def evaluate_ranks(
+    train: Activations,
+    test: Activations,
+    unembedding: Unembedding,
+    jumps: Sequence[Path],
+    joint: Path,
+    target: str,
+    score_levels: str,
+    sentences: int,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Stage `evaluate-ranks`: N-NJTC, OJFA and the joint jump of an exact variant at other ranks.
+
+    OJFA is chosen anew at each rank. Ridges are those that the variant's fits chose at its own rank.
+
+    Args:
+        train: activations of the train split, which the jumps are fitted to and chosen on.
+        test: activations of the test split.
+        head: of the model, on `device`.
+        jumps: the variant's jumps 0..K-1, for their ridges and rank.
+        joint: its joint jump.
+        target: `pre_norm` or `post_norm`.
+        score_levels: `1..K` or `0..K-1`, what D_m is averaged over.
+        sentences: of the test split, the first ones, that are evaluated.
+        device: where to compute.
+
+    Returns:
+        method, rank, jump (OJFA's, else null), n, and precision and surprisal, means over exit levels and sentences,
+        with 95 % bootstrap intervals over sentences.
+
+    Raises:
+        OnejumpError: a jump's file is damaged, or it was not fitted exactly.
+    """
+    files = [TensorFile(path) for path in (*jumps, joint)]
+    for file in files:
+        if file.metadata["fit"] != "exact":
+            raise OnejumpError(f"{file.path}: was fitted by {file.metadata['fit']}, expected exact fits")
+    ranks = curve_ranks(unembedding.hidden_size, files[0].value("rank"))
+    ridges = [file.value("ridge") for file in files]
+    folded = [jump.to(device) for jump in _nested_jumps(train, unembedding, target, ridges, max(ranks), device)]
+    chosen = _ojfa_by_rank(train, unembedding, folded[:-1], ranks, target, score_levels, device)
+    part, rows = test.rows(0, sentences), []
+    for rank in ranks:
+        *single, shared = (FoldedJump(jump.P[:, :rank], jump.q[:rank], jump.B[:rank]) for jump in folded)
+        exits = JumpExits(single, chosen[rank], shared)
+        for method, values in metrics_by_method(part, unembedding, exits, target, device).items():
+            row = [method, rank, chosen[rank] if method == "ojfa" else None, len(part)]
+            for metric in ("correct", "surprisal"):
+                by_sentence = values[:, METRICS.index(metric)].double().mean(0).numpy()
+                row += [by_sentence.mean(), *map(float, interval(by_sentence, BOOTSTRAP_SEED))]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=RANK_COLUMNS).astype({"jump": "Int32"})
+
+
+def _nested_jumps(
+    train: Activations, unembedding: Unembedding, target: str, ridges: Sequence[float], rank: int, device: torch.device
+) -> Iterator[FoldedJump]:
+    """The exact jumps 0..K-1 and the joint one, whose first r columns are the optimum of rank r."""
+    pooled: Moments | None = None
+    for level, ridge in enumerate(progress_bar(ridges[:-1], "fit ranks", "level")):
+        moments, _ = level_moments(train, [level], unembedding, target, device)
+        yield _nested_jump(moments, ridge, rank)
+        if pooled is None:
+            pooled = moments
+        else:
+            pooled += moments
+    yield _nested_jump(pooled, ridges[-1], rank)
+
+
+def _nested_jump(moments: Moments, ridge: float, rank: int) -> FoldedJump:
+    fitted = RidgeSolver(moments).solve(ridge, rank)
+    P = fitted.W / fitted.std_x[:, None]
+    return FoldedJump(P.float(), (fitted.c - fitted.mean_x @ P).float(), fitted.V.T.float())
+
+
+def _ojfa_by_rank(
+    train: Activations,
+    unembedding: Unembedding,
+    jumps: Sequence[FoldedJump],
+    ranks: Sequence[int],
+    target: str,
+    score_levels: str,
+    device: torch.device,
+) -> dict[int, int]:
+    """The jump with the largest D_m at each rank.
+
+    B's rows are orthonormal, so with z the coordinates and p the target's, the cosine at rank r is the sum of the first
+    r products z p, over the root of the sum of the first r squares of z: cumulative sums give all ranks.
+    """
+    levels = range(1, train.n_blocks + 1) if score_levels == "1..K" else range(train.n_blocks)
+    last = torch.tensor(ranks, device=device) - 1
+    scores = torch.zeros(len(jumps), len(ranks), dtype=torch.float64)
+    for level in progress_bar(levels, "score ranks", "level"):
+        for x, final in train.shards(level, train.n_blocks):
+            x, y = x.to(device), target_of(final.to(device), unembedding, target)
+            length = y.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            for m, jump in enumerate(jumps):
+                z = jump(x)
+                products = (z * (y @ jump.B.T)).cumsum(1)[:, last]
+                norms = z.square().cumsum(1)[:, last].sqrt().clamp_min(1e-30)
+                cosines: Tensor = (products / norms / length).clamp(-1, 1)
+                scores[m] += signed_square(cosines).double().sum(0).cpu()
+    return dict(zip(ranks, scores.argmax(0).tolist(), strict=True))

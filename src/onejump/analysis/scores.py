@@ -1,0 +1,84 @@
+"""D_m, the score by which OJFA chooses one of the K jumps (OJFA, Eq. 4 and 5)."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from onejump.activations.reading import Activations
+from onejump.files.progress import progress_bar
+from onejump.files.tables import write_table
+from onejump.files.tensors import write_tensors
+from onejump.jumps.jump import FoldedJump, target_of
+from onejump.models.unembedding import Unembedding
+
+
+def score_jumps(
+    activations: Activations, unembedding: Unembedding, jumps: list[FoldedJump], target: str, device: torch.device
+) -> torch.Tensor:
+    """Cosine of each jump's output and the target, at each level, for each training sentence.
+
+    No H-wide prediction is formed: with `B = L Q`, whose Q has orthonormal rows, y the target and z the jump's
+    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [r K, H] x [H, N].
+
+    Args:
+        activations: of the train split.
+        head: of the model, on `device`.
+        jumps: jumps 0..K-1, on `device`.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        [K, K+1, N] float32 on the CPU: jump, level, sentence. 0 where the output or the target is zero.
+    """
+    n_jumps, n_levels = len(jumps), activations.n_blocks + 1
+    # The rows of one jump stand K apart, so that sums over r are sums of r blocks of all jumps.
+    P, q, Q = (torch.stack(parts, 1).flatten(0, 1).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
+    targets = []  # of each shard `Q y / |y|`, the same at every level
+    for (final,) in activations.shards(activations.n_blocks):
+        y = target_of(final.to(device), unembedding, target)
+        targets.append(Q @ (y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)).T)
+    cosines = torch.empty(n_jumps, n_levels, len(activations))
+    for level in progress_bar(range(n_levels), "score jumps", "level"):
+        first = 0
+        for (x,), projected in zip(activations.shards(level), targets, strict=True):
+            z = torch.addmm(q[:, None], P, x.to(device).T)
+            dot, square = z.new_zeros(2, n_jumps, len(x))
+            for ours, theirs in zip(z.split(n_jumps), projected.split(n_jumps), strict=True):
+                dot.addcmul_(ours, theirs)
+                square.addcmul_(ours, ours)
+            cosine = dot.div_(square.sqrt_().clamp_min_(1e-30)).clamp_(-1, 1)
+            cosines[:, level, first : first + len(x)] = cosine.cpu()
+            first += len(x)
+    return cosines
+
+
+def _orthonormal(jump: FoldedJump) -> tuple[torch.Tensor, ...]:
+    """L' P' [r, H], L' q [r] and Q [r, H] of a jump whose B is L Q."""
+    Q, R = torch.linalg.qr(jump.B.cpu().double().T)  # B' = Q' L'
+    P, q = jump.P.cpu().double(), jump.q.cpu().double()
+    return tuple(part.float() for part in (R @ P.T, R @ q, Q.T))
+
+
+def signed_square(cosines: torch.Tensor) -> torch.Tensor:
+    """`sgn(C) C^2` (Eq. 4)."""
+    return cosines.abs() * cosines
+
+
+def save_scores(
+    cosines: torch.Tensor,
+    activations: Activations,
+    target: str,
+    unembedding: Unembedding,
+    table: str | Path,
+    tensor: str | Path,
+) -> None:
+    """Stage `score-jumps`: means per jump and level (Parquet), and all cosines (safetensors) for any later score."""
+    n_jumps, n_levels, _ = cosines.shape
+    jump, level = np.divmod(np.arange(n_jumps * n_levels, dtype=np.int32), n_levels)
+    means = {"cosine": cosines, "signed_squared_cosine": signed_square(cosines)}
+    columns = {name: values.double().mean(2).flatten().numpy() for name, values in means.items()}
+    facts = {"target": target, "unembedding_sha256": unembedding.metadata["sha256"]}
+    write_tensors(tensor, {"cosine": cosines, "sentence_id": activations.sentence_ids}, facts)
+    write_table(table, pa.table({"jump": jump, "level": level, **columns}))

@@ -1,0 +1,102 @@
+"""From wikitext to paragraphs of plain text."""
+
+import re
+
+GAP = "\ufffc"  # "object replacement character": what stood here is part of the sentence, but is not text
+
+
+_INLINE_TAG = re.compile(
+    "abbr|b|bdi|bdo|big|center|cite|dfn|em|font|i|ins|kbd|nowiki|onlyinclude|q|samp|small|span|strong|sub|sup|tt|u|var"
+)
+
+
+_BLOCK_TAG = re.compile("blockquote|br|div|hr|p")
+
+
+_HIDDEN_TAG = re.compile("ref|references|section|includeonly|noinclude")
+
+
+_NOT_TEXT_LINKS = ("file:", "image:", "category:", "media:")
+
+
+_LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(-[a-z-]+)?:\S")
+
+
+_MAGIC_WORD = re.compile(r"__[A-Z]+__")
+
+
+_QUOTE_MARKUP = re.compile(r"'{2,}")
+
+
+# A gap glued to the word or the stop before it, or after the end of a sentence, was a footnote such as {{sfn}}.
+_FOOTNOTE = re.compile(rf"(?<=[^\W\d_]|[.,;:!?\"'”’)]){GAP}+(?=[\s.,;:!?)]|$)|(?<=[.!?\"”])\s+{GAP}+(?=\s+[A-Z]|\s*$)")
+
+
+# Parentheses with a gap mostly held a pronunciation or a foreign name: the sentence reads well without them.
+_GAP_IN_PARENTHESES = re.compile(rf"\s*\([^()]*{GAP}[^()]*\)")
+
+
+def clean_wikitext(wikitext: str) -> list[str]:
+    """Paragraphs of plain text: no templates, tables, notes, lists, headings, files, formulas, code or comments.
+
+    A template, formula or piece of code within a sentence leaves U+FFFC, so that the sentence can be told from a
+    whole one; footnotes, and parentheses around such a gap, vanish.
+    """
+    import mwparserfromhell
+
+    text = _plain(mwparserfromhell.parse(wikitext, skip_style_tags=True))
+    text = _QUOTE_MARKUP.sub("", _MAGIC_WORD.sub("", text))
+    paragraphs, lines = [], []
+    for line in [*text.split("\n"), ""]:
+        if line.startswith(("*", "#", ":", ";")) or not line.strip(f" \t{GAP}"):
+            paragraphs.append(" ".join(lines))
+            lines = []
+        else:
+            lines.append(line.strip())
+    # what is left of a gap at the start was a box beside the text
+    closed = (_GAP_IN_PARENTHESES.sub("", _FOOTNOTE.sub("", text.lstrip(f" {GAP}"))) for text in paragraphs)
+    return [text.strip() for text in closed if text.strip()]
+
+
+def _plain(wikicode) -> str:
+    """The text of parsed wikitext; a list item stays a line that begins with its mark."""
+    from mwparserfromhell import nodes
+
+    parts = []
+    for node in wikicode.nodes:
+        if isinstance(node, nodes.Text):
+            parts.append(node.value)
+        elif isinstance(node, nodes.Wikilink):
+            parts.append(_label(node))
+        elif isinstance(node, nodes.ExternalLink):
+            parts.append(_plain(node.title) if node.title is not None else "" if node.brackets else str(node.url))
+        elif isinstance(node, nodes.HTMLEntity):
+            parts.append(node.normalize())
+        elif isinstance(node, nodes.Heading):
+            parts.append("\n\n")
+        elif isinstance(node, nodes.Tag):
+            parts.append(_tag(node))
+        elif not isinstance(node, nodes.Comment):
+            parts.append(GAP)
+    return "".join(parts)
+
+
+def _label(link) -> str:
+    """What a reader sees of an inner link."""
+    title = str(link.title).strip()
+    if title.lower().startswith(_NOT_TEXT_LINKS) or (link.text is None and _LANGUAGE_LINK.match(title)):
+        return ""
+    return _plain(link.title).lstrip(":") if link.text is None else _plain(link.text)
+
+
+def _tag(tag) -> str:
+    """What a reader sees of a tag that runs on in the text."""
+    name = str(tag.tag).strip().lower()
+    if name in ("li", "dd", "dt") and tag.wiki_markup:
+        return str(tag.wiki_markup)
+    if _HIDDEN_TAG.fullmatch(name):
+        return ""
+    contents = _plain(tag.contents) if tag.contents is not None else ""
+    if _BLOCK_TAG.fullmatch(name):
+        return f"\n\n{contents}\n\n"
+    return contents if _INLINE_TAG.fullmatch(name) else GAP

@@ -1,0 +1,1 @@
+"""What an exit predicts at each level (Eq. 3), and what it costs."""

@@ -1,0 +1,68 @@
+"""Text and JSON files, written whole or not at all."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_UMASK = os.umask(0)
+
+
+os.umask(_UMASK)
+
+
+class OnejumpError(Exception):
+    """What a user can fix: one line that says what, what was found, what was expected, and what to do."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON atomically, with sorted keys so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        OnejumpError: the file is missing or is not JSON.
+    """
+    require_file(path)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OnejumpError(
+            f"{path}: not valid JSON ({error}); remove the file and rerun the stage that makes it"
+        ) from error
+
+
+def require_file(path: str | Path) -> Path:
+    """Return `path` if it is a file, else raise OnejumpError."""
+    path = Path(path)
+    if not path.is_file():
+        raise OnejumpError(f"{path}: no such file; run the stage that makes it, or correct the path")
+    return path

@@ -1,1 +1,0 @@
-"""Fitting a jump: moments of the training rows, the exact optimum from them, and Adam."""

@@ -1,0 +1,51 @@
+"""The jump that is nearest to the full model in logits, in closed form: the exact fit under the output head's metric.
+
+Eq. 2 (OJFA) counts an error alike in all directions of the final representation; the output head does not. With E what
+the head multiplies a representation by, less each column's mean (a constant added to all logits changes nothing), the
+error `|(y - y_jump) E'|^2` is Eq. 2's for the target `y R` where `R R' = E'E`, and so has the same closed form. The
+division by the norm before the head differs from sentence to sentence and is left out; the post-norm target has none.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from onejump.jumps.exact import AffineMap, fit_exact
+from onejump.jumps.moments import Moments
+from onejump.models.unembedding import Unembedding
+
+BLOCK = 8192  # rows of the output embedding at once in float64
+
+
+FLOOR = 1e-9  # of the metric's mean eigenvalue: added to all, since LayerNorm's centring leaves one at zero
+
+
+def metric_root(unembedding: Unembedding, target: str, device: torch.device) -> Tensor:
+    """Lower triangular R [H, H] float64 with `R R' = E'E`, up to FLOOR."""
+    device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
+    mean = unembedding.weight.double().mean(0).to(device)
+    metric = torch.zeros(unembedding.hidden_size, unembedding.hidden_size, dtype=torch.float64, device=device)
+    for rows in unembedding.weight.split(BLOCK):
+        E = rows.to(device).double() - mean
+        if target == "pre_norm":
+            E = E * unembedding.norm_weight.to(device).double()
+            if unembedding.norm_kind == "layer":
+                E = E - E.mean(1, keepdim=True)
+        metric += E.T @ E
+    metric.diagonal().add_(FLOOR * metric.diagonal().mean())
+    return torch.linalg.cholesky(metric)
+
+
+def fit_logits(fit: Moments, validation: Moments, rank: int, root: Tensor) -> tuple[AffineMap, float]:
+    """The optimum under the metric, and its ridge, chosen on the validation slice under the same metric.
+
+    Args:
+        fit, validation: moments of inputs and of the targets times `root`.
+        rank: r.
+        root: from `metric_root`.
+    """
+    exact = fit_exact(fit, validation, rank)
+    # The map predicts `y R` in the columns of V; the jump's B takes R back.
+    B = torch.linalg.solve_triangular(root, exact.map.V.T, upper=False, left=False)
+    return replace(exact.map, V=B.T), exact.ridge

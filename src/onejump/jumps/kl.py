@@ -1,0 +1,156 @@
+"""The jump that is trained on what an exit is for: the KL divergence of its prediction from the full model's.
+
+The objective of the tuned lens (Belrose et al. 2023), for jumps of rank r. It starts at the exact optimum of Eq. 2
+(OJFA) and goes on by Adam. The exit head is fused, so a step never forms an H-wide prediction; the logits of one level
+at a time are the largest thing in memory.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from onejump.files.atomic import OnejumpError
+from onejump.files.progress import progress_bar
+from onejump.jumps.adam import Adam, Rows
+from onejump.jumps.exact import AffineMap
+from onejump.jumps.settings import KL_BATCH_SIZE, KL_LEARNING_RATE, KL_STEPS, KL_VALIDATE_EVERY
+from onejump.models.fused import FusedUnembedding, fuse
+from onejump.models.unembedding import Unembedding
+
+
+@dataclass(frozen=True)
+class KlFit:
+    """A fitted map and its course.
+
+    Attributes:
+        map: at the step with the lowest validation divergence.
+        best_step: 0 is the start.
+        train_curve: mean divergence of each stretch of KL_VALIDATE_EVERY steps' batches, nats.
+        validation_curve: mean divergence on the validation slice, at the start and after each stretch, nats.
+    """
+
+    map: AffineMap
+    best_step: int
+    train_curve: list[float]
+    validation_curve: list[float]
+
+
+class _Objective:
+    """KL(full || exit) of a map as a function of parameters of similar size, with gradients.
+
+    The coordinates z of a typical row are about 1, and B takes them to the size of a typical target: one learning rate
+    then serves every model. Typical is the median, since a few massive activations would rule a mean.
+
+    Attributes:
+        parameters: W [H, r], c [r], B [r, H], float32, of the start.
+    """
+
+    def __init__(self, start: AffineMap, rows: Rows, unembedding: Unembedding, target: str) -> None:
+        self.unembedding, self.target, self._start = unembedding, target, start
+        W, c, B, self._mean_x, self._std_x = (
+            part.to(rows.y.device, torch.float32) for part in (start.W, start.c, start.V.T, start.mean_x, start.std_x)
+        )
+        z = torch.cat([self._coordinates(x, W, c) for x in rows.x])
+        spread = z.abs().median(0).values.clamp_min(1e-30)
+        self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
+        self.parameters = {"W": W / spread, "c": c / spread, "B": B * (spread / self._scale)[:, None]}
+
+    def map(self) -> AffineMap:
+        """The parameters as they are now, as a map in float64."""
+        W, c, B = (self.parameters[name].detach().to(self._start.W) for name in ("W", "c", "B"))
+        return replace(self._start, W=W, c=c, V=(B * self._scale).T)
+
+    def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
+        return (x - self._mean_x) / self._std_x @ W + c
+
+    def divergence(self, x: Tensor, y: Tensor, backward: bool) -> float:
+        """Of inputs x [L, n, H] and targets y [n, H], mean over both, in nats; `backward` sets the gradients."""
+        parameters = {name: value.detach().requires_grad_(backward) for name, value in self.parameters.items()}
+        fused = fuse(self.unembedding, [parameters["B"] * self._scale], self.target)[0]
+        normed = [fused.normalise(self._coordinates(level, parameters["W"], parameters["c"])) for level in x]
+        with torch.no_grad():
+            logits = self.unembedding.project(y) if self.target == "post_norm" else self.unembedding.logits(y)
+            full = torch.softmax(logits, 1)
+            entropy = float(cross_entropy(logits, full, reduction="sum"))
+        # Gradients stop at what is small, level by level, and from there go on once for all levels.
+        leaves = [part.detach().requires_grad_(backward) for part in normed]
+        M = fused.M.detach().requires_grad_(backward)
+        exit_head, total = FusedUnembedding(M, fused.gram, fused.constant, self.unembedding), 0.0
+        for leaf in leaves:
+            loss = cross_entropy(exit_head.project(leaf), full, reduction="sum")
+            total += float(loss.detach()) - entropy
+            if backward:
+                loss.backward()
+        if backward:
+            torch.autograd.backward([*normed, fused.M], [*(leaf.grad for leaf in leaves), M.grad])
+            self.gradients = {name: value.grad / (len(x) * len(y)) for name, value in parameters.items()}
+        return total / (len(x) * len(y))
+
+    def mean(self, rows: Rows) -> float:
+        """The divergence over all rows, a batch at a time."""
+        parts = [slice(first, first + KL_BATCH_SIZE) for first in range(0, len(rows.y), KL_BATCH_SIZE)]
+        sums = [self.divergence(rows.x[:, part], rows.y[part], backward=False) * len(rows.y[part]) for part in parts]
+        return sum(sums) / len(rows.y)
+
+
+def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of sentences, each at all levels, for ever: the full model's logits serve all levels of a sentence."""
+    n = len(rows.y)
+    size = min(KL_BATCH_SIZE, n)
+    while True:
+        for part in torch.randperm(n, generator=generator)[: n // size * size].view(-1, size).to(rows.y.device):
+            yield rows.x[:, part], rows.y[part]
+
+
+def fit_kl(
+    fit: Rows,
+    validation: Rows,
+    start: AffineMap,
+    unembedding: Unembedding,
+    target: str,
+    seed: int,
+    steps: int = KL_STEPS,
+    learning_rate: float = KL_LEARNING_RATE,
+    progress: str | None = None,
+) -> KlFit:
+    """Train a jump on the divergence, and keep the map with the lowest on the validation slice.
+
+    Args:
+        fit, validation: rows to fit, and rows that choose the step.
+        start: where training starts: the exact optimum.
+        head: of the model, on the rows' device.
+        target: `pre_norm` or `post_norm`.
+        seed: of the batches' order.
+        steps: of Adam.
+        learning_rate: peak of the one-cycle rate.
+        progress: title of the progress bar, or None.
+
+    Raises:
+        OnejumpError: the divergence became NaN or infinite.
+    """
+    objective = _Objective(start, fit, unembedding, target)
+    optimiser = Adam(objective.parameters, learning_rate, steps)
+    best, train_curve, validation_curve = start, [], [objective.mean(validation)]
+    stretch = 0.0
+    batches = _batches(fit, torch.Generator().manual_seed(seed))
+    for step in progress_bar(range(1, steps + 1), progress, "step"):
+        stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY
+        optimiser.step(objective.gradients)
+        if step % KL_VALIDATE_EVERY:
+            continue
+        train_curve.append(stretch)
+        validation_curve.append(objective.mean(validation))
+        stretch = 0.0
+        if not math.isfinite(validation_curve[-1]):
+            raise OnejumpError(
+                f"KL fit: the divergence is {validation_curve[-1]} after step {step}; "
+                "look for extreme activations, or use fit: exact"
+            )
+        if validation_curve[-1] == min(validation_curve):
+            best = objective.map()
+    best_step = validation_curve.index(min(validation_curve)) * KL_VALIDATE_EVERY
+    return KlFit(best, best_step, train_curve, validation_curve)

@@ -1,0 +1,136 @@
+"""Second moments of inputs and targets: all that the exact fit needs of the training rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onejump.activations.reading import Activations
+from onejump.files.atomic import OnejumpError
+from onejump.jumps.jump import FoldedJump, target_of
+from onejump.jumps.settings import VALIDATION_SHARE
+from onejump.models.unembedding import Unembedding
+
+
+def validation_start(n_rows: int) -> int:
+    """First row of the validation slice: the last tenth of the training rows, which stand in random order."""
+    return n_rows - max(1, int(n_rows * VALIDATION_SHARE))
+
+
+@dataclass
+class Moments:
+    """Moments of n rows, centred so that a large mean costs no digits, in float64.
+
+    Attributes:
+        n: number of rows.
+        mean_x, mean_y: [H].
+        xx: [H, H], sum of (x - mean_x)(x - mean_x)'.
+        xy: [H, H], sum of (x - mean_x)(y - mean_y)'.
+        yy: sum of |y - mean_y|^2.
+    """
+
+    n: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Moments":
+        """Moments of rows x [n, H] and y [n, H], any float dtype."""
+        H = x.shape[1]
+        moments = cls(0, *(x.new_zeros(shape, dtype=torch.float64) for shape in ((H,), (H,), (H, H), (H, H), ())))
+        moments.add(x, y)
+        return moments
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Count in more rows, without a copy of anything H x H."""
+        x, y = (rows.to(torch.float64, copy=True) for rows in (x, y))
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        x.sub_(mean_x)
+        y.sub_(mean_y)
+        _add_gram(self.xx, x)
+        self.xy.addmm_(x.T, y)
+        self.yy += y.square().sum()
+        self._add_means(len(x), mean_x, mean_y)
+
+    def __iadd__(self, other: "Moments") -> "Moments":
+        """Count in the rows of other moments: levels pool exactly, as shards do."""
+        self.xx += other.xx
+        self.xy += other.xy
+        self.yy += other.yy
+        self._add_means(other.n, other.mean_x, other.mean_y)
+        return self
+
+    def _add_means(self, n: int, mean_x: Tensor, mean_y: Tensor) -> None:
+        """From sums about the means of two sets of rows to sums about their common mean (Chan, Golub, LeVeque 1979)."""
+        dx, dy, weight = mean_x - self.mean_x, mean_y - self.mean_y, self.n * n / (self.n + n)
+        self.xx.addr_(dx, dx, alpha=weight)
+        self.xy.addr_(dx, dy, alpha=weight)
+        self.yy += weight * dy.dot(dy)
+        self.n += n
+        self.mean_x += dx * (n / self.n)
+        self.mean_y += dy * (n / self.n)
+
+    def mse(self, jump: FoldedJump) -> float:
+        """Squared error of any jump on the rows, summed over H and averaged (OJFA, Eq. 2)."""
+        P, q, B = (part.to(self.xx) for part in (jump.P, jump.q, jump.B))
+        mean_z = self.mean_x @ P + q
+        zz = P.T @ self.xx @ P / self.n + torch.outer(mean_z, mean_z)
+        zy = P.T @ self.xy / self.n + torch.outer(mean_z, self.mean_y)
+        yy = self.yy / self.n + self.mean_y.dot(self.mean_y)
+        return float(yy - 2 * (zy * B).sum() + (zz * (B @ B.T)).sum())
+
+
+def _add_gram(xx: Tensor, x: Tensor, n_blocks: int = 4) -> None:
+    """xx += x'x for x [n, H]; blocks above the diagonal are copied, which saves three eighths of the products."""
+    for block in torch.arange(len(xx)).chunk(n_blocks):
+        first, last = int(block[0]), int(block[-1]) + 1
+        xx[first:last, :last].addmm_(x[:, first:last].T, x[:, :last])
+        xx[:first, first:last] = xx[first:last, :first].T
+
+
+def level_moments(
+    activations: Activations,
+    levels: Sequence[int],
+    unembedding: Unembedding,
+    target: str,
+    device: torch.device,
+    root: Tensor | None = None,
+) -> tuple[Moments, Moments]:
+    """Moments of some levels' fitting rows, all together, and of their validation slices, one shard at a time.
+
+    Args:
+        activations: of the train split.
+        levels: of the inputs.
+        head: of the model.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+        root: [H, H] float64, what targets are multiplied by: a root of the metric that errors are weighed by.
+
+    Raises:
+        OnejumpError: there are too few rows to fit, or as `Activations.shards`.
+    """
+    if len(activations) < 3:
+        raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
+    device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
+    boundary = validation_start(len(activations))
+    sums: list[Moments | None] = [None, None]  # of the fitting rows and of the validation slice
+    for level in levels:
+        first = 0
+        for x, final in activations.shards(level, activations.n_blocks):
+            y = target_of(final, unembedding, target).to(device)
+            y = y if root is None else y.double() @ root
+            x = x.to(device)
+            cut = min(max(boundary - first, 0), len(x))
+            for part, rows in enumerate((slice(None, cut), slice(cut, None))):
+                if len(x[rows]) == 0:
+                    continue
+                if sums[part] is None:
+                    sums[part] = Moments.of(x[rows], y[rows])
+                else:
+                    sums[part].add(x[rows], y[rows])
+            first += len(x)
+    return sums[0], sums[1]

@@ -1,0 +1,1 @@
+"""Causal language models of Transformers, their parts, and their unembedding."""

@@ -1,0 +1,71 @@
+"""The exit head: logits from a jump's coordinates z [N, r], without ever forming the H-wide prediction.
+
+After a rank-r jump, final norm and output head collapse to rank r. For RMSNorm, with `y = z B`,
+
+    logits = (z (B diag(w) W')) / sqrt(z' (B B') z / H + eps)
+
+and for LayerNorm the same with B's rows centred, plus the constant `b W' + head bias`. An exit check costs r V instead
+of H V multiply-adds.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from onejump.models.unembedding import Unembedding
+
+
+class FusedUnembedding:
+    """Final norm and output head of one jump, fused to rank r.
+
+    Attributes:
+        M: [r, V] float32.
+        gram: [r, r] float32, so that `z gram z' / H` is the mean square (RMSNorm) or variance (LayerNorm) of y; None
+            for the post-norm target, whose prediction is already normalised.
+        constant: [V] float32 or None.
+    """
+
+    def __init__(self, M: Tensor, gram: Tensor | None, constant: Tensor | None, unembedding: Unembedding) -> None:
+        self.M, self.gram, self.constant, self._head = M, gram, constant, unembedding
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """[N, r] -> [N, r]: z divided by what the norm divides `z B` by."""
+        if self.gram is None:
+            return z
+        mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self._head.hidden_size
+        return z * torch.rsqrt(mean_square + self._head.eps)
+
+    def project(self, normed: Tensor) -> Tensor:
+        """From `normalise` to logits: [N, r] -> [N, V]."""
+        logits = normed @ self.M if self.constant is None else torch.addmm(self.constant, normed, self.M)
+        return self._head.finish(logits)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """[N, r] -> [N, V], equal to the model's head on `z B`."""
+        return self.project(self.normalise(z))
+
+
+def fuse(unembedding: Unembedding, Bs: Sequence[Tensor], target: str) -> list[FusedUnembedding]:
+    """The exit heads of several jumps, from one product with the output embedding.
+
+    Args:
+        head: on the jumps' device.
+        Bs: each jump's B, [r, H] float32.
+        target: `pre_norm` or `post_norm`.
+    """
+    sizes = [len(B) for B in Bs]
+    B, constant = torch.cat(list(Bs)), unembedding.bias
+    grams = [None] * len(sizes)
+    if target == "pre_norm":
+        if unembedding.norm_kind == "layer":
+            B = B - B.mean(1, keepdim=True)
+        grams = [part @ part.T for part in B.split(sizes)]
+        B = B * unembedding.norm_weight
+        if unembedding.norm_bias is not None:
+            shift = unembedding.weight.float() @ unembedding.norm_bias
+            constant = shift if unembedding.bias is None else shift + unembedding.bias
+    M = B @ unembedding.weight.float().T
+    return [
+        FusedUnembedding(part, gram, constant, unembedding) for part, gram in zip(M.split(sizes), grams, strict=True)
+    ]

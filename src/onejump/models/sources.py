@@ -1,0 +1,113 @@
+"""Where a model comes from, and how it is loaded."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.digests import sha256_of_file
+from onejump.models.devices import DTYPES
+
+PROVENANCE_FILE = "onejump.json"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        location: a folder in Transformers' format, or a model id on the hub.
+        revision: a commit, tag or branch of the hub; None for a folder.
+        trust_remote_code: whether code that comes with the model may run.
+        gpus: GPUs that the blocks are spread over.
+    """
+
+    location: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    gpus: int = 1
+
+    def _load(self, factory, **options):
+        if Path(self.location).is_dir():
+            options["local_files_only"] = True
+        elif self.location.startswith((".", "/")) or self.location.count("/") > 1:
+            raise OnejumpError(
+                f"model {self.location}: no such folder; correct the path, or name a hub id as 'owner/name'"
+            )
+        try:
+            return factory.from_pretrained(
+                self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
+            )
+        except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
+            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({_first_line(error)})"
+            raise OnejumpError(f"model {self.location}: {reason}") from error
+
+    def _trouble_with_the_hub(self, error: BaseException) -> str | None:
+        """What to do about an error of the hub, told by the kind of the first of its causes that we know."""
+        revision = self.revision or "main"
+        advice = {
+            "GatedRepoError": "is gated; accept its licence on the hub, and set HF_TOKEN to a token of that account",
+            "RevisionNotFoundError": f"has no revision {revision!r}; name a commit, tag or branch that it has",
+            "RepositoryNotFoundError": "is not on the hub, or is private; check the id, or set HF_TOKEN",
+            "LocalEntryNotFoundError": f"revision {revision!r} is not in the cache and the hub cannot be reached; "
+            f"fetch it once where it can: hf download {self.location} --revision {revision}",
+        }
+        advice["OfflineModeIsEnabled"] = advice["LocalEntryNotFoundError"]
+        while error is not None:
+            if type(error).__name__ in advice:
+                return advice[type(error).__name__]
+            error = error.__cause__ or error.__context__
+        return None
+
+    def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
+        """Load the model in evaluation mode, on one device or with its blocks spread over the GPUs there are.
+
+        Raises:
+            OnejumpError: it cannot be found or loaded, or is not a causal language model.
+        """
+        from transformers import AutoModelForCausalLM
+
+        options = {"device_map": "auto"} if self.gpus > 1 else {}
+        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True, **options)
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"]))
+            raise OnejumpError(f"model {self.location}: its files lack {missing}; fetch the model again")
+        return model.eval() if self.gpus > 1 else model.to(device).eval()
+
+    def load_tokenizer(self):
+        """Load the tokenizer; errors as in `load_model`."""
+        from transformers import AutoTokenizer
+
+        return self._load(AutoTokenizer)
+
+    def load_max_positions(self) -> int | None:
+        """The longest input that the model's config allows, in tokens; None where it states none."""
+        from transformers import AutoConfig
+
+        return getattr(self._load(AutoConfig).get_text_config(), "max_position_embeddings", None)
+
+    def identity(self, model: nn.Module) -> tuple[str, str]:
+        """Name and exact revision: the hub's commit, or the SHA-256 of a folder's config and weights."""
+        folder = Path(self.location)
+        if not folder.is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            # Loaded files lie in the hub's cache under their commit, whatever branch or tag was asked for.
+            config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
+            return self.location, Path(config).parent.name if isinstance(config, str) else self.revision or "unknown"
+        if (folder / PROVENANCE_FILE).is_file():
+            provenance = read_json(folder / PROVENANCE_FILE)
+            return provenance["model"], provenance["revision"]
+        digest = hashlib.sha256()
+        for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+            digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
+        return folder.resolve().name, digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+"""How the report writes numbers."""
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _or_dash(write: Callable[[float], str]) -> Callable[[float | None], str]:
+    """Write a number with `write`, or a dash where there is none; with a true minus sign, and infinity as ∞."""
+
+    def written(value: float | None) -> str:
+        if value is None or pd.isna(value):
+            return "–"
+        return "∞" if value == math.inf else write(value).replace("-", "−")
+
+    return written
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _range(ends: tuple[float, float], write: Callable[[float], str]) -> str:
+    """One number, or two where they differ."""
+    low, high = map(write, ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def _ratio(value: float) -> str:
+    """So many times, with as many decimals as a small number needs."""
+    return f"{value:,.0f}×" if value >= 10 or value == int(value) else f"{value:.2g}×"
+
+
+def _general(value: float) -> str:
+    """Three digits, with a power of ten where that is shorter."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
+
+
+FORMATS: dict[str, Callable] = {
+    "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and its like: 0 to 1
+    "nats": _or_dash(lambda value: f"{value:.2f}"),
+    "score": _or_dash(lambda value: f"{value:.5f}"),  # D_m of neighbouring jumps differ in the fourth decimal
+    "percent": _or_dash(lambda value: f"{value:.0%}"),
+    "count": _or_dash(lambda value: f"{value:,.0f}"),
+    "ratio": _or_dash(_ratio),
+    "general": _or_dash(_general),
+    "duration": _or_dash(_duration),
+    "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
+}
+
+
+# What a cell says to the script: enough digits to go on computing with.
+FORMATS["value"] = lambda value: (
+    "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
+)
+
+
+FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
+
+
+FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
+
+
+FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

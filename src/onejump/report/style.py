@@ -1,0 +1,75 @@
+"""How methods and verdicts look in every figure."""
+
+from dataclasses import dataclass
+
+import seaborn as sns
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How one method looks in every figure, and what it is called there."""
+
+    name: str
+    colour: str
+    marker: str
+    line: str = "-"
+    width: float = 1.4
+
+
+# Okabe and Ito's palette: told apart with any common colour blindness.
+METHOD_STYLES = {
+    "identity": MethodStyle("Identity", "#009E73", "^"),
+    "n_njtc": MethodStyle("N-NJTC", "#0072B2", "s"),
+    "ojfa": MethodStyle("OJFA", "#D55E00", "o", width=1.8),
+    "joint": MethodStyle("Joint jump", "#CC79A7", "D"),
+    "arbitrary": MethodStyle("Arbitrary jumps", "#56B4E9", "v"),
+    "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
+}
+
+
+INK = "#222222"
+
+
+@dataclass(frozen=True)
+class VerdictStyle:
+    """How a verdict looks; its mark tells it without its colour."""
+
+    mark: str
+    colour: str
+    ink: str
+
+
+VERDICT_STYLES = {
+    "supported": VerdictStyle("+", "#0072B2", "white"),
+    "inconclusive": VerdictStyle("?", "#dddddd", INK),
+    "contradicted": VerdictStyle("−", "#D55E00", "white"),
+}
+
+
+_STYLE = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes do not depend on installed fonts
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "lines.markersize": 5,
+    "figure.constrained_layout.wspace": 0.06,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "onejump",
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default
+}

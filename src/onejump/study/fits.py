@@ -1,0 +1,3 @@
+"""The registry of fits."""
+
+FITS = ("adam", "exact", "exact_logits", "kl")

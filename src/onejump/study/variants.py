@@ -1,0 +1,44 @@
+"""What variants share: those that differ only in what comes after a fit use the same jumps; and their seeds."""
+
+from collections.abc import Callable, Mapping
+
+# What a variant means where its configuration is silent: the first value of each row of the design's table.
+VARIANT_DEFAULTS = {
+    "fit": "adam",
+    "target": "pre_norm",
+    "positions": "all",
+    "score_levels": "1..K",
+    "rank": None,
+    "joint_batches": "mixed",
+}
+
+
+# Choices that a level's jump depends on, and with it the cosines.
+FITTED_BY = ("fit", "target", "positions", "rank")
+
+
+def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
+    """The variant whose level jumps and cosines this one uses: of those with the same fits, the plainest."""
+    return _canonical(variant, variants, lambda choices: [choices[key] for key in FITTED_BY])
+
+
+def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
+    """The variant whose joint jump this one uses; only an Adam fit depends on what a batch holds."""
+
+    def fitted_by(choices: Mapping) -> list:
+        batches = choices["joint_batches"] if choices["fit"] == "adam" else None
+        return [*(choices[key] for key in FITTED_BY), batches]
+
+    return _canonical(variant, variants, fitted_by)
+
+
+def seeds_of(variant: str, config: Mapping) -> list[int]:
+    """The seeds that a variant is run for: its own, or all of the study's."""
+    return config["variants"][variant].get("seeds") or config["seeds"]
+
+
+def _canonical(variant: str, variants: Mapping[str, Mapping], key: Callable[[Mapping], list]) -> str:
+    """Of the variants alike in `key` the one with the fewest other choices: no later variant takes its place."""
+    alike = [name for name, choices in variants.items() if key(choices) == key(variants[variant])]
+    others = VARIANT_DEFAULTS.keys() - set(FITTED_BY)
+    return min(alike, key=lambda name: sum(variants[name][choice] != VARIANT_DEFAULTS[choice] for choice in others))

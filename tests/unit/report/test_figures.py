@@ -1,0 +1,297 @@
+"""Every figure shows what its tables say, at the usual depth and the smallest, and equal tables give equal bytes."""
+
+import hashlib
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from summary_tables import write_summary
+
+from onejump.files.atomic import OnejumpError
+from onejump.report.figures import EXACT_FIGURES, FIGURES, MODEL_FIGURES, draw, make_figure
+from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
+
+MODEL, SEED = "smollm2-135m", 0
+
+
+@pytest.fixture(scope="module", params=[30, 2])
+def summary(request, tmp_path_factory):
+    """Tables of two models, so that a figure that mixed up their rows would show."""
+    folder = tmp_path_factory.mktemp(f"k{request.param}")
+    return write_summary(folder, models=(MODEL, "other"), n_levels=request.param, seeds=(SEED, 1))
+
+
+def rows(summary, name, variant="paper", **conditions):
+    table = pd.read_csv(summary / f"{name}.csv")
+    for column, value in {"model": MODEL, "seed": SEED, "variant": variant, **conditions}.items():
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
+
+
+def selected(summary):
+    scores = rows(summary, "scores")
+    return int(scores.loc[scores["ojfa"], "jump"].item())
+
+
+def lines(axes):
+    """The labelled lines of a panel: label -> (x, y)."""
+    return {
+        line.get_label(): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
+        for line in axes.get_lines()
+        if not line.get_label().startswith("_")
+    }
+
+
+def bands(axes):
+    """The shaded bands of a panel as sets of corners."""
+    return [{tuple(point) for point in band.get_paths()[0].vertices} for band in axes.collections]
+
+
+def corners(x, low, high):
+    return set(zip(x, low, strict=True)) | set(zip(x, high, strict=True))
+
+
+@pytest.mark.parametrize("kind", FIGURES | EXACT_FIGURES | MODEL_FIGURES)
+def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
+    digests = set()
+    # Twice at one depth is enough, and drawing is what takes these tests their time.
+    names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
+    for name in names:
+        draw(kind, summary, MODEL, SEED, "exact" if kind in EXACT_FIGURES else "paper", tmp_path / name)
+        made = [(tmp_path / name).with_suffix(suffix).read_bytes() for suffix in (".svg", ".pdf")]
+        digests.add(hashlib.sha256(b"".join(made)).hexdigest())
+    assert len(digests) == 1
+    root = ElementTree.parse(tmp_path / "first.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("viewBox")
+    assert "date" not in (tmp_path / "first.svg").read_text().lower()
+    assert made[1].startswith(b"%PDF") and b"CreationDate" not in made[1]
+    pdfs = [name.replace(".svg", ".pdf") for name in names]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names + pdfs)
+
+
+def test_scores_are_the_tables(summary):
+    table, chosen = rows(summary, "scores"), selected(summary)
+    top, bottom = make_figure("scores", summary, MODEL, SEED, "paper").axes
+    assert [bar.get_height() for bar in top.patches] == table["softmax"].tolist()
+    colours = [to_hex(bar.get_facecolor()).upper() for bar in top.patches]
+    assert [m for m, colour in enumerate(colours) if colour == METHOD_STYLES["ojfa"].colour] == [chosen]
+    x, y = lines(top)["share of bootstrap draws won"]
+    won = table[table["bootstrap_share"] > 0]
+    assert x.tolist() == won["jump"].tolist()
+    assert y.tolist() == won["bootstrap_share"].tolist()
+    assert bottom.get_lines()[0].get_ydata().tolist() == table["score"].tolist()
+    note = top.texts[0].get_text()
+    best = table.iloc[chosen]
+    assert f"jump {chosen}\n" in note
+    assert f"{best['softmax']:.2f}" in note
+    assert f"{best['bootstrap_share']:.0%}" in note
+
+
+@pytest.mark.parametrize(("panel", "metric"), [(0, "precision"), (1, "surprisal")])
+def test_single_jumps_are_the_tables(summary, panel, metric):
+    table = rows(summary, "single_jumps", metric=metric)
+    axes = make_figure("single_jumps", summary, MODEL, SEED, "paper").axes[panel]
+    drawn = lines(axes)
+    expected = {"OJFA": "ojfa", "Joint jump": "joint", "Arbitrary jumps: mean": "arbitrary_mean"}
+    assert drawn.keys() == expected.keys()
+    for label, column in expected.items():
+        assert drawn[label][0].tolist() == table["level"].tolist()
+        assert drawn[label][1].tolist() == table[column].tolist()
+    for band, (low, high) in zip(bands(axes), [("q05", "q95"), ("q25", "q75")], strict=True):
+        assert band == corners(table["level"], table[f"arbitrary_{low}"], table[f"arbitrary_{high}"])
+    assert metric in axes.get_ylabel()
+    assert axes.get_xlabel() == "exit level k"
+
+
+@pytest.mark.parametrize(("panel", "metric"), [(0, "precision"), (1, "surprisal")])
+def test_methods_are_the_tables(summary, panel, metric):
+    axes = make_figure("methods", summary, MODEL, SEED, "paper").axes[panel]
+    drawn = lines(axes)
+    assert drawn.keys() == {METHOD_STYLES[method].name for method in ("jtc", "identity", "n_njtc", "ojfa")}
+    drawn_bands = bands(axes)
+    for method in ("jtc", "identity", "n_njtc", "ojfa"):
+        table = rows(summary, "levels", method=method)
+        assert drawn[METHOD_STYLES[method].name][0].tolist() == table["level"].tolist()
+        assert drawn[METHOD_STYLES[method].name][1].tolist() == table[metric].tolist()
+        band = corners(table["level"], table[f"{metric}_low"], table[f"{metric}_high"])
+        assert (band in drawn_bands) == (method != "jtc")
+
+
+def test_a_surprisal_of_identity_that_leaves_the_panel_is_written_into_it(summary):
+    axes = make_figure("methods", summary, MODEL, SEED, "paper").axes[1]
+    highest = rows(summary, "levels", method="identity")["surprisal"].max()
+    assert axes.get_ylim()[1] < highest
+    assert f"up to {highest:.1f}" in axes.texts[0].get_text()
+    jumps = rows(summary, "levels")
+    assert axes.get_ylim()[1] > jumps.loc[jumps["method"] != "identity", "surprisal_high"].max()
+
+
+def test_transfer_is_the_grid_with_the_selected_row_outlined(summary):
+    table, chosen = rows(summary, "transfer"), selected(summary)
+    size = table["jump"].nunique()
+    heat, side, *_ = make_figure("transfer", summary, MODEL, SEED, "paper").axes
+    mesh = heat.collections[0]
+    grid = np.asarray(mesh.get_array()).reshape(size, size)
+    assert (grid[table["jump"], table["level"]] == table["precision"]).all()
+    (outline,) = heat.patches
+    assert (outline.get_x(), outline.get_y()) == (-0.5, chosen - 0.5)
+    assert (outline.get_width(), outline.get_height()) == (size, 1)
+    assert heat.get_ylim() == (size - 0.5, -0.5) == side.get_ylim()  # jump 0 on top, rows level with the bars
+    assert [bar.get_width() for bar in side.patches] == rows(summary, "scores")["score"].tolist()
+
+
+def test_a_grid_of_nothing_but_misses_is_dark(tmp_path):
+    write_summary(tmp_path, variants=("paper",), n_levels=3)
+    pd.read_csv(tmp_path / "transfer.csv").assign(precision=0.0).to_csv(tmp_path / "transfer.csv", index=False)
+    mesh = make_figure("transfer", tmp_path, MODEL, SEED, "paper").axes[0].collections[0]
+    assert mesh.get_clim() == (0, 1)
+
+
+def test_fits_by_adam_show_every_course(summary):
+    jumps, curves = rows(summary, "jumps"), rows(summary, "curves")
+    left, right, *_ = make_figure("fits", summary, MODEL, SEED, "paper").axes
+    drawn = lines(left)
+    assert drawn["one jump per level"][1].tolist() == jumps.loc[jumps["jump"] != "joint", "gap"].tolist()
+    assert set(drawn["Joint jump"][1]) == {jumps.loc[jumps["jump"] == "joint", "gap"].item()}
+    courses = right.collections[0].get_segments()
+    for jump, course in enumerate(courses):
+        expected = curves[curves["jump"] == str(jump)]
+        assert np.array_equal(course, expected[["step", "gap"]])
+    assert len(courses) == len(jumps) - 1
+    joint = curves[curves["jump"] == "joint"]
+    assert np.array_equal(lines(right)["Joint jump"], joint[["step", "gap"]].T)
+    # By hand: each level's gap at each epoch, a stopped fit's last one kept.
+    ends = [dict(map(tuple, course)) for course in courses]
+    epochs = range(1, int(curves["step"].max()) + 1)
+    expected = [np.median([end[min(epoch, max(end))] for end in ends]) for epoch in epochs]
+    x, y = lines(right)["median over levels"]
+    assert np.allclose(y[: len(epochs)], expected)
+    assert right.get_yscale() == "log"
+
+
+def test_fits_that_are_exact_show_the_ridge(summary):
+    table = rows(summary, "jumps", "exact")
+    _, right = make_figure("fits", summary, MODEL, SEED, "exact").axes
+    drawn = lines(right)
+    assert drawn["one jump per level"][1].tolist() == table.loc[table["jump"] != "joint", "ridge"].tolist()
+    assert set(drawn["Joint jump"][1]) == {table.loc[table["jump"] == "joint", "ridge"].item()}
+
+
+def test_gaps_and_ridges_of_zero_can_be_drawn(tmp_path):
+    write_summary(tmp_path, variants=("exact",), n_levels=4)
+    table = pd.read_csv(tmp_path / "jumps.csv")
+    table.loc[:1, ["gap", "ridge"]] = 0.0
+    table.to_csv(tmp_path / "jumps.csv", index=False)
+    for axes in make_figure("fits", tmp_path, MODEL, SEED, "exact").axes:
+        low, high = axes.get_ylim()
+        assert axes.get_yscale() == "symlog"
+        assert low < 0 < high
+    table[["gap", "ridge"]] = 0.0
+    table.to_csv(tmp_path / "jumps.csv", index=False)
+    draw("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
+
+
+def test_fits_on_the_divergence_show_its_course(tmp_path):
+    write_summary(tmp_path, variants=("paper",), n_levels=3)
+    table = pd.read_csv(tmp_path / "curves.csv").assign(validation_kl=lambda t: 3 + t["gap"], gap=np.nan)
+    table.to_csv(tmp_path / "curves.csv", index=False)
+    right = make_figure("fits", tmp_path, MODEL, SEED, "paper").axes[1]
+    joint = table[table["jump"] == "joint"]
+    assert np.array_equal(lines(right)["Joint jump"], joint[["step", "validation_kl"]].T)
+    assert right.get_ylabel() == "validation KL (nats)"
+
+
+def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
+    table = rows(summary, "dynamic_exit")
+    left, right = make_figure("dynamic_exit", summary, MODEL, SEED, "paper").axes
+    drawn, plain = lines(left), [line for line in right.get_lines() if line.get_linestyle() == ":"]
+    for method in ("identity", "n_njtc", "ojfa", "joint"):
+        part, look = table[table["method"] == method], METHOD_STYLES[method]
+        assert np.array_equal(drawn[look.name], part[["blocks", "agreement"]].T)
+        assert corners(part["blocks"], part["agreement_low"], part["agreement_high"]) in [
+            band & corners(part["blocks"], part["agreement_low"], part["agreement_high"]) for band in bands(left)
+        ]
+        (dotted,) = [line for line in plain if line.get_color() == look.colour]
+        assert np.array_equal(dotted.get_data(), part[["plain_cost", "agreement"]].T)
+        if method == "identity":
+            assert look.name not in lines(right)  # it has no low rank to fuse
+        else:
+            assert np.array_equal(lines(right)[look.name], part[["fused_cost", "agreement"]].T)
+
+
+def test_rank_curves_mark_the_variants_rank(summary):
+    table, own = rows(summary, "ranks", "exact"), rows(summary, "jumps", "exact")["rank"].iloc[0]
+    for metric, axes in zip(
+        ("precision", "surprisal"), make_figure("ranks", summary, MODEL, SEED, "exact").axes, strict=True
+    ):
+        drawn = lines(axes)
+        for method in ("n_njtc", "ojfa", "joint"):
+            part = table[table["method"] == method]
+            assert np.array_equal(drawn[METHOD_STYLES[method].name], part[["rank", metric]].T)
+        assert set(drawn[f"rank {own}, the variant's"][0]) == {own}
+        assert axes.get_xscale() == "log"
+        assert {own, 1, table["rank"].max()} <= set(axes.get_xticks())
+
+
+def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
+    names = ("paper", "exact", "third")
+    write_summary(tmp_path, variants=names, n_levels=4, seeds=(0, 1))
+    table = pd.read_csv(tmp_path / "verdicts.csv")
+    table.loc[(table["variant"] == "third") & (table["claim"] == "C3"), "verdict"] = "supported"
+    table.to_csv(tmp_path / "verdicts.csv", index=False)
+    left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
+    marks = {(round(text.get_position()[0]), text.get_position()[1]): text.get_text() for text in left.texts}
+    wide = table[table["model"] == MODEL].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
+    for y, x in np.ndindex(wide.shape):
+        assert marks[x, y] == VERDICT_STYLES[wide.iloc[y, x]].mark
+    framed = [patch for patch in left.patches if patch.get_linewidth() > 0]
+    assert [(round(p.get_x() + 0.46), round(p.get_y() + 0.42)) for p in framed] == [(2, 2)]
+    methods = pd.read_csv(tmp_path / "methods.csv")
+    means = methods.groupby(["method", "variant"])["precision"].mean()
+    for method in ("identity", "arbitrary", "n_njtc", "joint", "ojfa"):
+        x, y = lines(right)[METHOD_STYLES[method].name]
+        assert np.allclose(x, means[method].loc[list(names)]) and list(y) == [0, 1, 2]
+    scores = pd.read_csv(tmp_path / "scores.csv").query("ojfa and variant == 'third'")
+    jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
+    assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 126])
+def test_ticks_are_whole_and_few(tmp_path, n_levels):
+    write_summary(tmp_path, variants=("paper",), n_levels=n_levels)
+    heat = make_figure("transfer", tmp_path, MODEL, SEED, "paper").axes[0]
+    for axis in (heat.xaxis, heat.yaxis):
+        ticks = axis.get_ticklocs()
+        shown = ticks[(ticks >= 0) & (ticks < n_levels)]
+        assert 2 <= len(shown) <= 9
+        assert (shown == shown.round()).all()
+
+
+def test_methods_are_told_apart_by_colour_and_marker():
+    assert len({look.colour for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({look.marker for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_bad_input_is_refused_in_one_line(summary, tmp_path):
+    def refusal(kind="scores", folder=summary, variant="paper"):
+        with pytest.raises(OnejumpError) as error:
+            draw(kind, folder, MODEL, SEED, variant, tmp_path / "figure.svg")
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "'pie'" in refusal("pie")
+    assert "scores.csv" in refusal(folder=tmp_path)
+    assert "variant other" in refusal(variant="other")
+    (tmp_path / "scores.csv").write_text("model,seed,variant,jump\na,0,paper,1\n")
+    assert "scores.csv: has no column score, softmax" in refusal(folder=tmp_path)
+    (tmp_path / "scores.csv").write_text("")
+    assert "scores.csv: not a table" in refusal(folder=tmp_path)
+    (tmp_path / "scores.csv").write_bytes(b"model,seed\n\xff\xfe,0\n")
+    assert "scores.csv: not a table" in refusal(folder=tmp_path)
+    table = pd.read_csv(summary / "scores.csv")
+    table.assign(ojfa=False).to_csv(tmp_path / "scores.csv", index=False)
+    assert "scores.csv: marks 0 jumps" in refusal(folder=tmp_path)
+    assert not (tmp_path / "figure.svg").exists()
