@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from onejump.cli import _device
 from onejump.files.tensors import write_tensors
 from onejump.models.devices import DEVICE_LINE
+from onejump.parameters import Compute
 from onejump.report.timings import read_hardware
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
@@ -44,7 +44,20 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["planning", "wheels", "corpus", "claims", "statistics", "figures", "report", "inspection"]
+    "module",
+    [
+        "stages",
+        "files.downloads",
+        "study.layout",
+        "study.config",
+        "corpus.sampling",
+        "analysis.claims",
+        "analysis.summary",
+        "report.figures",
+        "report.page",
+        "report.inspection",
+        "planning.cost",
+    ],
 )
 def test_what_computes_on_no_tensors_imports_no_pytorch(module):
     code = f"import sys, onejump.{module}; sys.exit('torch' in sys.modules)"
@@ -65,7 +78,7 @@ sys.exit("torch" in sys.modules)
 
 def test_the_shell_completes_commands_and_options():
     words = {"_ONEJUMP_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
-    assert onejump(**words, COMP_WORDS="onejump train-").stdout == "plain,fit-jump\n"
+    assert onejump(**words, COMP_WORDS="onejump fit-ju").stdout == "plain,fit-jump\n"
     words["COMP_CWORD"] = "2"
     assert "plain,--sentences\n" in onejump(**words, COMP_WORDS="onejump choose-positions --sent").stdout
     assert "complete" in onejump(_ONEJUMP_COMPLETE="bash_source").stdout
@@ -85,7 +98,7 @@ def test_hardware_is_what_the_logs_begin_with(tmp_path):
 
 def test_a_stage_says_what_it_runs_on_before_all_else(capsys):
     threads = torch.get_num_threads()
-    device = _device("cpu", 1)
+    device = Compute("cpu", 1).start()
     torch.set_num_threads(threads)
     (line,) = capsys.readouterr().err.splitlines()
     assert device.type == "cpu" and line.startswith(DEVICE_LINE) and line.endswith(", 1 thread")

@@ -1,0 +1,90 @@
+"""What stages take: the options that several of them share, and what each says on the command line."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says about a parameter, and the smallest number it takes."""
+
+    help: str
+    minimum: int | None = None
+    folder: bool = False
+
+
+Out = Annotated[Path, Option("File to write.")]
+Sha256 = Annotated[str | None, Option("Expected digest of the file.")]
+Seed = Annotated[int, Option("Seed of all random choices of this stage.")]
+Target = Annotated[
+    Literal["pre_norm", "post_norm"], Option("Whether jumps predict the state before or after the final norm.")
+]
+ScoreLevels = Annotated[
+    Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 is printed.")
+]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
+PositionsFile = Annotated[Path, Option("positions.parquet of the activations.")]
+UnembeddingFile = Annotated[Path, Option("unembedding.safetensors of the model.")]
+Jumps = Annotated[list[Path], Option("Jumps 0..K-1, in order.")]
+JointJump = Annotated[Path, Option("The joint jump.")]
+Cosines = Annotated[Path, Option("cosines.safetensors of score-jumps.")]
+SelectionFile = Annotated[Path, Option("selection.json of select-jump.")]
+ConfigFile = Annotated[Path, Option("The study's config, complete, as JSON.")]
+Summary = Annotated[Path, Option("Folder of the summary tables.", folder=True)]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to load."""
+
+    model: Annotated[str, Option("Folder in Transformers' format, or hub id 'owner/name'.")]
+    revision: Annotated[str | None, Option("Commit, tag or branch on the hub.")] = None
+    trust_remote_code: Annotated[bool, Option("Let code that comes with the model run.")] = False
+
+    def source(self, gpus: int = 1):
+        """The model's source, its blocks to be spread over so many GPUs."""
+        from onejump.models.sources import ModelSource
+        from onejump.planning.rehearsal import PREFIX, RandomSource
+
+        source = RandomSource if self.model.startswith(PREFIX) else ModelSource
+        return source(self.model, self.revision, self.trust_remote_code, gpus)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What to compute on."""
+
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    threads: Annotated[int | None, Option("CPU threads; all cores by default.", minimum=1)] = None
+
+    def start(self):
+        """The device, named on the first line of the job's log, where the report looks for it."""
+        import torch
+
+        from onejump.models.devices import DEVICE_LINE, describe_device, resolve_device
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        device = resolve_device(self.device)
+        print(DEVICE_LINE + describe_device(device, torch.get_num_threads()), file=sys.stderr)
+        return device
+
+
+@dataclass(frozen=True)
+class Dump:
+    """The activations of a split, and what they were dumped with."""
+
+    unembedding: UnembeddingFile
+    positions_file: PositionsFile
+    shards: Annotated[list[Path], Option("All shards of the split, in order.")]
+    positions: Annotated[Literal["all", "not_first"], Option("Which rows to keep.")] = "all"
+
+    def open(self, split: str):
+        """The model's unembedding and the activations."""
+        from onejump.activations.reading import Activations
+        from onejump.models.unembedding import Unembedding
+
+        unembedding = Unembedding.load(self.unembedding)
+        return unembedding, Activations(self.shards, self.positions_file, unembedding, split, self.positions)

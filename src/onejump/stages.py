@@ -1,0 +1,413 @@
+"""The stages of a study, one function each: typed paths in, files out.
+
+The command line makes a command of each function here: `fit_jtc` is `onejump fit-jtc`. Imports stand inside the
+functions, so that a stage starts with only what it needs, and a digest of its code holds only what it uses.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from onejump.files.atomic import OnejumpError
+from onejump.parameters import (
+    Compute,
+    ConfigFile,
+    Cosines,
+    Dtype,
+    Dump,
+    JointJump,
+    Jumps,
+    Model,
+    Option,
+    Out,
+    PositionsFile,
+    ScoreLevels,
+    Seed,
+    SelectionFile,
+    Sha256,
+    Summary,
+    Target,
+    UnembeddingFile,
+)
+from onejump.study.fits import FITS
+
+# ------------------------------------------------------------------------------------------------ corpus and models
+
+
+def fetch_wheel_member(
+    wheel: Annotated[str, Option("Exact requirement, such as gensim==4.4.0.")],
+    member: Annotated[str, Option("Path of the file inside the wheel.")],
+    sha256: Annotated[str, Option("Expected digest of the file.")],
+    out: Out,
+) -> None:
+    """Take one data file out of a wheel of the package index."""
+    from onejump.files.downloads import fetch_wheel_member
+
+    fetch_wheel_member(wheel, member, sha256, out)
+
+
+def convert_gguf(
+    gguf: Annotated[Path, Option("GGUF file.")],
+    out: Annotated[Path, Option("Folder to write.", folder=True)],
+    sha256: Sha256 = None,
+) -> None:
+    """Turn a GGUF file into a Transformers folder with safetensors weights."""
+    from onejump.models.gguf import convert_gguf
+
+    convert_gguf(gguf, out, sha256)
+
+
+def sample_sentences(
+    train: Annotated[int, Option("Training sentences.", minimum=1)],
+    test: Annotated[int, Option("Test sentences.", minimum=1)],
+    out: Out,
+    mediawiki_dump: Annotated[Path | None, Option("A dump: .xml, .bz2 or .gz.")] = None,
+    sha256: Annotated[str | None, Option("Expected digest of the dump.")] = None,
+    hub: Annotated[str | None, Option("Data set id on the hub.")] = None,
+    hub_name: Annotated[str | None, Option("Configuration of the data set.")] = None,
+    hub_revision: Annotated[str | None, Option("Commit, tag or branch of the data set.")] = None,
+    hub_split: Annotated[str, Option("Split of the data set that texts come from.")] = "train",
+    files: Annotated[list[Path], Option("A .parquet, .jsonl or .txt file; may be repeated.")] = (),
+    text_field: Annotated[str, Option("Column that holds the text.")] = "text",
+    title_field: Annotated[str, Option("Column that holds the title, if there is one.")] = "title",
+    language: Annotated[str, Option("Language of the sentence splitter.")] = "en",
+    seed: Seed = 0,
+) -> None:
+    """Sample sentences from a text source into sentences.parquet."""
+    from onejump.corpus.mediawiki import MediawikiDump
+    from onejump.corpus.sampling import sample_sentences
+    from onejump.corpus.text_files import HubDataset, LocalFiles
+    from onejump.files.digests import check_sha256
+    from onejump.files.tables import write_table
+
+    if sum((mediawiki_dump is not None, hub is not None, bool(files))) != 1:
+        raise OnejumpError("give exactly one source: --mediawiki-dump, --hub or --file")
+    if mediawiki_dump is not None:
+        if sha256 is not None:
+            check_sha256(mediawiki_dump, sha256)
+        source = MediawikiDump(mediawiki_dump)
+    elif hub is not None:
+        source = HubDataset(hub, hub_name, hub_revision, hub_split, text_field, title_field)
+    else:
+        source = LocalFiles(files, text_field, title_field)
+    write_table(out, sample_sentences(source, train, test, seed, language))
+
+
+def extract_unembedding(
+    model: Model,
+    out: Out,
+    dtype: Dtype = "float32",
+    blocks: Annotated[int | None, Option("Number of blocks that the model must have.")] = None,
+) -> None:
+    """Take final norm and output head out of a model, and check them against it."""
+    from onejump.models.unembedding import save_unembedding
+
+    save_unembedding(model.source(), dtype, out, blocks)
+
+
+# ------------------------------------------------------------------------------------------------------- activations
+
+
+def choose_positions(
+    model: Model,
+    sentences: Annotated[Path, Option("sentences.parquet.")],
+    out: Out,
+    train_shards: Annotated[int, Option("Shards of the train split.", minimum=1)] = 1,
+    test_shards: Annotated[int, Option("Shards of the test split.", minimum=1)] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Tokenise the sentences and choose one position in each."""
+    from onejump.activations.positions import choose_positions
+    from onejump.files.tables import read_table, write_table
+
+    source = model.source()
+    table = read_table(sentences, ["sentence_id", "split", "text"])
+    shards = {"train": train_shards, "test": test_shards}
+    write_table(out, choose_positions(table, source.load_tokenizer(), source.load_max_positions(), shards, seed))
+
+
+def dump_activations(
+    model: Model,
+    compute: Compute,
+    unembedding: UnembeddingFile,
+    positions_file: PositionsFile,
+    split: Annotated[Literal["train", "test"], Option("Split of the sentences.")],
+    shard: Annotated[int, Option("Number of the shard.")],
+    out: Out,
+    dtype: Dtype = "float32",
+    token_budget: Annotated[int | None, Option("Most tokens in a padded batch.", minimum=1)] = None,
+    gpus: Annotated[int, Option("GPUs to spread the model's blocks over.", minimum=1)] = 1,
+) -> None:
+    """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
+    device = compute.start()
+    from onejump.activations.dump import TOKEN_BUDGETS, dump_shard
+
+    budget = token_budget or TOKEN_BUDGETS[device.type]
+    dump_shard(model.source(gpus), positions_file, unembedding, split, shard, out, dtype, device, budget)
+
+
+# ------------------------------------------------------------------------------------------------------------- jumps
+
+
+def fit_jump(
+    dump: Dump,
+    compute: Compute,
+    levels: Annotated[
+        list[str],
+        Option("Exit level 0..K-1, or 'joint' for the joint jump; repeat it, with an --out each, for several."),
+    ],
+    outs: Annotated[list[Path], Option("File to write; one for each --level.")],
+    fit: Annotated[Literal[*FITS], Option("How the jump is fitted.")] = "adam",
+    target: Target = "pre_norm",
+    rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
+    joint_batches: Annotated[
+        Literal["mixed", "per_level"], Option("A batch of the joint Adam fit: rows of all levels, or of one.")
+    ] = "mixed",
+    seed: Seed = 0,
+) -> None:
+    """Fit the jump of a level, of several, or the joint jump."""
+    device = compute.start()
+    from onejump.jumps.fitting import fit_jump
+
+    if wrong := [level for level in levels if level != "joint" and not level.isdecimal()]:
+        raise OnejumpError(f"--level {wrong[0]}: expected the number of an exit level, or 'joint'")
+    if len(levels) != len(outs):
+        raise OnejumpError(f"--out: {len(outs)} given for {len(levels)} --level; give one for each")
+    unembedding, activations = dump.open("train")
+    for level, out in zip(levels, outs, strict=True):
+        number = None if level == "joint" else int(level)
+        fit_jump(activations, unembedding, number, out, fit, target, rank, joint_batches, seed, device)
+
+
+def fit_jtc(dump: Dump, compute: Compute, out: Out, target: Target = "pre_norm") -> None:
+    """Fit the full-rank linear jump of every level (JTC), the upper reference."""
+    device = compute.start()
+    from onejump.jumps.jtc import fit_jtc
+
+    unembedding, activations = dump.open("train")
+    fit_jtc(activations, unembedding, out, target, device)
+
+
+# ------------------------------------------------------------------------------------------- scores and the selection
+
+
+def score_jumps(
+    dump: Dump,
+    compute: Compute,
+    jumps: Jumps,
+    scores: Annotated[Path, Option("scores.parquet to write.")],
+    cosines: Annotated[Path, Option("cosines.safetensors to write.")],
+    target: Target = "pre_norm",
+) -> None:
+    """Compute cosines of every jump's output and the target, at every level, over the training sentences."""
+    device = compute.start()
+    from onejump.analysis.scores import save_scores, score_jumps
+    from onejump.jumps.jump import load_folded_jumps
+
+    unembedding, activations = dump.open("train")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
+    values = score_jumps(activations, unembedding.to(device), folded, target, device)
+    save_scores(values, activations, target, unembedding, scores, cosines)
+
+
+def select_jump(cosines: Cosines, out: Out, score_levels: ScoreLevels = "1..K", seed: Seed = 0) -> None:
+    """Compute D_m and select the jump with the largest (OJFA)."""
+    from onejump.analysis.selection import select_jump
+
+    select_jump(cosines, score_levels, seed, out)
+
+
+def evaluate_oracle(
+    dump: Dump,
+    compute: Compute,
+    jumps: Jumps,
+    joint: JointJump,
+    cosines: Cosines,
+    out: Out,
+    score_levels: ScoreLevels = "1..K",
+    target: Target = "pre_norm",
+) -> None:
+    """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
+    device = compute.start()
+    from onejump.analysis.oracle import evaluate_oracle
+    from onejump.files.tables import write_table
+    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+
+    unembedding, activations = dump.open("train")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
+    shared = load_joint_jump(joint, unembedding, target).to(device)
+    table = evaluate_oracle(
+        activations, unembedding.to(device), folded, shared, cosines, score_levels, target, device
+    )  # fmt: skip
+    write_table(out, table)
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate_jumps(
+    dump: Dump,
+    compute: Compute,
+    jumps: Jumps,
+    joint: JointJump,
+    selection: SelectionFile,
+    transfer_sentences: Annotated[int, Option("Sentences for the K x K grid.", minimum=1)],
+    evaluation: Annotated[Path, Option("evaluation.parquet to write.")],
+    transfer: Annotated[Path, Option("transfer.parquet to write.")],
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.analysis.selection import read_selection
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.files.tables import write_table
+    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+
+    unembedding, activations = dump.open("test")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
+    ojfa = read_selection(selection, len(folded))["ojfa"]
+    exits = JumpExits(folded, ojfa, load_joint_jump(joint, unembedding, target).to(device))
+    table, grid = evaluate_jumps(activations, unembedding.to(device), exits, target, transfer_sentences, device)
+    write_table(transfer, grid)
+    write_table(evaluation, table)
+
+
+def evaluate_references(
+    dump: Dump,
+    compute: Compute,
+    jtc: Annotated[Path, Option("The full-rank jumps.")],
+    out: Out,
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate identity and the full-rank jumps (JTC) at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.exits.evaluation import evaluate_references
+    from onejump.files.tables import write_table
+    from onejump.jumps.jtc import open_jtc
+
+    unembedding, activations = dump.open("test")
+    full_rank = open_jtc(jtc, unembedding, target)
+    write_table(out, evaluate_references(activations, unembedding.to(device), full_rank, target, device))
+
+
+def evaluate_ranks(
+    dump: Dump,
+    compute: Compute,
+    test_shards: Annotated[list[Path], Option("All shards of the test split, in order.")],
+    jumps: Jumps,
+    joint: JointJump,
+    sentences: Annotated[int, Option("Test sentences to evaluate.", minimum=1)],
+    out: Out,
+    score_levels: ScoreLevels = "1..K",
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
+    device = compute.start()
+    import pyarrow as pa
+
+    from onejump.activations.reading import Activations
+    from onejump.analysis.ranks import evaluate_ranks
+    from onejump.files.tables import write_table
+
+    unembedding, train = dump.open("train")
+    test = Activations(test_shards, dump.positions_file, unembedding, "test", dump.positions)
+    table = evaluate_ranks(
+        train, test, unembedding.to(device), jumps, joint, target, score_levels, sentences, device
+    )  # fmt: skip
+    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+
+
+def assess_claims(
+    evaluation: Annotated[Path, Option("evaluation.parquet of evaluate-jumps.")],
+    references: Annotated[Path, Option("The table of evaluate-references.")],
+    jumps: Jumps,
+    selection: SelectionFile,
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
+    import pyarrow as pa
+
+    from onejump.analysis.claims import claims_table
+    from onejump.analysis.grids import EvaluationGrids
+    from onejump.analysis.selection import read_selection
+    from onejump.analysis.summary import n_parameters
+    from onejump.files.tables import write_table
+    from onejump.files.tensors import TensorFile
+
+    sizes = [n_parameters(TensorFile(file)) for file in jumps]
+    ojfa = read_selection(selection, len(sizes))["ojfa"]
+    grids = EvaluationGrids(references, evaluation, len(sizes))
+    table = claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed)
+    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+
+
+# ------------------------------------------------------------------------------------------------------------ report
+
+
+def write_config(config: Annotated[str, Option("The config as JSON text.")], out: Out) -> None:
+    """Write the study's config, complete with defaults, for the stages that report on it."""
+    import json
+
+    from onejump.files.atomic import write_text
+
+    try:
+        content = json.loads(config)
+    except json.JSONDecodeError as error:
+        raise OnejumpError(f"--config: not JSON ({error}); give the whole config as JSON text") from error
+    write_text(out, json.dumps(content, indent=2) + "\n")  # in the user's order, which the report keeps
+
+
+def summarise(
+    results: Annotated[Path, Option("The study's folder, results/<study>.", folder=True)],
+    config: ConfigFile,
+    out: Annotated[Path, Option("Folder for the tables.", folder=True)],
+) -> None:
+    """Make the tidy summary tables of a study."""
+    from onejump.analysis.summary import summarise
+    from onejump.files.atomic import read_json
+
+    summarise(results, read_json(config), out)
+
+
+def plot_figures(
+    summary: Summary,
+    model: Annotated[str, Option("Model, as named in the config.")],
+    out: Annotated[Path, Option("Folder for the figures.", folder=True)],
+    seed: Annotated[int | None, Option("With --variant; without both, the figures of the whole model.")] = None,
+    variant: Annotated[str | None, Option("Variant, as named in the config.")] = None,
+    exact: Annotated[bool, Option("Also those of exact variants alone.")] = False,
+) -> None:
+    """Plot the figures of one model, seed and variant, or of a model, from the summary tables."""
+    from onejump.report import figures
+
+    if (seed is None) != (variant is None):
+        raise OnejumpError("give --seed and --variant, or neither")
+    if seed is None:
+        kinds, name = figures.MODEL_FIGURES, model
+    else:
+        kinds, name = figures.FIGURES | (figures.EXACT_FIGURES if exact else {}), f"{model}.seed-{seed}.{variant}"
+    for kind in kinds:
+        figures.draw(kind, summary, model, seed, variant, out / f"{name}.{kind}.svg")
+
+
+def render_report(
+    config: ConfigFile,
+    summary: Summary,
+    figures: Annotated[Path, Option("Folder of the figures.", folder=True)],
+    benchmarks: Annotated[Path, Option("Folder of the jobs' benchmark files.", folder=True)],
+    logs: Annotated[Path, Option("Folder of the jobs' logs.", folder=True)],
+    out: Out,
+) -> None:
+    """Render the study's report: one self-contained HTML file."""
+    from importlib.metadata import version
+
+    from onejump.files.atomic import read_json
+    from onejump.report import page
+    from onejump.report.timings import read_hardware, read_timings
+
+    packages = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
+    versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in packages}
+    content = read_json(config)
+    jobs = read_timings(benchmarks), read_hardware(logs)
+    page.render(content["study"], summary, figures, content, versions, *jobs, out)

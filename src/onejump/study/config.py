@@ -1,0 +1,96 @@
+"""The config of a study: checked against its schema, and completed with the schema's defaults."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from onejump.files.atomic import OnejumpError, require_file
+from onejump.study.fits import FITS
+from onejump.study.variants import seeds_of
+
+SCHEMA = Path(__file__).parent / "config.schema.yaml"
+RENAMED = {"reference": "published"}
+
+
+def load_config(path: str | Path) -> dict:
+    """The config in a YAML file, as `complete_config` returns it.
+
+    Raises:
+        OnejumpError: there is no such file, it is not YAML, or as `complete_config`.
+    """
+    try:
+        config = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise OnejumpError(f"{path}: not valid YAML ({reason}); correct the file") from error
+    return complete_config(config)
+
+
+def complete_config(config: Mapping) -> dict:
+    """The config with all defaults filled in; the user's keys keep their order.
+
+    Raises:
+        OnejumpError: the config is wrong; one line for each fault.
+    """
+    from jsonschema import Draft202012Validator
+
+    schema = _schema()
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: error.path)
+    if errors:
+        raise OnejumpError("\n".join(f"config: {_explain(error)}" for error in errors))
+    complete = _with_defaults(json.loads(json.dumps(config)), schema, schema)
+    _check_numbers(complete)
+    return complete
+
+
+def _schema() -> dict:
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    fit = schema["properties"]["variants"]["additionalProperties"]["properties"]["fit"]
+    return schema if fit["enum"] == list(FITS) else fit.update(enum=list(FITS)) or schema
+
+
+def _with_defaults(value: object, schema: Mapping, root: Mapping) -> object:
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if not isinstance(value, dict):
+        return value
+    properties, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    defaults = {key: inner["default"] for key, inner in properties.items() if "default" in inner}
+    filled = value | {key: default for key, default in defaults.items() if key not in value}
+    return {
+        key: _with_defaults(inner, properties.get(key, rest if isinstance(rest, dict) else {}), root)
+        for key, inner in filled.items()
+    }
+
+
+def _explain(error) -> str:
+    """One line about a fault: the key, what was found, what was expected."""
+    key = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    if error.validator == "additionalProperties" and "properties" in error.schema:
+        known = list(error.schema["properties"])
+        unknown = next(name for name in error.instance if name not in known)
+        if unknown in RENAMED:
+            return f"{key}: {unknown!r} is now called {RENAMED[unknown]!r}; rename it"
+        close = difflib.get_close_matches(str(unknown), known, 1)
+        return f"{key}: unknown key {unknown!r}; {f'did you mean {close[0]!r}?' if close else f'known: {known}'}"
+    if error.validator == "pattern":
+        return f"{key}: {error.instance!r} does not match {error.validator_value}"
+    return f"{key}: {error.message}"
+
+
+def _check_numbers(config: Mapping) -> None:
+    """Refuse numbers that each are in order, but do not go together."""
+    corpus, grid = config["corpus"], config["evaluation"]["transfer_sentences"]
+    if grid > corpus["test"]:
+        raise OnejumpError(
+            f"config: evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
+        )
+    for name in config["variants"]:
+        unknown = set(seeds_of(name, config)) - set(config["seeds"])
+        if unknown:
+            raise OnejumpError(
+                f"config: variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"
+            )

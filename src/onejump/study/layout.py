@@ -1,0 +1,96 @@
+"""Where each file of a study lies: the one place that says so, for stages, workflow, tables and report."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from onejump.study.variants import joint_of, jumps_of, seeds_of
+
+# Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
+FILES = {
+    "config": "config.json",
+    "sentences": "corpus/seed-{seed}/sentences.parquet",
+    "unembedding": "{model}/unembedding.safetensors",
+    "positions": "{model}/seed-{seed}/positions.parquet",
+    "shard": "{model}/seed-{seed}/activations/{split}/shard-{shard}.safetensors",
+    "jtc": "{model}/seed-{seed}/jtc/{target}.{positions}.safetensors",
+    "references": "{model}/seed-{seed}/references/{target}.{positions}.parquet",
+    "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
+    "scores": "{model}/seed-{seed}/{variant}/scores.parquet",
+    "cosines": "{model}/seed-{seed}/{variant}/cosines.safetensors",
+    "selection": "{model}/seed-{seed}/{variant}/selection.json",
+    "oracle": "{model}/seed-{seed}/{variant}/oracle.parquet",
+    "evaluation": "{model}/seed-{seed}/{variant}/evaluation.parquet",
+    "transfer": "{model}/seed-{seed}/{variant}/transfer.parquet",
+    "ranks": "{model}/seed-{seed}/{variant}/ranks.parquet",
+    "claims": "{model}/seed-{seed}/{variant}/claims.parquet",
+    "table": "summary/{table}.csv",
+    "figure": "figures/{model}.seed-{seed}.{variant}.{kind}.svg",
+    "model_figure": "figures/{model}.{kind}.svg",
+}
+
+
+def level_name(level: int) -> str:
+    """The name of a level's jump, and of its file: `level-07`."""
+    return f"level-{level:02d}"
+
+
+class Layout:
+    """The files of one study.
+
+    Attributes:
+        config: the study's config, complete with defaults.
+        root: the study's folder, results/<study>.
+    """
+
+    def __init__(self, config: Mapping, results: str | Path = "results") -> None:
+        """Lay a study out below a folder of results."""
+        self.config = config
+        self.root = Path(results) / config["study"]
+
+    def pattern(self, name: str) -> str:
+        """The path of a kind of file, with its wildcards in braces."""
+        return f"{self.root}/{FILES[name]}"
+
+    def path(self, name: str, **values: object) -> Path:
+        """The path of one file.
+
+        Args:
+            name: a key of FILES.
+            values: of the wildcards; numbers of shards are padded.
+        """
+        if isinstance(values.get("shard"), int):
+            values["shard"] = f"{values['shard']:02d}"
+        return Path(self.pattern(name).format(**values))
+
+    def branches(self) -> Iterator[dict]:
+        """Model, seed and variant of each branch of the study."""
+        for model in self.config["models"]:
+            for seed in self.config["seeds"]:
+                for variant in self.config["variants"]:
+                    if seed in seeds_of(variant, self.config):
+                        yield {"model": model, "seed": seed, "variant": variant}
+
+    def shards(self, model: str, seed: int | str, split: str) -> list[Path]:
+        """All activation shards of a split, in order."""
+        count = self.config["models"][model]["shards"][split]
+        return [self.path("shard", model=model, seed=seed, split=split, shard=shard) for shard in range(count)]
+
+    def jumps(self, model: str, seed: int | str, variant: str) -> list[Path]:
+        """A variant's jumps 0..K-1, which variants that fit alike share."""
+        owner = jumps_of(variant, self.config["variants"])
+        levels = range(self.config["models"][model]["blocks"])
+        return [self.path("jump", model=model, seed=seed, variant=owner, jump=level_name(level)) for level in levels]
+
+    def joint(self, model: str, seed: int | str, variant: str) -> Path:
+        """A variant's joint jump, which variants that fit it alike share."""
+        owner = joint_of(variant, self.config["variants"])
+        return self.path("jump", model=model, seed=seed, variant=owner, jump="joint")
+
+    def cosines(self, model: str, seed: int | str, variant: str) -> Path:
+        """The cosines of a variant's jumps, which variants that fit alike share."""
+        return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
+
+    def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
+        """The `jtc` or `references` of a variant, which variants with its target and positions share."""
+        choices = self.config["variants"][variant]
+        return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
