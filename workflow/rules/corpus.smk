@@ -16,8 +16,8 @@ if "wheel" in DUMP:
             "../../envs/study.yaml"
         threads: 1
         resources:
-            mem_mb=grow(1000),
-            runtime=grow(10),
+            mem_mb=more_each_attempt(1000),
+            runtime=more_each_attempt(10),
         params:
             wheel=DUMP["wheel"],
             member=DUMP["member"],
@@ -31,7 +31,7 @@ rule sample_sentences:
     input:
         files=corpus_files(),
     output:
-        sentences=f"{RESULTS}/corpus/seed-{{seed}}/sentences.parquet",
+        sentences=LAYOUT.pattern("sentences"),
     log:
         f"{LOGS}/sample_sentences/seed-{{seed}}.log",
     benchmark:
@@ -41,14 +41,14 @@ rule sample_sentences:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(60),
+        mem_mb=more_each_attempt(2000),
+        runtime=more_each_attempt(60),
     params:
         source=corpus_args,
         train=CORPUS["train"],
         test=CORPUS["test"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=code("corpus.sampling"),
+        code=stage_digest("sample_sentences"),
     shell:
         "onejump sample-sentences {params.source} --train {params.train} --test {params.test} --seed {params.seed}"
         " --out {output.sentences:q} 2> {log:q}"

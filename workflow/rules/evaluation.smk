@@ -1,17 +1,19 @@
-# Every method at every exit level: one job for a variant's jumps, one for the references that variants share.
+# Every method at every exit level: one job for a variant's jumps, one for the references that variants share; and the
+# paper's claims.
+from functools import partial
 
 
 rule evaluate_jumps:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("test"),
-        jumps=jump_paths,
-        joint=shared(joint_of, "jumps/joint.safetensors"),
-        selection=f"{VARIANT}/selection.json",
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        shards=shards("test"),
+        jumps=of_branch(LAYOUT.jumps),
+        joint=of_branch(LAYOUT.joint),
+        selection=LAYOUT.pattern("selection"),
     output:
-        evaluation=f"{VARIANT}/evaluation.parquet",
-        transfer=f"{VARIANT}/transfer.parquet",
+        evaluation=LAYOUT.pattern("evaluation"),
+        transfer=LAYOUT.pattern("transfer"),
     log:
         f"{LOGS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -26,12 +28,12 @@ rule evaluate_jumps:
         disk_mb=disk_mb("evaluate_jumps"),
         gpu=1,
     params:
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        shards=options("--shard", "shards"),
+        jumps=options("--jump", "jumps"),
         target=choice("target"),
         positions=choice("positions"),
         transfer_sentences=config["evaluation"]["transfer_sentences"],
-        code=code("exits.evaluation"),
+        code=stage_digest("evaluate_jumps"),
     shell:
         "onejump evaluate-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " {params.jumps} --joint {input.joint:q} --selection {input.selection:q} --target {params.target}"
@@ -41,12 +43,12 @@ rule evaluate_jumps:
 
 rule evaluate_references:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("test"),
-        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors",
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        shards=shards("test"),
+        jtc=LAYOUT.pattern("jtc"),
     output:
-        references=f"{BRANCH}/references/{{target}}.{{positions}}.parquet",
+        references=LAYOUT.pattern("references"),
     log:
         f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
@@ -61,8 +63,8 @@ rule evaluate_references:
         disk_mb=disk_mb("evaluate_references"),
         gpu=1,
     params:
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        code=code("exits.evaluation", "jumps.fitting"),
+        shards=options("--shard", "shards"),
+        code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
@@ -72,14 +74,14 @@ rule evaluate_references:
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
 rule evaluate_ranks:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        train=shard_paths("train"),
-        test=shard_paths("test"),
-        jumps=jump_paths,
-        joint=shared(joint_of, "jumps/joint.safetensors"),
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        train=shards("train"),
+        test=shards("test"),
+        jumps=of_branch(LAYOUT.jumps),
+        joint=of_branch(LAYOUT.joint),
     output:
-        ranks=f"{VARIANT}/ranks.parquet",
+        ranks=LAYOUT.pattern("ranks"),
     log:
         f"{LOGS}/evaluate_ranks/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -94,16 +96,43 @@ rule evaluate_ranks:
         disk_mb=disk_mb("evaluate_ranks"),
         gpu=1,
     params:
-        train=lambda wildcards, input: repeat("--shard", input.train),
-        test=lambda wildcards, input: repeat("--test-shard", input.test),
-        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        train=options("--shard", "train"),
+        test=options("--test-shard", "test"),
+        jumps=options("--jump", "jumps"),
         target=choice("target"),
         positions=choice("positions"),
         score_levels=choice("score_levels"),
         sentences=config["evaluation"]["transfer_sentences"],
-        code=code("analysis.ranks"),
+        code=stage_digest("evaluate_ranks"),
     shell:
         "onejump evaluate-ranks --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.train} {params.test}"
         " {params.jumps} --joint {input.joint:q} --target {params.target} --positions {params.positions}"
         " --score-levels {params.score_levels} --sentences {params.sentences} --threads {threads}"
         " --out {output.ranks:q} 2> {log:q}"
+
+
+rule assess_claims:
+    input:
+        evaluation=LAYOUT.pattern("evaluation"),
+        references=of_branch(partial(LAYOUT.of_target, "references")),
+        jumps=of_branch(LAYOUT.jumps),
+        selection=LAYOUT.pattern("selection"),
+    output:
+        claims=LAYOUT.pattern("claims"),
+    log:
+        f"{LOGS}/assess_claims/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/assess_claims/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("assess_claims"),
+        runtime=runtime("assess_claims"),
+        disk_mb=disk_mb("assess_claims"),
+    params:
+        jumps=options("--jump", "jumps"),
+        code=stage_digest("assess_claims"),
+    shell:
+        "onejump assess-claims --evaluation {input.evaluation:q} --references {input.references:q} {params.jumps}"
+        " --selection {input.selection:q} --seed {wildcards.seed} --out {output.claims:q} 2> {log:q}"

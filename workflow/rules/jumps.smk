@@ -4,25 +4,31 @@
 # `--set-scatter levels=4` makes four jobs of a variant's levels. The files are the same.
 
 
+wildcard_constraints:
+    level=r"\d\d+",
+
+
 scattergather:
     levels=max(model["blocks"] for model in config["models"].values()),
 
 
 JOBS = fitting_jobs(len(gather.levels("{scatteritem}")))
 
-for (kind, end), (files, models) in JOBS.items():
-    name = kind + end.replace(".{level}", "").replace(".", "_").replace("-", "_")
-    WORK.setdefault(name, len(files) * WORK[kind])
+for (kind, end), (jumps, models) in JOBS.items():
+    name = kind + re.sub(
+        r"\W", "_", end.removesuffix(".level-{level}").replace(".level", "")
+    )
+    WORK.setdefault(name, len(jumps) * WORK[kind])
 
     rule:
         name:
             name
         input:
-            unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-            positions=f"{BRANCH}/positions.parquet",
-            shards=shard_paths("train"),
+            unembedding=LAYOUT.pattern("unembedding"),
+            positions=LAYOUT.pattern("positions"),
+            shards=shards("train"),
         output:
-            jumps=[f"{VARIANT}/jumps/{file}.safetensors" for file in files],
+            jumps=[LAYOUT.pattern("jump").replace("{jump}", jump) for jump in jumps],
         log:
             f"{LOGS}/{kind}/{{model}}.seed-{{seed}}.{{variant}}{end}.log",
         benchmark:
@@ -36,21 +42,21 @@ for (kind, end), (files, models) in JOBS.items():
         threads: 1
         resources:
             mem_mb=mem_mb(kind),
-            runtime=runtime(kind, len(files)),
-            disk_mb=disk_mb(kind, len(files)),
+            runtime=runtime(kind, len(jumps)),
+            disk_mb=disk_mb(kind, len(jumps)),
             gpu=1,
         params:
             # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
-            jumps=fitting_args,
-            shards=lambda wildcards, input: repeat("--shard", input.shards),
+            jumps=level_options,
+            shards=options("--shard", "shards"),
             fit=choice("fit"),
             target=choice("target"),
             positions=choice("positions"),
-            rank=rank_args,
+            rank=rank_option,
             joint_batches=(
                 choice("joint_batches") if kind == "fit_joint_jump" else "mixed"
             ),
-            code=code("jumps.fitting"),
+            code=stage_digest("fit_jump"),
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} --positions {params.positions} --threads {threads}"
@@ -60,11 +66,11 @@ for (kind, end), (files, models) in JOBS.items():
 
 rule fit_jtc:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("train"),
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        shards=shards("train"),
     output:
-        jtc=f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors",
+        jtc=LAYOUT.pattern("jtc"),
     log:
         f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
     benchmark:
@@ -79,10 +85,10 @@ rule fit_jtc:
         disk_mb=disk_mb("fit_jtc"),
         gpu=1,
     params:
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
+        shards=options("--shard", "shards"),
         target=lambda wildcards: wildcards.target,
         positions=lambda wildcards: wildcards.positions,
-        code=code("jumps.fitting"),
+        code=stage_digest("fit_jtc"),
     shell:
         "onejump fit-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " --target {params.target} --positions {params.positions} --threads {threads} --out {output.jtc:q} 2> {log:q}"

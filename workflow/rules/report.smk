@@ -1,24 +1,6 @@
 # Tables, figures, and the report.
-
-TABLES = (
-    "models",
-    "levels",
-    "methods",
-    "single_jumps",
-    "transfer",
-    "jumps",
-    "curves",
-    "scores",
-    "claims",
-    "oracle",
-    "shared_jumps",
-    "dynamic_exit",
-    "ranks",
-    "verdicts",
-    "spread",
-    "chosen",
-)
-FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
+from onejump.files.atomic import write_text
+from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
 
 
 localrules:
@@ -27,42 +9,38 @@ localrules:
 
 rule write_config:
     output:
-        config=f"{RESULTS}/config.json",
+        config=LAYOUT.pattern("config"),
     log:
         f"{LOGS}/write_config.log",
-    benchmark:
-        f"{BENCHMARKS}/write_config.tsv"
-    conda:
-        "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(500),
-        runtime=grow(5),
+        mem_mb=more_each_attempt(500),
+        runtime=more_each_attempt(5),
     params:
-        config=json.dumps(config),
-    shell:
-        "onejump write-config --config {params.config:q} --out {output.config:q} 2> {log:q}"
+        config=config,
+    run:
+        # Not by a command: a config may be longer than a command line.
+        write_text(output.config, json.dumps(params.config, indent=2) + "\n")
 
 
 rule summarise:
     input:
-        config=f"{RESULTS}/config.json",
-        heads=expand(f"{RESULTS}/{{model}}/unembedding.safetensors", model=config["models"]),
-        positions=branches(f"{BRANCH}/positions.parquet"),
-        jumps=branches(f"{BRANCH}/{{jumps}}/jumps/level-{{level}}.safetensors"),
-        joint=branches(f"{BRANCH}/{{joint}}/jumps/joint.safetensors"),
-        jtc=branches(f"{BRANCH}/jtc/{{target}}.{{positions}}.safetensors"),
-        selections=branches(f"{VARIANT}/selection.json"),
-        references=branches(f"{BRANCH}/references/{{target}}.{{positions}}.parquet"),
-        evaluations=branches(f"{VARIANT}/evaluation.parquet"),
-        transfer=branches(f"{VARIANT}/transfer.parquet"),
-        claims=branches(f"{VARIANT}/claims.parquet"),
-        oracles=branches(f"{VARIANT}/oracle.parquet"),
-        ranks=branches(f"{VARIANT}/ranks.parquet", fits=("exact",)),
+        config=LAYOUT.pattern("config"),
+        unembeddings=LAYOUT.every("unembedding"),
+        positions=LAYOUT.every("positions"),
+        jumps=LAYOUT.every("jump"),
+        jtc=LAYOUT.every("jtc"),
+        selections=LAYOUT.every("selection"),
+        references=LAYOUT.every("references"),
+        evaluations=LAYOUT.every("evaluation"),
+        transfer=LAYOUT.every("transfer"),
+        claims=LAYOUT.every("claims"),
+        oracles=LAYOUT.every("oracle"),
+        ranks=LAYOUT.every("ranks"),
     output:
         **{
             table: report(
-                f"{RESULTS}/summary/{table}.csv",
+                LAYOUT.path("table", table=table),
                 caption="../report/tables.rst",
                 category="3 Tables",
                 labels={"table": table},
@@ -77,19 +55,19 @@ rule summarise:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(4000),
-        runtime=grow(60),
+        mem_mb=more_each_attempt(4000),
+        runtime=more_each_attempt(60),
     params:
         results=lambda wildcards, input: str(Path(input.config).parent),
         summary=lambda wildcards, output: str(Path(output[0]).parent),
-        code=code("analysis.summary"),
+        code=stage_digest("summarise"),
     shell:
         "onejump summarise --results {params.results:q} --config {input.config:q} --out {params.summary:q} 2> {log:q}"
 
 
 rule plot_figures:
     input:
-        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+        tables=[LAYOUT.path("table", table=table) for table in TABLES],
     output:
         **figure_files(FIGURES),
     log:
@@ -97,52 +75,54 @@ rule plot_figures:
     benchmark:
         f"{BENCHMARKS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
-        variant=variants_with(exact=False),
+        variant=variants_with(nested=False),
     conda:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=more_each_attempt(2000),
+        runtime=more_each_attempt(30),
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
         exact="",
-        code=code("report.figures"),
+        code=stage_digest("plot_figures"),
     shell:
         "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
         " --variant {wildcards.variant} {params.exact} --out {params.figures:q} 2> {log:q}"
 
 
-# Exact fits have one figure more.
-use rule plot_figures as plot_exact_figures with:
+# Nested fits have one figure more.
+use rule plot_figures as plot_nested_figures with:
     output:
-        **figure_files((*FIGURES, "ranks")),
+        **figure_files(FIGURES + NESTED_FIGURES),
     log:
-        f"{LOGS}/plot_exact_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
+        f"{LOGS}/plot_nested_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
-        f"{BENCHMARKS}/plot_exact_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+        f"{BENCHMARKS}/plot_nested_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
-        variant=variants_with(exact=True),
+        variant=variants_with(nested=True),
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
         exact="--exact",
-        code=code("report.figures"),
+        code=stage_digest("plot_figures"),
 
 
 rule plot_model_figures:
     input:
-        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
+        tables=[LAYOUT.path("table", table=table) for table in TABLES],
     output:
         sensitivity=report(
-            f"{RESULTS}/figures/{{model}}.sensitivity.svg",
+            LAYOUT.pattern("model_figure").replace("{kind}", "sensitivity"),
             caption="../report/sensitivity.rst",
             category="2 {model}",
             subcategory="all variants",
             labels={"seed": "all", "figure": "sensitivity"},
         ),
-        sensitivity_pdf=f"{RESULTS}/figures/{{model}}.sensitivity.pdf",
+        sensitivity_pdf=LAYOUT.pattern("model_figure")
+        .replace("{kind}", "sensitivity")
+        .replace(".svg", ".pdf"),
     log:
         f"{LOGS}/plot_model_figures/{{model}}.log",
     benchmark:
@@ -151,28 +131,25 @@ rule plot_model_figures:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=more_each_attempt(2000),
+        runtime=more_each_attempt(30),
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
-        code=code("report.figures"),
+        code=stage_digest("plot_figures"),
     shell:
         "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
 
 
 rule render_report:
     input:
-        config=f"{RESULTS}/config.json",
-        tables=expand(f"{RESULTS}/summary/{{table}}.csv", table=TABLES),
-        figures=branches(f"{FIGURE}.{{kind}}.svg", kind=FIGURES),
-        exact=branches(f"{FIGURE}.{{kind}}.svg", fits=("exact",), kind=["ranks"]),
-        models=expand(
-            f"{RESULTS}/figures/{{model}}.sensitivity.svg", model=config["models"]
-        ),
+        config=LAYOUT.pattern("config"),
+        tables=[LAYOUT.path("table", table=table) for table in TABLES],
+        figures=LAYOUT.every("figure"),
+        model_figures=LAYOUT.every("model_figure"),
     output:
         report=report(
-            f"reports/{STUDY}.html",
+            REPORT,
             caption="../report/study.rst",
             category="1 Report",
             labels={"page": "the whole study"},
@@ -185,8 +162,8 @@ rule render_report:
         "../../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=grow(2000),
-        runtime=grow(30),
+        mem_mb=more_each_attempt(2000),
+        runtime=more_each_attempt(30),
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
@@ -194,8 +171,7 @@ rule render_report:
             Path(input.config).parent / "benchmarks"
         ),
         logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
-        code=code("report.page"),
-        template=template(),
+        code=stage_digest("render_report", data="report/templates/*"),
     shell:
         "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"
         " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --out {output.report:q} 2> {log:q}"

@@ -3,13 +3,13 @@
 
 rule score_jumps:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("train"),
-        jumps=jump_paths,
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        shards=shards("train"),
+        jumps=of_branch(LAYOUT.jumps),
     output:
-        scores=f"{VARIANT}/scores.parquet",
-        cosines=f"{VARIANT}/cosines.safetensors",
+        scores=LAYOUT.pattern("scores"),
+        cosines=LAYOUT.pattern("cosines"),
     log:
         f"{LOGS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -24,11 +24,11 @@ rule score_jumps:
         disk_mb=disk_mb("score_jumps"),
         gpu=1,
     params:
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        shards=options("--shard", "shards"),
+        jumps=options("--jump", "jumps"),
         target=choice("target"),
         positions=choice("positions"),
-        code=code("analysis.selection"),
+        code=stage_digest("score_jumps"),
     shell:
         "onejump score-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
         " --target {params.target} --positions {params.positions} --threads {threads} --scores {output.scores:q}"
@@ -37,9 +37,9 @@ rule score_jumps:
 
 rule select_jump:
     input:
-        cosines=shared(jumps_of, "cosines.safetensors"),
+        cosines=of_branch(LAYOUT.cosines),
     output:
-        selection=f"{VARIANT}/selection.json",
+        selection=LAYOUT.pattern("selection"),
     log:
         f"{LOGS}/select_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -54,7 +54,7 @@ rule select_jump:
         disk_mb=disk_mb("select_jump"),
     params:
         score_levels=choice("score_levels"),
-        code=code("analysis.selection"),
+        code=stage_digest("select_jump"),
     shell:
         "onejump select-jump --cosines {input.cosines:q} --score-levels {params.score_levels} --seed {wildcards.seed}"
         " --out {output.selection:q} 2> {log:q}"
@@ -62,14 +62,14 @@ rule select_jump:
 
 rule evaluate_oracle:
     input:
-        unembedding=f"{RESULTS}/{{model}}/unembedding.safetensors",
-        positions=f"{BRANCH}/positions.parquet",
-        shards=shard_paths("train"),
-        jumps=jump_paths,
-        joint=shared(joint_of, "jumps/joint.safetensors"),
-        cosines=shared(jumps_of, "cosines.safetensors"),
+        unembedding=LAYOUT.pattern("unembedding"),
+        positions=LAYOUT.pattern("positions"),
+        shards=shards("train"),
+        jumps=of_branch(LAYOUT.jumps),
+        joint=of_branch(LAYOUT.joint),
+        cosines=of_branch(LAYOUT.cosines),
     output:
-        oracle=f"{VARIANT}/oracle.parquet",
+        oracle=LAYOUT.pattern("oracle"),
     log:
         f"{LOGS}/evaluate_oracle/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -83,12 +83,12 @@ rule evaluate_oracle:
         disk_mb=disk_mb("evaluate_oracle"),
         gpu=1,
     params:
-        shards=lambda wildcards, input: repeat("--shard", input.shards),
-        jumps=lambda wildcards, input: repeat("--jump", input.jumps),
+        shards=options("--shard", "shards"),
+        jumps=options("--jump", "jumps"),
         score_levels=choice("score_levels"),
         target=choice("target"),
         positions=choice("positions"),
-        code=code("analysis.oracle"),
+        code=stage_digest("evaluate_oracle"),
     shell:
         "onejump evaluate-oracle --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
         " --joint {input.joint:q} --cosines {input.cosines:q} --score-levels {params.score_levels}"

@@ -27,6 +27,14 @@ FILES = {
     "figure": "figures/{model}.seed-{seed}.{variant}.{kind}.svg",
     "model_figure": "figures/{model}.{kind}.svg",
 }
+# Summary tables, and figures of a branch, of a branch whose fits are nested in rank, and of a model.
+TABLES = (
+    *("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims", "oracle"),
+    *("shared_jumps", "dynamic_exit", "ranks", "verdicts", "spread", "chosen"),
+)
+FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
+NESTED_FIGURES = ("ranks",)
+MODEL_FIGURES = ("sensitivity",)
 
 
 def level_name(level: int) -> str:
@@ -94,3 +102,34 @@ class Layout:
         """The `jtc` or `references` of a variant, which variants with its target and positions share."""
         choices = self.config["variants"][variant]
         return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
+
+    def is_nested(self, variant: str) -> bool:
+        """Whether one fit of a variant gives every rank."""
+        return self.config["variants"][variant]["fit"] == "exact"
+
+    def every(self, name: str, model: str | None = None) -> list[Path]:
+        """All files of a kind, of one model or of all: once each, in the order of the config."""
+        found: dict[Path, None] = {}
+        for branch in self.branches():
+            if model in (None, branch["model"]):
+                found |= dict.fromkeys(self._of_branch(name, branch))
+        return list(found)
+
+    def _of_branch(self, name: str, branch: dict) -> list[Path]:
+        model, seed, variant = branch.values()
+        nested = self.is_nested(variant)
+        match name:
+            case "shard":
+                return [*self.shards(model, seed, "train"), *self.shards(model, seed, "test")]
+            case "jump":
+                return [*self.jumps(**branch), self.joint(**branch)]
+            case "jtc" | "references":
+                return [self.of_target(name, **branch)]
+            case "ranks":
+                return [self.path(name, **branch)] if nested else []
+            case "figure":
+                kinds = FIGURES + NESTED_FIGURES if nested else FIGURES
+                return [self.path(name, **branch, kind=kind) for kind in kinds]
+            case "model_figure":
+                return [self.path(name, model=model, kind=kind) for kind in MODEL_FIGURES]
+        return [self.path(name, **branch)]

@@ -1,4 +1,4 @@
-# Inputs and options that come from the config, source by source.
+# Where texts and models come from: inputs and options that the config gives, source by source.
 CORPUS = config["corpus"]
 DUMP = CORPUS["source"].get("mediawiki_dump", {})
 HUB = CORPUS["source"].get("hub", {})
@@ -86,17 +86,3 @@ def model_args(wildcards, input):
     else:
         args = ["--model", source["path"]]
     return shlex.join(args + ["--trust-remote-code"] * model["trust_remote_code"])
-
-
-def rank_args(wildcards):
-    rank = choice("rank")(wildcards)
-    return "" if rank is None else f"--rank {rank}"
-
-
-def fitting_args(wildcards, output):
-    """The level and the file of each jump that a job fits."""
-    levels = [Path(path).stem.removeprefix("level-") for path in output]
-    return " ".join(
-        f"--level {level} --out {shlex.quote(path)}"
-        for level, path in zip(levels, output)
-    )
