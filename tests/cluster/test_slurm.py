@@ -60,10 +60,10 @@ def test_short_level_jobs_are_packed_into_one_as_documented(finished_slurm_study
     jumps = sorted(study.results(JUMPS).glob("level-*"))
     before = [jump.read_bytes() for jump in jumps]
     command = recipe("Short jobs").strip().replace("levels=4", "levels=1")
-    done = study.run(f"{command} {only(study, 'train_jump_00_02', *jumps)}")
+    done = study.run(f"{command} {only(study, 'fit_jump_00_02', *jumps)}")
     assert len(jumps) == 3 and [jump.read_bytes() for jump in jumps] == before
     (job,) = jobs_of(done.stdout)
-    assert job.rule == "train_jump_00_02"
+    assert job.rule == "fit_jump_00_02"
 
 
 def test_a_failed_job_is_submitted_again_with_twice_the_memory_and_time(finished_slurm_study):

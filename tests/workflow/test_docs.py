@@ -81,7 +81,7 @@ def clone(finished_study, tmp_path_factory) -> Path:
 def test_every_command_runs_as_written(clone, tmp_path, page, kind, body):
     script = commands(kind, body)
     places = {"results/tiny/": "results/test/", "/path/to/cache": str(tmp_path)}
-    places |= {"results/paper/gpt2-xl": "results/test/tiny-llama", "config/paper.yaml": "tiny.yaml"}
+    places |= {"again=gpt2-xl": "again=tiny-llama", "config/paper.yaml": "tiny.yaml"}
     plan = "--forceall" if STEPS.search(body) and not planned(body) else ""
     if page == "docs/cluster.md" and "--configfile" not in script:
         plan += " --configfile tiny.yaml"  # the page speaks of a study of its own
@@ -112,7 +112,7 @@ def test_links_between_the_docs_lead_somewhere():
             path, _, heading = link.partition("#")
             target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
             assert target.exists(), f"{page}: {link}"
-            unembeddings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
             assert not heading or heading in [
-                re.sub(r"[^\w -]", "", unembedding).lower().replace(" ", "-") for unembedding in unembeddings
+                re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings
             ]

@@ -51,7 +51,7 @@ def test_another_workflow_runs_this_one_below_its_own_folder(tiny_folder, tmp_pa
         assert done.returncode == 0, done.stdout[-6000:]
         return done.stdout
 
-    assert "onejump_train_jump" in snakemake("-n")
+    assert "onejump_fit_jump" in snakemake("-n")
     snakemake()
     assert int((tmp_path / "conclusion.txt").read_text()) > 0
     made = {path.name for path in tmp_path.iterdir()}

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from studies import ROOT
 
-from onejump.planning.cost import plan_study, with_defaults
+from onejump.planning.cost import plan_study
+from onejump.study.config import load_config
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
@@ -35,7 +36,7 @@ def test_one_machine_fits_several_levels_in_a_job(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=4")
     packs = {rule: count for rule, count in jobs.items() if rule.startswith("fit_jump")}
-    assert packs == {"train_jump_00_06": 2, "train_jump_07_14": 2, "train_jump_15_21": 2, "train_jump_22_29": 2}
+    assert packs == {"fit_jump_00_06": 2, "fit_jump_07_14": 2, "fit_jump_15_21": 2, "fit_jump_22_29": 2}
 
 
 def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
@@ -51,12 +52,10 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
     # Two variants at three seeds, ten at one; exit-levels has paper's jumps, per-level all of them but the joint one.
     assert (jobs["fit_jump"], jobs["fit_joint_jump"], jobs["evaluate_jumps"]) == (30 * 14, 15, 16)
     assert (jobs["evaluate_references"], jobs["evaluate_ranks"]) == (3 + 1 + 1, 3 + 2)
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-    config = with_defaults(yaml.safe_load((ROOT / "config/study.yaml").read_text()), schema, schema)
-    planned = {line.cost.rule: line.jobs for line in plan_study(config)}
+    planned = {line.cost.rule: line.jobs for line in plan_study(load_config(ROOT / "config/study.yaml"))}
     assert planned == {rule: jobs[rule] for rule in planned}
     unplanned = {"fetch_dump", "fetch_gguf", "convert_gguf", "sample_sentences", "write_config", "all"}
-    unplanned |= {"summarise", "plot_figures", "plot_exact_figures", "plot_model_figures", "render_report"}
+    unplanned |= {"summarise", "plot_figures", "plot_nested_figures", "plot_model_figures", "render_report"}
     assert set(jobs) - set(planned) == unplanned
 
 

@@ -11,7 +11,7 @@ from studies import ROOT, Study
 pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
 # What follows from any change in a study: about all models, so made anew.
-FIGURES = {"plot_figures": 2, "plot_exact_figures": 4, "plot_model_figures": 2}
+FIGURES = {"plot_figures": 2, "plot_nested_figures": 4, "plot_model_figures": 2}
 SUMMARY = {"all": 1, "summarise": 1, "render_report": 1} | FIGURES
 
 
@@ -54,13 +54,14 @@ def edited_library(tmp_path):
 
 
 def test_comments_and_docstrings_rerun_nothing(finished_study, edited_library):
-    edited_library("fitting/exact.py", "import torch\n", "import torch  # tensors\n")
-    environment = edited_library("activations.py", '"""Tokens, positions,', '"""About tokens, positions,')
+    edited_library("jumps/exact.py", "import torch\n", "import torch  # tensors\n")
+    edited_library("stages.py", '"""Fit the jump of a level', '"""Fit and write the jump of a level')
+    environment = edited_library("activations/dump.py", '"""The dump of', '"""About the dump of')
     assert planned(finished_study, **environment) == {}
 
 
 def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finished_study, edited_library):
-    environment = edited_library("fitting/settings.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
+    environment = edited_library("jumps/settings.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
     assert by_rule(planned(finished_study, **environment)) == SUMMARY | {
         "fit_jump": 18,
         "fit_joint_jump": 6,
@@ -76,7 +77,7 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
 
 
 def test_an_edit_of_the_dump_reruns_dumps_and_what_follows_but_no_sampling(finished_study, edited_library):
-    environment = edited_library("activations.py", '"cuda": 16384', '"cuda": 8192')
+    environment = edited_library("activations/dump.py", '"cuda": 16384', '"cuda": 8192')
     jobs = by_rule(planned(finished_study, **environment))
     assert (jobs["choose_positions"], jobs["dump_activations"], jobs["fit_jump"]) == (2, 5, 18)
     assert not {"sample_sentences", "extract_unembedding"} & jobs.keys()
@@ -93,42 +94,35 @@ def test_levels_fitted_in_fewer_jobs_are_the_same_files_and_rerun_nothing(finish
         path.unlink()
     files = [str(path.relative_to(study.folder)) for path in jumps]
     output = study.snakemake(*files, "--set-scatter", "levels=2").stdout
-    assert len(re.findall("^localrule train_jump_00:", output, re.M)) == 3
-    assert len(re.findall("^localrule train_jump_01_02:", output, re.M)) == 3
+    assert len(re.findall("^localrule fit_jump_00:", output, re.M)) == 3
+    assert len(re.findall("^localrule fit_jump_01_02:", output, re.M)) == 3
     assert {path: path.read_bytes() for path in jumps} == before
-    assert not [rule for rule, *_ in planned(study) if rule.startswith("train")]
+    assert not [rule for rule, *_ in planned(study) if rule.startswith("fit")]
 
 
 def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_library):
-    environment = edited_library("templates/report.html.j2", "</html>", "</html>\n")
+    environment = edited_library("report/templates/report.html.j2", "</html>", "</html>\n")
     assert by_rule(planned(finished_study, **environment)) == {"all": 1, "render_report": 1}
 
 
+FITS = {"fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3, "select_jump": 3}
+
+
 @pytest.mark.parametrize(
-    ("patterns", "expected"),
-    [
-        (
-            ["seed-*/activations/*/*.safetensors"],
-            {"dump_activations": 3, "fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
-        ),
-        (
-            ["seed-*/jtc/*", "seed-*/*/jumps/*"],
-            {"fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3},
-        ),
-        (["seed-*/references/*", "seed-*/*/evaluation.parquet", "seed-*/*/ranks.parquet"], {}),
-    ],
+    ("step", "expected"), [("activations", {"dump_activations": 3} | FITS), ("fits", FITS), ("evaluation", {})]
 )
-def test_the_documented_commands_rerun_one_model_only(finished_study, patterns, expected):
-    documented = (ROOT / "docs" / "cluster.md").read_text()
-    assert "-R " + " ".join(f"results/paper/gpt2-xl/{pattern}" for pattern in patterns) + "\n" in documented
-    folder = finished_study.results("tiny-llama")
-    files = [str(file.relative_to(finished_study.folder)) for pattern in patterns for file in folder.glob(pattern)]
-    jobs = planned(finished_study, "-R", *files)
+def test_a_step_of_one_model_is_done_again_by_a_short_option(finished_study, step, expected):
+    jobs = planned(finished_study, "--config", f"again=tiny-llama:{step}")
     assert models_of(jobs) == {"tiny-llama"}
-    if expected:
-        expected = expected | {"select_jump": 3, "evaluate_oracle": 3}
-    evaluations = {"evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2, "assess_claims": 3}
-    assert by_rule(jobs) == SUMMARY | expected | evaluations
+    evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2}
+    assert by_rule(jobs) == SUMMARY | expected | evaluations | {"assess_claims": 3}
+
+
+@pytest.mark.parametrize("again", ["tiny-lama:fits", "tiny-llama:fit", "tiny-llama", "7"])
+def test_a_step_that_does_not_exist_is_refused_with_those_that_do(finished_study, again):
+    done = finished_study.snakemake("-n", "--config", f"again={again}", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert f"--config again={again}: expected MODEL:STEP, where MODEL is one of tiny-llama, tiny-gpt2" in done.stdout
 
 
 def test_one_models_rerun_leaves_the_others_files_untouched(finished_study, tmp_path):
@@ -137,7 +131,7 @@ def test_one_models_rerun_leaves_the_others_files_untouched(finished_study, tmp_
     others = {path: path.stat().st_mtime_ns for path in study.results("tiny-gpt2").rglob("*.*")}
     own = study.results("tiny-llama", "seed-0", "exact", "evaluation.parquet")
     bytes_before, time_before = own.read_bytes(), own.stat().st_mtime_ns
-    study.snakemake("-R", str(own.relative_to(study.folder)), "--until", "summarise")
+    study.snakemake("--config", "again=tiny-llama:evaluation", "--until", "summarise")
     assert own.stat().st_mtime_ns > time_before
     assert own.read_bytes() == bytes_before
     assert {path: path.stat().st_mtime_ns for path in study.results("tiny-gpt2").rglob("*.*")} == others
@@ -151,7 +145,7 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
     assert by_rule(jobs) == SUMMARY | {
         "write_config": 1,
         "plot_figures": 3,
-        "plot_exact_figures": 6,
+        "plot_nested_figures": 6,
         "plot_model_figures": 3,
         "choose_positions": 1,
         "extract_unembedding": 1,

@@ -152,13 +152,13 @@ def test_a_new_variant_runs_only_its_own_jobs(finished_study):
         "fit_joint_jump": 2,
         "score_jumps": 2,
         "evaluate_ranks": 2,
-        "plot_exact_figures": 6,
+        "plot_nested_figures": 6,
         "plot_figures": 2,
     }
 
 
 def test_a_new_variant_uses_the_jumps_of_one_that_fits_alike(finished_study):
-    figures = {"plot_exact_figures": 4, "plot_figures": 4}
+    figures = {"plot_nested_figures": 4, "plot_figures": 4}
     assert jobs_for_another_variant(finished_study, score_levels="0..K-1") == OF_ANY_VARIANT | figures
     found = jobs_for_another_variant(finished_study, joint_batches="per_level")
     assert found == OF_ANY_VARIANT | figures | {"fit_joint_jump": 2}

@@ -1,0 +1,40 @@
+"""A study's config: its defaults, and what is refused."""
+
+import pytest
+import yaml
+from refusals import error_of
+
+from onejump.study.config import complete_config, load_config
+
+CONFIG = {
+    "study": "s",
+    "corpus": {"source": {"hub": {"id": "a/b", "revision": "c"}}, "train": 10, "test": 400},
+    "models": {"m": {"source": {"path": "m"}, "blocks": 2}},
+}
+
+
+def test_defaults_are_filled_in_at_every_depth_behind_the_users_keys():
+    complete = complete_config(CONFIG)
+    assert complete["seeds"] == [0] and complete["evaluation"] == {"transfer_sentences": 300}
+    assert complete["corpus"]["source"]["hub"]["split"] == "train"
+    assert complete["models"]["m"]["shards"] == {"train": 1, "test": 1}
+    assert complete["variants"]["exact"]["fit"] == "exact" and complete["variants"]["paper"]["rank"] is None
+    assert list(complete)[:3] == list(CONFIG) and "seeds" not in CONFIG
+
+
+def test_a_file_is_read_as_yaml_is(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(CONFIG).replace("study: s", 'study: "s"  # mine'))
+    assert load_config(file) == complete_config(CONFIG)
+    file.write_text("study: [")
+    assert "c.yaml: not valid YAML" in error_of(lambda: load_config(file))
+
+
+@pytest.mark.parametrize("config", [None, 7, "text", []])
+def test_what_is_no_mapping_is_refused(config):
+    assert error_of(lambda: complete_config(config)) == f"config: the top level: {config!r} is not of type 'object'"
+
+
+def test_an_old_key_is_refused_with_its_new_name():
+    message = error_of(lambda: complete_config(CONFIG | {"reference": {}}))
+    assert message == "config: the top level: 'reference' is now called 'published'; rename it"

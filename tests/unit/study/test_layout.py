@@ -1,0 +1,56 @@
+"""Where files lie: paths, and what variants share."""
+
+from pathlib import Path
+
+import pytest
+
+from onejump.study.config import complete_config
+from onejump.study.layout import FILES, Layout
+
+
+@pytest.fixture
+def layout():
+    config = {
+        "study": "s",
+        "seeds": [0, 1],
+        "corpus": {"source": {"files": {"paths": ["a.txt"]}}, "train": 10, "test": 5},
+        "models": {"m": {"source": {"path": "m"}, "blocks": 2, "shards": {"train": 2}}},
+        "variants": {
+            "paper": {},
+            "levels": {"score_levels": "0..K-1"},
+            "batches": {"joint_batches": "per_level"},
+            "exact": {"fit": "exact", "positions": "not_first", "seeds": [1]},
+        },
+        "evaluation": {"transfer_sentences": 5},
+    }
+    return Layout(complete_config(config))
+
+
+def test_branches_are_models_seeds_and_variants_that_run_for_the_seed(layout):
+    found = [(branch["seed"], branch["variant"]) for branch in layout.branches()]
+    assert found == [(0, "paper"), (0, "levels"), (0, "batches"), *((1, name) for name in layout.config["variants"])]
+
+
+def test_variants_that_fit_alike_share_their_files(layout):
+    own = Path("results/s/m/seed-0/paper")
+    assert layout.jumps("m", 0, "levels") == [own / "jumps/level-00.safetensors", own / "jumps/level-01.safetensors"]
+    assert layout.cosines("m", 0, "batches") == own / "cosines.safetensors"
+    assert layout.joint("m", 0, "levels") == own / "jumps/joint.safetensors"
+    assert layout.joint("m", 0, "batches") == Path("results/s/m/seed-0/batches/jumps/joint.safetensors")
+    assert layout.of_target("jtc", "m", 1, "exact") == Path("results/s/m/seed-1/jtc/pre_norm.not_first.safetensors")
+
+
+def test_every_kind_of_file_is_listed_once(layout):
+    listed = {name: layout.every(name) for name in FILES if name != "table"}
+    assert all(len(set(files)) == len(files) for files in listed.values())
+    assert len(listed["shard"]) == 2 * 3
+    assert len(listed["jump"]) == 2 * (2 + 2) + 3  # shared levels with two joint jumps a seed, and exact at one seed
+    assert listed["ranks"] == [Path("results/s/m/seed-1/exact/ranks.parquet")]
+    assert listed["unembedding"] == [Path("results/s/m/unembedding.safetensors")]
+    assert layout.every("evaluation", "other") == []
+
+
+def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):
+    assert layout.pattern("shard") == "results/s/{model}/seed-{seed}/activations/{split}/shard-{shard}.safetensors"
+    path = layout.path("shard", model="m", seed=3, split="test", shard=7)
+    assert path == Path("results/s/m/seed-3/activations/test/shard-07.safetensors")
