@@ -1,8 +1,12 @@
-"""What bad input must meet: an OnejumpError of one line."""
+"""What bad input must lead to: an OnejumpError of one line, and nothing left behind."""
+
+from pathlib import Path
 
 import pytest
 
 from onejump.files.atomic import OnejumpError
+
+OTHER_SHA256 = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"  # the digest of no file in the tests
 
 
 def error_of(action) -> str:
@@ -12,3 +16,8 @@ def error_of(action) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def files_under(folder: str | Path) -> list[str]:
+    """All paths under a folder, relative to it and sorted."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))

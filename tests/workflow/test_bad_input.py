@@ -82,7 +82,7 @@ def test_a_missing_model_is_named(tiny_study):
     tiny_study.config["models"]["tiny-gpt2"]["source"]["path"] = "./models/absent"
     message = failing_log(tiny_study, "results/test/tiny-gpt2/unembedding.safetensors")
     assert message == (
-        "onejump: error: model ./models/absent: no such folder; correct the path, or name a hub id as 'owner/name'"
+        "onejump: error: model ./models/absent: no such folder; correct the path, or give a hub id as 'owner/name'"
     )
 
 

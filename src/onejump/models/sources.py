@@ -1,4 +1,4 @@
-"""Where a model comes from, and how it is loaded."""
+"""Where a model comes from, how it is loaded, and how it is identified."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ PROVENANCE_FILE = "onejump.json"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from.
+    """A model in a folder or on the hub.
 
     Attributes:
         location: a folder in Transformers' format, or a model id on the hub.
         revision: a commit, tag or branch of the hub; None for a folder.
-        trust_remote_code: whether code that comes with the model may run.
-        gpus: GPUs that the blocks are spread over.
+        trust_remote_code: whether to run code that comes with the model.
+        gpus: number of GPUs to spread the blocks over.
     """
 
     location: str
@@ -36,7 +36,7 @@ class ModelSource:
             options["local_files_only"] = True
         elif self.location.startswith((".", "/")) or self.location.count("/") > 1:
             raise OnejumpError(
-                f"model {self.location}: no such folder; correct the path, or name a hub id as 'owner/name'"
+                f"model {self.location}: no such folder; correct the path, or give a hub id as 'owner/name'"
             )
         try:
             return factory.from_pretrained(
@@ -44,18 +44,18 @@ class ModelSource:
             )
         except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
-            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({_first_line(error)})"
+            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({first_line(error)})"
             raise OnejumpError(f"model {self.location}: {reason}") from error
 
     def _trouble_with_the_hub(self, error: BaseException) -> str | None:
-        """What to do about an error of the hub, told by the kind of the first of its causes that we know."""
+        """What is wrong and what to do, by the first cause of the error that is one of the hub's."""
         revision = self.revision or "main"
         advice = {
             "GatedRepoError": "is gated; accept its licence on the hub, and set HF_TOKEN to a token of that account",
             "RevisionNotFoundError": f"has no revision {revision!r}; name a commit, tag or branch that it has",
             "RepositoryNotFoundError": "is not on the hub, or is private; check the id, or set HF_TOKEN",
             "LocalEntryNotFoundError": f"revision {revision!r} is not in the cache and the hub cannot be reached; "
-            f"fetch it once where it can: hf download {self.location} --revision {revision}",
+            f"fetch it once where there is a network: hf download {self.location} --revision {revision}",
         }
         advice["OfflineModeIsEnabled"] = advice["LocalEntryNotFoundError"]
         while error is not None:
@@ -65,10 +65,14 @@ class ModelSource:
         return None
 
     def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
-        """Load the model in evaluation mode, on one device or with its blocks spread over the GPUs there are.
+        """Load the model in evaluation mode, onto one device or with its blocks spread over all GPUs.
+
+        Args:
+            dtype: one of DTYPES.
+            device: where to put it if `gpus` is 1.
 
         Raises:
-            OnejumpError: it cannot be found or loaded, or is not a causal language model.
+            OnejumpError: the model cannot be found or loaded, lacks weights, or is not a causal language model.
         """
         from transformers import AutoModelForCausalLM
 
@@ -76,28 +80,31 @@ class ModelSource:
         model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True, **options)
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"]))
-            raise OnejumpError(f"model {self.location}: its files lack {missing}; fetch the model again")
+            raise OnejumpError(f"model {self.location}: its files lack {missing}; download the model again")
         return model.eval() if self.gpus > 1 else model.to(device).eval()
 
     def load_tokenizer(self):
-        """Load the tokenizer; errors as in `load_model`."""
+        """Load the tokenizer; raises as `load_model`."""
         from transformers import AutoTokenizer
 
         return self._load(AutoTokenizer)
 
     def load_max_positions(self) -> int | None:
-        """The longest input that the model's config allows, in tokens; None where it states none."""
+        """Longest input in tokens that the model's config allows, or None if it sets no limit."""
         from transformers import AutoConfig
 
         return getattr(self._load(AutoConfig).get_text_config(), "max_position_embeddings", None)
 
     def identity(self, model: nn.Module) -> tuple[str, str]:
-        """Name and exact revision: the hub's commit, or the SHA-256 of a folder's config and weights."""
+        """Name and exact revision: the hub's commit, or the SHA-256 of a folder's config and weights.
+
+        A folder made by `convert-gguf` is identified by the GGUF file that it was made from.
+        """
         folder = Path(self.location)
         if not folder.is_dir():
             from huggingface_hub import try_to_load_from_cache
 
-            # Loaded files lie in the hub's cache under their commit, whatever branch or tag was asked for.
+            # The cache keeps loaded files under their commit, whatever branch or tag was asked for.
             config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
             return self.location, Path(config).parent.name if isinstance(config, str) else self.revision or "unknown"
         if (folder / PROVENANCE_FILE).is_file():
@@ -109,5 +116,6 @@ class ModelSource:
         return folder.resolve().name, digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """First line of an error's message, or the error's type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Models of the hub without the hub: a cache in its layout, and a local server that answers as the hub refuses."""
+"""Models on the hub, tested without it: a cache in its layout, and a local server that refuses as the hub does."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MODEL, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """HF_HOME with one model of one revision, as a download leaves it."""
+    """HF_HOME with one revision of one model, as a download leaves it."""
     home = tmp_path_factory.mktemp("home")
     folder = home / "hub" / f"models--{MODEL.replace('/', '--')}"
     save_tiny_model("llama", folder / "snapshots" / COMMIT, bos=True)
@@ -27,7 +27,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub():
-    """A server that knows a gated model, and a model that lacks every revision asked of it; nothing else."""
+    """A server that knows one gated model, and one model that has no revision asked for."""
 
     class Hub(BaseHTTPRequestHandler):
         def refuse(self):
@@ -57,7 +57,7 @@ def hub():
 
 
 def extract(out: Path, home: Path, model: str, revision: str, **environment: str) -> subprocess.CompletedProcess:
-    """`onejump extract-unembedding` as a user runs it, with nothing of this user's hub settings."""
+    """Run `onejump extract-unembedding` as a user does, without the hub settings of this machine."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     settings |= {"HF_HOME": str(home)} | environment
     command = [sys.executable, "-m", "onejump.cli", "extract-unembedding", "--model", model, "--revision", revision]
@@ -65,15 +65,16 @@ def extract(out: Path, home: Path, model: str, revision: str, **environment: str
 
 
 def error(done: subprocess.CompletedProcess, out: Path) -> str:
-    """The one line that a refusal is."""
-    assert done.returncode == 1 and not out.exists(), done.stderr
+    """The single line of a refusal."""
+    assert done.returncode == 1, done.stderr
+    assert not out.exists()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("onejump: error:")]
     assert "Traceback" not in done.stderr
     return line
 
 
 @pytest.mark.parametrize("revision", ["main", COMMIT])
-def test_a_filled_cache_is_enough_offline_and_the_commit_is_recorded(cache, tmp_path, revision):
+def test_a_cached_model_loads_offline_and_its_commit_is_recorded(cache, tmp_path, revision):
     from onejump.models.unembedding import Unembedding
 
     out = tmp_path / "unembedding.safetensors"
@@ -83,7 +84,7 @@ def test_a_filled_cache_is_enough_offline_and_the_commit_is_recorded(cache, tmp_
     assert (unembedding.metadata["model"], unembedding.metadata["revision"]) == (MODEL, COMMIT)
 
 
-@pytest.mark.parametrize("model, revision", [(MODEL, "f" * 40), ("someone/other", "main")])
+@pytest.mark.parametrize(("model", "revision"), [(MODEL, "f" * 40), ("someone/other", "main")])
 def test_what_is_not_in_the_cache_is_refused_offline(cache, tmp_path, model, revision):
     out = tmp_path / "unembedding.safetensors"
     line = error(extract(out, cache, model, revision, HF_HUB_OFFLINE="1"), out)
@@ -92,7 +93,7 @@ def test_what_is_not_in_the_cache_is_refused_offline(cache, tmp_path, model, rev
 
 
 @pytest.mark.parametrize(
-    "model, revision, expected",
+    ("model", "revision", "expected"),
     [
         ("gated/model", "main", "is gated; accept its licence on the hub, and set HF_TOKEN"),
         (MODEL, "no-such-branch", "has no revision 'no-such-branch'; name a commit"),

@@ -1,0 +1,24 @@
+"""The device that is used, and names that are refused."""
+
+import pytest
+import torch
+from refusals import error_of
+
+from onejump.models.devices import resolve_device
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta"])
+def test_an_unknown_device_is_refused_with_the_known_ones(name):
+    message = error_of(lambda: resolve_device(name))
+    assert message.startswith(f"device {name!r} cannot be used here")
+    assert message.endswith("use auto, cpu, cuda or mps")
+
+
+def test_a_device_that_is_not_here_is_refused():
+    assert error_of(lambda: resolve_device("cuda:99")).startswith("device 'cuda:99' cannot be used here")
+
+
+def test_auto_is_the_best_device_here():
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == best
+    assert resolve_device("cpu") == torch.device("cpu")
