@@ -1,4 +1,4 @@
-"""The exit head: logits from a jump's coordinates z [N, r], without ever forming the H-wide prediction.
+"""The fused unembedding: logits from a jump's coordinates z [N, r], without forming the H-wide prediction.
 
 After a rank-r jump, final norm and output head collapse to rank r. For RMSNorm, with `y = z B`,
 
@@ -9,6 +9,7 @@ of H V multiply-adds.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,41 +17,45 @@ from torch import Tensor
 from onejump.models.unembedding import Unembedding
 
 
+@dataclass(frozen=True)
 class FusedUnembedding:
     """Final norm and output head of one jump, fused to rank r.
 
     Attributes:
         M: [r, V] float32.
         gram: [r, r] float32, so that `z gram z' / H` is the mean square (RMSNorm) or variance (LayerNorm) of y; None
-            for the post-norm target, whose prediction is already normalised.
+            where y is not normalised: for the post-norm target.
         constant: [V] float32 or None.
+        unembedding: the model's.
     """
 
-    def __init__(self, M: Tensor, gram: Tensor | None, constant: Tensor | None, unembedding: Unembedding) -> None:
-        self.M, self.gram, self.constant, self._head = M, gram, constant, unembedding
+    M: Tensor
+    gram: Tensor | None
+    constant: Tensor | None
+    unembedding: Unembedding
 
     def normalise(self, z: Tensor) -> Tensor:
         """[N, r] -> [N, r]: z divided by what the norm divides `z B` by."""
         if self.gram is None:
             return z
-        mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self._head.hidden_size
-        return z * torch.rsqrt(mean_square + self._head.eps)
+        mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self.unembedding.hidden_size
+        return z * torch.rsqrt(mean_square + self.unembedding.eps)
 
     def project(self, normed: Tensor) -> Tensor:
         """From `normalise` to logits: [N, r] -> [N, V]."""
         logits = normed @ self.M if self.constant is None else torch.addmm(self.constant, normed, self.M)
-        return self._head.finish(logits)
+        return self.unembedding.finish(logits)
 
     def logits(self, z: Tensor) -> Tensor:
-        """[N, r] -> [N, V], equal to the model's head on `z B`."""
+        """[N, r] -> [N, V], equal to the unembedding of `z B`."""
         return self.project(self.normalise(z))
 
 
 def fuse(unembedding: Unembedding, Bs: Sequence[Tensor], target: str) -> list[FusedUnembedding]:
-    """The exit heads of several jumps, from one product with the output embedding.
+    """The fused unembeddings of several jumps, from one product with the output embedding.
 
     Args:
-        head: on the jumps' device.
+        unembedding: on the jumps' device.
         Bs: each jump's B, [r, H] float32.
         target: `pre_norm` or `post_norm`.
     """

@@ -1,7 +1,7 @@
-"""Causal language models of Transformers: load one, find its parts, and take out its head.
+"""The unembedding of a causal language model: final norm and output head, all that turns h^K into logits.
 
-The *head* is all that turns the final representation h^K into logits: the final norm, the output embedding, and what
-some models add (logit scaling, soft-capping). It is saved apart, so that no later stage needs the model.
+It is taken out of the model once and saved, with what some models add (a factor on the logits, soft-capping), so that
+no later stage needs the model.
 """
 
 import copy
@@ -30,7 +30,7 @@ class Unembedding:
         bias: [V], or None.
         scale: factor on the logits.
         softcap: c in `c tanh(logits / c)`, or None.
-        metadata: model, revision, K and the file's sha256 where the head was read from a file.
+        metadata: model, revision, dtype, n_blocks, parameters and sha256 of the file it was read from; or None.
     """
 
     norm_kind: str
@@ -71,7 +71,7 @@ class Unembedding:
         return self.project(self.normalise(h))
 
     def to(self, device: torch.device | str) -> "Unembedding":
-        """The head on another device, its output embedding in float32."""
+        """A copy on another device, with its output embedding in float32."""
         moved = copy.copy(self)
         moved.weight = self.weight.float().to(device)
         for name in ("norm_weight", "norm_bias", "bias"):
@@ -94,9 +94,7 @@ class Unembedding:
         Raises:
             OnejumpError: the file is missing or damaged.
         """
-        file = TensorFile(path)
-        if "norm_kind" not in file.metadata:
-            raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected a head")
+        file = _open(path)
         tensors = file.tensors()
         return cls(
             norm_kind=file.metadata["norm_kind"],
@@ -107,15 +105,29 @@ class Unembedding:
             bias=tensors.get("bias"),
             scale=file.value("scale"),
             softcap=file.value("softcap"),
-            metadata={
-                "model": file.metadata["model"],
-                "revision": file.metadata["revision"],
-                "dtype": file.metadata["dtype"],
-                "n_blocks": file.value("n_blocks"),
-                "parameters": file.value("parameters"),
-                "sha256": file.sha256,
-            },
+            metadata=_facts(file),
         )
+
+    @staticmethod
+    def read_facts(path: str | Path) -> dict:
+        """The `metadata` of unembedding.safetensors, without reading a tensor.
+
+        Raises:
+            OnejumpError: as `load`.
+        """
+        return _facts(_open(path))
+
+
+def _open(path: str | Path) -> TensorFile:
+    file = TensorFile(path)
+    if "norm_kind" not in file.metadata:
+        raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected an unembedding")
+    return file
+
+
+def _facts(file: TensorFile) -> dict:
+    strings = {key: file.metadata[key] for key in ("model", "revision", "dtype")}
+    return strings | {key: file.value(key) for key in ("n_blocks", "parameters")} | {"sha256": file.sha256}
 
 
 def _read_norm(norm: nn.Module, hidden_size: int, name: str) -> tuple[str, Tensor, Tensor | None, float]:
@@ -184,22 +196,35 @@ def _relative_difference(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
 
 
-def save_unembedding(source: ModelSource, dtype: str, path: str | Path, blocks: int | None = None) -> None:
-    """Stage `extract-unembedding`: load a model and write its unembedding.safetensors.
+def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tuple[Unembedding, dict]:
+    """Load a model and take out its unembedding, with the facts to save beside it.
+
+    Args:
+        source: the model.
+        dtype: of its weights, a key of DTYPES.
+        blocks: number of blocks that the model must have, or None.
+
+    Returns:
+        The unembedding, and model, revision, dtype, n_blocks, parameters and block_parameters (of one block).
 
     Raises:
         OnejumpError: as `ModelSource.load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
     """
     model = source.load_model(dtype)
     unembedding, anatomy = extract_unembedding(model)
-    name, revision = source.identity(model)
     n_blocks = len(anatomy.blocks)
-    in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
     if blocks not in (None, n_blocks):
         raise OnejumpError(
             f"model {source.location}: has {n_blocks} blocks, the config says {blocks}; set blocks: {n_blocks}"
         )
+    name, revision = source.identity(model)
     facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    facts["block_parameters"] = in_blocks // n_blocks
+    in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
+    return unembedding, facts | {"block_parameters": in_blocks // n_blocks}
+
+
+def save_unembedding(source: ModelSource, dtype: str, path: str | Path, blocks: int | None = None) -> None:
+    """Write a model's unembedding.safetensors; see `describe`."""
+    unembedding, facts = describe(source, dtype, blocks)
     unembedding.save(path, facts)

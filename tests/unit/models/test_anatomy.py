@@ -75,7 +75,8 @@ def test_blocks_that_are_not_found_or_found_twice_are_refused_by_name(n_lists):
     if n_lists == 0:
         model.config.num_hidden_layers = 5
     message = error_of(lambda: find_anatomy(model))
-    assert message.startswith("LlamaForCausalLM is not supported") and message.endswith(f"found {n_lists}")
+    assert message.startswith("LlamaForCausalLM is not supported")
+    assert message.endswith(f"found {n_lists}")
 
 
 def test_two_final_norms_are_refused_by_name():

@@ -16,7 +16,7 @@ from tiny_models import (
 )
 from torch import nn
 
-from onejump.files.tensors import write_tensors
+from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding, extract_unembedding, save_unembedding
 
@@ -24,7 +24,7 @@ FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "par
 SIZES = {"vocab_size": 97, "max_position_embeddings": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 3e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 3e-3)])
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_the_saved_head_gives_the_models_own_logits(tmp_path, family, dtype, tolerance):
     model = tiny_model(family, dtype=dtype)
@@ -52,7 +52,7 @@ def test_eps_is_the_models_own(eps):
 
 
 @pytest.mark.parametrize(
-    "family, kind, norm_bias, bias, scale, softcap",
+    ("family", "kind", "norm_bias", "bias", "scale", "softcap"),
     [
         ("llama", "rms", False, False, 1.0, None),
         ("gemma2", "rms", False, False, 1.0, 3.0),
@@ -121,14 +121,22 @@ def test_a_head_on_a_device_computes_in_float32_and_leaves_the_original_alone():
 def test_a_file_that_is_no_head_is_refused_by_name(tmp_path):
     path = tmp_path / "joint.safetensors"
     write_tensors(path, {"A": torch.ones(2)}, {"kind": "jump"})
-    assert str(path) in error_of(lambda: Unembedding.load(path))
+    for read in (Unembedding.load, Unembedding.read_facts):
+        assert error_of(lambda read=read: read(path)) == f"{path}: holds jump, expected an unembedding"
+
+
+def test_facts_are_read_without_a_tensor(tmp_path, monkeypatch):
+    extract_unembedding(tiny_model("llama"))[0].save(tmp_path / "h", FACTS)
+    monkeypatch.setattr(TensorFile, "tensor", lambda *_: pytest.fail("a tensor was read"))
+    assert Unembedding.read_facts(tmp_path / "h")["n_blocks"] == FACTS["n_blocks"]
 
 
 def test_the_head_file_tells_model_revision_dtype_blocks_and_parameters(tmp_path):
     source = save_tiny_model("llama", tmp_path / "model")
     save_unembedding(source, "float32", tmp_path / "h", blocks=3)
     model = source.load_model()
-    metadata = Unembedding.load(tmp_path / "h").metadata
+    metadata = Unembedding.read_facts(tmp_path / "h")
+    assert metadata == Unembedding.load(tmp_path / "h").metadata
     assert (metadata["model"], metadata["revision"]) == source.identity(model)
     assert (metadata["dtype"], metadata["n_blocks"]) == ("float32", 3)
     assert metadata["parameters"] == sum(p.numel() for p in model.parameters())
