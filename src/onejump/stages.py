@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, errors_name
 from onejump.parameters import (
     Compute,
     ConfigFile,
@@ -100,9 +100,10 @@ def extract_unembedding(
     blocks: Annotated[int | None, Option("Number of blocks that the model must have.")] = None,
 ) -> None:
     """Take final norm and output head out of a model, and check them against it."""
-    from onejump.models.unembedding import save_unembedding
+    from onejump.models.unembedding import describe
 
-    save_unembedding(model.source(), dtype, out, blocks)
+    unembedding, facts = describe(model.source(), dtype, blocks)
+    unembedding.save(out, facts)
 
 
 # ------------------------------------------------------------------------------------------------------- activations
@@ -140,10 +141,44 @@ def dump_activations(
 ) -> None:
     """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
     device = compute.start()
-    from onejump.activations.dump import TOKEN_BUDGETS, dump_shard
+    import torch
 
+    from onejump.activations.dump import (
+        TOKEN_BUDGETS,
+        check_finite,
+        check_identity,
+        check_tokens,
+        gather_levels,
+        shard_rows,
+    )
+    from onejump.activations.positions import rows_digest, tokens_digest
+    from onejump.activations.reading import level_name
+    from onejump.files.checkpoints import Checkpoint
+    from onejump.files.tables import read_table
+    from onejump.files.tensors import write_tensors
+    from onejump.models.unembedding import Unembedding
+
+    table = read_table(positions_file)
+    with errors_name(positions_file):
+        rows = shard_rows(table, split, shard)
+    sentence_ids, sentences = rows["sentence_id"].to_numpy(), rows["input_ids"].to_pylist()
+    source, facts = model.source(gpus), Unembedding.read_facts(unembedding)
+    loaded = source.load_model(dtype, device)
+    name, revision = source.identity(loaded)
+    with errors_name(unembedding):
+        check_identity((name, revision, dtype), facts)
+    with errors_name(positions_file):
+        check_tokens(loaded, sentences)
+    metadata = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
+    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, rows["position"].to_numpy())}
     budget = token_budget or TOKEN_BUDGETS[device.type]
-    dump_shard(model.source(gpus), positions_file, unembedding, split, shard, out, dtype, device, budget)
+    inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
+    checkpoint = Checkpoint(out, inputs, device)
+    levels = gather_levels(loaded, sentences, budget, f"{split} shard {shard}", checkpoint)
+    check_finite(levels, sentence_ids, dtype)
+    tensors = {level_name(level): levels[level] for level in range(len(levels))}
+    write_tensors(out, tensors | {"sentence_id": torch.from_numpy(sentence_ids.copy())}, metadata)
+    checkpoint.remove()
 
 
 # ------------------------------------------------------------------------------------------------------------- jumps

@@ -32,12 +32,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from onejump.activations.dump import dump_shard
-from onejump.activations.positions import save_positions
+from onejump import stages
 from onejump.files.tables import write_table
 from onejump.models.devices import DTYPES
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import save_unembedding
+from onejump.parameters import Compute, Model
 
 torch.set_num_threads(1)  # threads only get in each other's way on matrices this small
 
@@ -183,6 +182,28 @@ class Dump:
     sentences: Path
 
 
+def save_unembedding(source: ModelSource, dtype: str, path: Path, blocks: int | None = None) -> None:
+    """The stage, for a source."""
+    stages.extract_unembedding(Model(source.location), path, dtype, blocks)
+
+
+def save_positions(source: ModelSource, sentences: Path, path: Path, shards: dict[str, int], seed: int) -> None:
+    """The stage, for a source and shards by split."""
+    stages.choose_positions(
+        Model(source.location), sentences, path, shards.get("train", 1), shards.get("test", 1), seed
+    )
+
+
+def dump_shard(
+    source: ModelSource, positions: Path, unembedding: Path, split: str, shard: int, path: Path, dtype: str,
+    device: torch.device = torch.device("cpu"), token_budget: int | None = None,
+) -> None:  # fmt: skip
+    """The stage, for a source and a device."""
+    stages.dump_activations(
+        Model(source.location), Compute(str(device)), unembedding, positions, split, shard, path, dtype, token_budget
+    )
+
+
 def make_dump(
     folder: str | Path,
     n_train: int,
@@ -195,7 +216,7 @@ def make_dump(
     bos: bool = False,
     token_budget: int = 256,
 ) -> Dump:
-    """Run the real stages on small random sentences: save_unembedding, save_positions, dump_shard."""
+    """Run the stages up to the dump on small random sentences."""
     folder = Path(folder)
     shards = shards or {"train": 2, "test": 1}
     source = save_tiny_model(family, folder / "model", seed, bos=bos)
@@ -208,6 +229,5 @@ def make_dump(
     made = {split: [folder / split / f"shard-{i:02d}.safetensors" for i in range(n)] for split, n in shards.items()}
     for split, paths in made.items():
         for shard, path in enumerate(paths):
-            cpu = torch.device("cpu")
-            dump_shard(source, positions, unembedding, split, shard, path, dtype, cpu, token_budget)
+            dump_shard(source, positions, unembedding, split, shard, path, dtype, token_budget=token_budget)
     return Dump(unembedding, positions, made["train"], made["test"], source, sentences)

@@ -6,8 +6,8 @@ import torch
 import yaml
 from reference import TOLERANCE, compare
 from studies import ROOT, Study
+from tiny_models import dump_shard, save_unembedding
 
-from onejump.activations.dump import dump_shard
 from onejump.activations.reading import Activations
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.analysis.selection import read_selection
@@ -17,7 +17,7 @@ from onejump.files.tables import read_table
 from onejump.jumps.fitting import fit_jump
 from onejump.jumps.jump import load_folded_jumps
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import Unembedding, save_unembedding
+from onejump.models.unembedding import Unembedding
 
 pytestmark = pytest.mark.xdist_group("embedded")
 

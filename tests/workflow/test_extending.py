@@ -18,10 +18,10 @@ import pytest
 import yaml
 from reference import TOLERANCE, Branch, compare, read_facts, standardised
 from studies import NOUNS, PLACES, ROOT, VERBS, Study, environment, write_texts
+from tiny_models import save_unembedding
 
 from onejump.files.atomic import OnejumpError
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import save_unembedding
 
 pytestmark = pytest.mark.xdist_group("extending")
 

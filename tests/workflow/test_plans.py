@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from studies import ROOT
 
 from onejump.planning.cost import plan_study

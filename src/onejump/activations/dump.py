@@ -1,26 +1,18 @@
 """The dump of hidden states into shards."""
 
-import hashlib
-import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from onejump.activations.positions import rows_digest
-from onejump.activations.reading import level_name
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
-from onejump.files.tables import read_table
-from onejump.files.tensors import write_tensors
 from onejump.models.anatomy import Anatomy, find_anatomy
-from onejump.models.sources import ModelSource
-from onejump.models.unembedding import Unembedding
 
 logger = logging.getLogger(__name__)
 
@@ -124,49 +116,49 @@ def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> T
     return gathered.cpu()
 
 
-def dump_shard(
-    source: ModelSource,
-    positions: str | Path,
-    unembedding: str | Path,
-    split: str,
-    shard: int,
-    path: str | Path,
-    dtype: str,
-    device: torch.device,
-    token_budget: int,
-) -> None:
-    """Stage `dump-activations`: one shard of one split.
+def shard_rows(positions: pa.Table, split: str, shard: int) -> pa.Table:
+    """The rows of one shard.
 
     Raises:
-        OnejumpError: the shard does not exist, the model is not the one the head was taken from, or a hidden state is
-            NaN or infinite (the sentence and level are named).
+        OnejumpError: there is no such shard.
     """
-    table = read_table(positions, ["sentence_id", "split", "shard", "position", "input_ids"])
-    table = table.filter((pc.field("split") == split) & (pc.field("shard") == shard))
-    if len(table) == 0:
-        raise OnejumpError(f"{positions}: has no shard {shard} of split {split!r}; ask for one that it lists")
-    facts = Unembedding.load(unembedding).metadata
-    model = source.load_model(dtype, device)
+    rows = positions.filter((pc.field("split") == split) & (pc.field("shard") == shard))
+    if len(rows) == 0:
+        raise OnejumpError(f"has no shard {shard} of split {split!r}; ask for one that it lists")
+    return rows
+
+
+def check_identity(found: tuple[str, str, str], facts: Mapping) -> None:
+    """Refuse a model (name, revision, dtype) that an unembedding with these facts was not taken from.
+
+    Raises:
+        OnejumpError: the two differ.
+    """
     expected = (facts["model"], facts["revision"], facts["dtype"])
-    found = (*source.identity(model), dtype)
     if found != expected:
-        raise OnejumpError(
-            f"{unembedding}: was taken from {' '.join(expected)}, but this is {' '.join(found)}; rerun extract-unembedding"
-        )
-    sentence_ids = table["sentence_id"].to_numpy()
-    sentences = table["input_ids"].to_pylist()
+        raise OnejumpError(f"was taken from {' '.join(expected)}, but this is {' '.join(found)}; extract it again")
+
+
+def check_tokens(model, sentences: Sequence[Sequence[int]]) -> None:
+    """Refuse token ids beyond a model's vocabulary.
+
+    Raises:
+        OnejumpError: there are some.
+    """
     largest, vocabulary = max(map(max, sentences)), model.get_input_embeddings().num_embeddings
     if largest >= vocabulary:
         raise OnejumpError(
-            f"{positions}: has token {largest}, but the model knows 0..{vocabulary - 1}; rerun choose-positions "
-            "with the model's own tokenizer"
+            f"has token {largest}, but the model knows 0..{vocabulary - 1}; choose the positions again with the model's "
+            "own tokenizer"
         )
-    metadata = {"model": found[0], "revision": found[1], "dtype": dtype, "unembedding_sha256": facts["sha256"]}
-    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, table["position"].to_numpy())}
-    tokens_sha256 = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
-    inputs = metadata | {"tokens_sha256": tokens_sha256, "token_budget": token_budget}
-    checkpoint = Checkpoint(path, inputs, device)
-    levels = gather_levels(model, sentences, token_budget, f"{split} shard {shard}", checkpoint)
+
+
+def check_finite(levels: Tensor, sentence_ids: np.ndarray, dtype: str) -> None:
+    """Refuse hidden states [K+1, N, H] that are not numbers, naming the first sentence and level.
+
+    Raises:
+        OnejumpError: a hidden state is NaN or infinite.
+    """
     broken = ~levels.isfinite().all(-1)
     if broken.any():
         level, row = broken.nonzero()[0].tolist()
@@ -174,7 +166,3 @@ def dump_shard(
             f"sentence {sentence_ids[row]}: NaN or infinite hidden state at level {level} in {dtype}; use "
             f"{'another model' if dtype == 'float32' else 'float32 or bfloat16'}"
         )
-    tensors = {level_name(level): levels[level] for level in range(len(levels))}
-    tensors["sentence_id"] = torch.from_numpy(sentence_ids.copy())
-    write_tensors(path, tensors, metadata)
-    checkpoint.remove()

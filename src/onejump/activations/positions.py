@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from onejump.files.atomic import OnejumpError
-from onejump.files.tables import read_table, write_table
-from onejump.models.sources import ModelSource
 
 
 def choose_positions(
@@ -63,16 +61,12 @@ def choose_positions(
     )
 
 
-def save_positions(
-    source: ModelSource, sentences: str | Path, path: str | Path, shards: dict[str, int], seed: int
-) -> None:
-    """Stage `choose-positions`: sentences.parquet -> positions.parquet. Errors as in `choose_positions`."""
-    table = read_table(sentences, ["sentence_id", "split", "text"])
-    tokenizer = source.load_tokenizer()
-    write_table(path, choose_positions(table, tokenizer, source.load_max_positions(), shards, seed))
-
-
 def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray) -> str:
     """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
     rows = zip(sentence_ids.tolist(), positions.tolist(), strict=True)
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
+def tokens_digest(sentences: Sequence[Sequence[int]]) -> str:
+    """SHA-256 of the token ids of some sentences."""
+    return hashlib.sha256(json.dumps(sentences).encode()).hexdigest()

@@ -18,6 +18,15 @@ class OnejumpError(Exception):
 
 
 @contextmanager
+def errors_name(path: str | Path) -> Iterator[None]:
+    """Begin each OnejumpError that is raised meanwhile with the file that it is about."""
+    try:
+        yield
+    except OnejumpError as error:
+        raise OnejumpError(f"{path}: {error}") from error
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
     path = Path(path)

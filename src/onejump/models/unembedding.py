@@ -222,9 +222,3 @@ def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tupl
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
     return unembedding, facts | {"block_parameters": in_blocks // n_blocks}
-
-
-def save_unembedding(source: ModelSource, dtype: str, path: str | Path, blocks: int | None = None) -> None:
-    """Write a model's unembedding.safetensors; see `describe`."""
-    unembedding, facts = describe(source, dtype, blocks)
-    unembedding.save(path, facts)

@@ -18,21 +18,24 @@ from tiny_models import (
     N_BLOCKS,
     SPECIAL,
     VOCABULARY,
+    dump_shard,
     make_dump,
     random_text,
+    save_positions,
     save_tiny_model,
+    save_unembedding,
     sentence_table,
     tiny_model,
     tiny_tokenizer,
 )
 
-from onejump.activations.dump import dump_shard, gather_levels, length_sorted_batches
-from onejump.activations.positions import choose_positions, save_positions
+from onejump.activations.dump import gather_levels, length_sorted_batches
+from onejump.activations.positions import choose_positions
 from onejump.activations.reading import Activations
 from onejump.files.tables import read_table, write_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import Unembedding, extract_unembedding, save_unembedding
+from onejump.models.unembedding import Unembedding, extract_unembedding
 
 CPU = torch.device("cpu")
 
@@ -321,7 +324,7 @@ def test_no_whole_sentence_is_kept(monkeypatch):
         sizes.append(shape)
         return empty(*shape, **options)
 
-    monkeypatch.setattr("onejump.activations.torch.empty", watch)
+    monkeypatch.setattr("onejump.activations.dump.torch.empty", watch)
     gather_levels(tiny_model("llama"), random_sentences([40] * 6), 80)
     assert max(np.prod(shape) for shape in sizes if shape[0] == N_BLOCKS + 1) == (N_BLOCKS + 1) * 6 * HIDDEN_SIZE
 
@@ -430,7 +433,7 @@ def dump_again(dump, path, split="test", shard=0, **changes):
     arguments = {
         "source": dump.source,
         "positions": dump.positions,
-        "head": dump.unembedding,
+        "unembedding": dump.unembedding,
         "dtype": "float32",
     } | changes
     dump_shard(**arguments, split=split, shard=shard, path=path, device=CPU, token_budget=256)
@@ -468,8 +471,8 @@ def test_a_head_of_another_model_is_refused(dump, other_dump, tmp_path, change):
         "changed weight": lambda: {"source": changed_source(dump, tmp_path / "model")},
     }[change]()
     message = error_of(lambda: dump_again(dump, tmp_path / "out", **changes))
-    assert message.startswith(f"{dump.head}: was taken from model ")
-    assert message.endswith("rerun extract-unembedding")
+    assert message.startswith(f"{dump.unembedding}: was taken from model ")
+    assert message.endswith("extract it again")
     assert not (tmp_path / "out").exists()
 
 
@@ -501,7 +504,9 @@ def test_a_hidden_state_that_is_not_a_number_is_refused_with_its_sentence_and_fi
 
 def test_the_sentence_named_is_the_one_that_is_lost(tmp_path):
     """The embedding of one token is NaN: level 0 is lost in the sentences whose position holds that token."""
-    rows = choose_positions(sentence_table(40, 0), tiny_tokenizer(), MAX_POSITIONS, {"train": 1}, 0).to_pylist()
+    rows = choose_positions(
+        sentence_table(40, 4), tiny_tokenizer(), MAX_POSITIONS, {"train": 1, "test": 1}, 0
+    ).to_pylist()
     token = rows[5]["token_id"]
     lost = [row["sentence_id"] for row in rows if row["token_id"] == token]
     assert lost[0] != rows[0]["sentence_id"]
@@ -530,8 +535,8 @@ def not_finite(folder, dtype):
     model, revision = source.identity(source.load_model())
     facts = {"model": model, "revision": revision, "dtype": dtype, "n_blocks": 3, "parameters": 0}
     extract_unembedding(tiny_model("llama"))[0].save(folder / "h", facts)
-    write_table(folder / "s.parquet", sentence_table(40, 0))
-    save_positions(source, folder / "s.parquet", folder / "p.parquet", {"train": 1}, 0)
+    write_table(folder / "s.parquet", sentence_table(40, 4))
+    save_positions(source, folder / "s.parquet", folder / "p.parquet", {"train": 1, "test": 1}, 0)
     message = error_of(
         lambda: dump_shard(source, folder / "p.parquet", folder / "h", "train", 0, folder / "out", dtype, CPU, 256)
     )

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from refusals import error_of
-from tiny_models import make_dump
+from tiny_models import dump_shard, make_dump
 
-import onejump.activations
-from onejump.activations.dump import dump_shard
+import onejump.files.checkpoints
 from onejump.activations.reading import Activations
 from onejump.files.checkpoints import Checkpoint
 from onejump.jumps.adam import Rows
@@ -76,7 +75,7 @@ def test_a_dump_goes_on_where_it_was_broken_off(dump, tmp_path, monkeypatch, cap
     whole = path.read_bytes()
     path.unlink()
     with monkeypatch.context() as context, pytest.raises(PowerCut):
-        cut_power_after(context, onejump.activations.Checkpoint, "save", 3)
+        cut_power_after(context, onejump.files.checkpoints.Checkpoint, "save", 3)
         dump_shard(*arguments)
     assert not path.exists()
     dump_shard(*arguments)

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
-from onejump.jumps import exact as exact_module
 
+from onejump.jumps import exact as exact_module
 from onejump.jumps.exact import RidgeSolver, fit_exact
 from onejump.jumps.moments import Moments
 from onejump.jumps.settings import OVERSAMPLING, RIDGES

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onejump.jumps import exact as exact_module
 from scipy.optimize import minimize
 from torch.nn.functional import mse_loss
 
@@ -19,6 +18,7 @@ from onejump.activations.reading import Activations
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_table
 from onejump.files.tensors import TensorFile, write_tensors
+from onejump.jumps import exact as exact_module
 from onejump.jumps.adam import Adam, Rows, batch_gradients, fit_adam, one_cycle
 from onejump.jumps.exact import ExactFit, RidgeSolver, fit_exact
 from onejump.jumps.fitting import fit_jump

@@ -12,13 +12,14 @@ from tiny_models import (
     N_BLOCKS,
     model_from,
     save_tiny_model,
+    save_unembedding,
     tiny_model,
 )
 from torch import nn
 
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.sources import ModelSource
-from onejump.models.unembedding import Unembedding, extract_unembedding, save_unembedding
+from onejump.models.unembedding import Unembedding, extract_unembedding
 
 FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "parameters": 12}
 SIZES = {"vocab_size": 97, "max_position_embeddings": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
