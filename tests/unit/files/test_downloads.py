@@ -70,7 +70,7 @@ def test_a_wheel_cut_short_is_refused_by_name(tmp_path, index, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", download)
     message = error_of(lambda: fetch_wheel_member("demo==1.0", "demo/data.bin", OTHER_SHA256, tmp_path / "data.bin"))
-    assert message.startswith("wheel demo==1.0: what came is no whole wheel (")
+    assert message.startswith("wheel demo==1.0: the download is not a whole wheel (")
     assert files_under(tmp_path) == []
 
 
