@@ -1,1 +1,1 @@
-"""From a source of text to sampled sentences."""
+"""From sources of text to the sampled sentences of a study."""

@@ -1,14 +1,13 @@
-"""From a source of text to the sampled sentences of a study.
+"""Sample the sentences of a study from a source of text.
 
-A source has `documents(seed, at_least)`, which yields documents in a random order that the seed fixes: all it holds,
-unless it has to bound its memory, and then a random `at_least` of them and more. It raises OnejumpError if it is
-missing, damaged, of an unknown kind or out of reach. A document is cut into usable sentences. The sample spreads
-evenly over documents, and no document gives sentences to both splits.
+A source has a method `documents(seed, at_least)`, which yields its documents in a random order fixed by the seed. A
+source that must bound its memory may yield a random subset of at least `at_least` documents instead. It raises
+OnejumpError if it is missing, damaged, of an unknown kind, or out of reach. The sample is spread evenly over the
+documents, and no document contributes to both splits.
 """
 
 import random
 
-import numpy as np
 import pyarrow as pa
 
 from onejump.corpus.mediawiki import MediawikiDump
@@ -19,46 +18,46 @@ from onejump.files.atomic import OnejumpError
 SCHEMA = pa.schema(
     [("sentence_id", pa.int32()), ("split", pa.string()), ("document", pa.string()), ("text", pa.string())]
 )
-
-
 Source = MediawikiDump | HubDataset | LocalFiles
 
 
 def sample_sentences(source: Source, train: int, test: int, seed: int, language: str = "en") -> pa.Table:
-    """Sample `train` + `test` distinct sentences, spread over documents as evenly as the source allows.
+    """Sample `train` + `test` distinct sentences, spread over the documents as evenly as the source allows.
 
-    Documents are read until `train` + `test` of them have a usable sentence, or all have been read. Each belongs to
-    one split, at random and in proportion to the splits. Within a split each document gives min(its size, t)
-    sentences, and some one more. Documents of equal title count as one; a sentence found in two documents belongs to
-    the first.
+    Documents are read until `train` + `test` of them have a usable sentence, or all have been read. Each is assigned
+    to one split at random, in proportion to the sizes of the splits. Within a split, each document gives min(its
+    number of sentences, t), and some give one more. Documents with the same title count as one; a sentence found in
+    two documents belongs to the first.
+
+    Args:
+        source: where the documents come from.
+        train: number of training sentences.
+        test: number of test sentences.
+        seed: seed of all random choices.
+        language: code of the language of the text.
 
     Returns:
-        Columns sentence_id int32, split, document, text. Train sentences are 0..train-1 and test sentences
-        train..train+test-1, both in random order, so any slice of a split is itself a random sample.
+        A table with columns sentence_id int32, split, document, text. Training sentences are 0..train-1 and test
+        sentences train..train+test-1, both in random order, so any slice of a split is itself a random sample.
 
     Raises:
-        OnejumpError: a split is empty, or the source has too few sentences, or cannot be divided by documents.
+        OnejumpError: a split is empty, the source has too few sentences, or its documents cannot be divided.
     """
     if train < 1 or test < 1:
-        raise OnejumpError(f"corpus: train {train} and test {test} sentences asked for; each must be at least 1")
+        raise OnejumpError(f"corpus: train {train} and test {test} sentences requested; ask for at least 1 of each")
     found = _read(source, train + test, seed, language)
     sizes = [len(sentences) for sentences in found.values()]
     if sum(sizes) < train + test:
         raise OnejumpError(
-            f"corpus: {train + test} sentences wanted (train {train} + test {test}), but only {sum(sizes)} usable ones"
-            f" found in {len(found)} documents; ask for fewer or add text"
+            f"corpus: {train + test} sentences requested (train {train} + test {test}), but only {sum(sizes)} usable"
+            f" ones found in {len(found)} documents; ask for fewer or add text"
         )
-    # its own stream of random numbers, apart from the one by which a source shuffles
+    # A stream of random numbers separate from the one that shuffles the source.
     rng = random.Random(f"sample {seed}")
-    in_train = _divide(sizes, train, test, rng)
-    if in_train is None:
-        raise OnejumpError(
-            f"corpus: {sum(sizes)} usable sentences found in {len(found)} documents, but no way to give whole documents"
-            f" to train {train} and test {test}; ask for fewer or add documents"
-        )
+    for_train = _divide(sizes, train, test, rng)
     rows = []
     for split, wanted in (("train", train), ("test", test)):
-        titles = [title for title, here in zip(found, in_train, strict=True) if here == (split == "train")]
+        titles = [title for i, title in enumerate(found) if (i in for_train) == (split == "train")]
         quotas = _quotas([len(found[title]) for title in titles], wanted, rng)
         chosen = [
             (split, title, text)
@@ -71,7 +70,7 @@ def sample_sentences(source: Source, train: int, test: int, seed: int, language:
 
 
 def _read(source: Source, enough: int, seed: int, language: str) -> dict[str, list[str]]:
-    """Title -> sentences no earlier document has, of the first `enough` documents that have any."""
+    """Map titles to the sentences that no earlier document has, for the first `enough` documents that have any."""
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
     for document in source.documents(seed, enough):
@@ -84,10 +83,20 @@ def _read(source: Source, enough: int, seed: int, language: str) -> dict[str, li
     return found
 
 
-def _divide(sizes: list[int], train: int, test: int, rng: random.Random) -> list[bool] | None:
-    """Which documents are for training, so that both splits can be filled; None if no division does.
+def _divide(sizes: list[int], train: int, test: int, rng: random.Random) -> set[int]:
+    """Choose the documents for training, in proportion to the splits, so that both splits can be filled.
 
-    Random divisions in the proportion of the splits come first; where they fail, all divisions are searched.
+    Args:
+        sizes: number of sentences of each document.
+        train: number of training sentences.
+        test: number of test sentences.
+        rng: source of the random choice.
+
+    Returns:
+        Indices into `sizes`.
+
+    Raises:
+        OnejumpError: every random choice left one split with too few sentences.
     """
     order = list(range(len(sizes)))
     share = max(1, min(len(sizes) - 1, round(len(sizes) * train / (train + test))))
@@ -95,38 +104,15 @@ def _divide(sizes: list[int], train: int, test: int, rng: random.Random) -> list
         rng.shuffle(order)
         chosen = set(order[:share])
         if train <= sum(sizes[i] for i in chosen) <= sum(sizes) - test:
-            break
-    else:
-        chosen = _exact_division(sizes, train, test, order)
-    return [i in chosen for i in range(len(sizes))] if chosen else None
-
-
-def _exact_division(sizes: list[int], train: int, test: int, order: list[int]) -> set[int]:
-    """Documents whose sizes sum to between `train` and all - `test`, near the splits' proportion; none if impossible.
-
-    Subset sums: reached[s] says that some documents sum to s, last[s] which of them came last when s was first reached.
-    """
-    most = sum(sizes) - test
-    reached = np.zeros(most + 1, dtype=bool)
-    reached[0] = True
-    last = np.zeros(most + 1, dtype=np.int64)
-    for i in order:
-        if sizes[i] <= most:
-            sums = np.flatnonzero(reached[: most + 1 - sizes[i]] & ~reached[sizes[i] :]) + sizes[i]
-            reached[sums] = True
-            last[sums] = i
-    possible = np.flatnonzero(reached[train:]) + train
-    chosen: set[int] = set()
-    if len(possible):
-        rest = int(possible[np.argmin(np.abs(possible - sum(sizes) * train / (train + test)))])
-        while rest:
-            chosen.add(int(last[rest]))
-            rest -= sizes[last[rest]]
-    return chosen
+            return chosen
+    raise OnejumpError(
+        f"corpus: {sum(sizes)} usable sentences found in {len(sizes)} documents, too few documents or too unequal ones"
+        f" to take train {train} and test {test} from separate documents; ask for fewer sentences or add documents"
+    )
 
 
 def _quotas(sizes: list[int], wanted: int, rng: random.Random) -> list[int]:
-    """How many sentences each document gives: min(size, t), and one more from random documents that have more."""
+    """Return how many sentences each document gives: min(size, t), plus one from random documents that have more."""
     level, rest = 0, wanted
     for place, size in enumerate(sorted(sizes)):
         level, spare = divmod(rest, len(sizes) - place)

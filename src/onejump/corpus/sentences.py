@@ -1,4 +1,4 @@
-"""From paragraphs to usable sentences."""
+"""Split documents into usable sentences."""
 
 import re
 
@@ -6,34 +6,24 @@ from onejump.corpus.documents import Document
 from onejump.corpus.wikitext import GAP
 
 _ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-
-
 _EMPTY_PARENTHESES = re.compile(r"\(\s*(?:[,;:]\s*)*\)|\[\s*\]")
-
-
 _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[,;.!?](?:\s|$))")
-
-
-_ENDING = re.compile(r"[.!?][\"'”’»)\]]*$")
-
-
+_ENDING = re.compile("[.!?][\"'\u201d\u2019\u00bb)\\]]*$")
 _DEBRIS = re.compile(
     rf"{GAP}|\[\[|\]\]|[{{}}|]|https?:|www\.|<[a-zA-Z/!]|==|\(\s*[,;:)]|\[[\s\d]*\]|&[a-z]+;|,\s*([,;]|\.(?!\.))"
 )
-
-
 _BRACKETS = {")": "(", "]": "["}
 
 
 def usable_sentences(document: Document, language: str = "en") -> list[str]:
-    """The distinct prose sentences of a document, in order, with single spaces.
+    """Return the distinct prose sentences of a document, in order, with single spaces.
 
-    Usable is what starts with an upper-case letter, a digit or an opening quote, ends in . ! or ?, has at least 5
-    words and 20 to 1,000 characters, balanced brackets and quotes, and no left-over of markup.
+    A sentence is usable if it starts with an upper-case letter, a digit or an opening quote, ends with . ! or ?, has
+    at least 5 words and 20 to 1,000 characters, has balanced brackets and quotes, and contains no remains of markup.
 
     Args:
-        document: paragraphs of plain text; empty parentheses in them are mended first.
-        language: code of the language whose rules `sentencex` splits by.
+        document: the document; empty parentheses in it are removed first.
+        language: code of the language whose rules split the text.
     """
     import sentencex
 
@@ -49,7 +39,7 @@ def usable_sentences(document: Document, language: str = "en") -> list[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    first = sentence.lstrip("\"'“‘«„¿¡([")[:1]
+    first = sentence.lstrip("\"'\u201c\u2018«„¿¡([")[:1]
     return (
         20 <= len(sentence) <= 1000
         and len(sentence.split()) >= 5

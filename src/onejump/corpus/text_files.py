@@ -1,4 +1,4 @@
-"""Texts of the hub and of local files, read by `datasets`."""
+"""Read texts from the hub and from local files with `datasets`."""
 
 import glob
 import random
@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onejump.corpus.documents import Document, _reason
+from onejump.corpus.documents import Document, reason_of
 from onejump.files.atomic import OnejumpError, require_file
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A text data set of the Hugging Face hub at one revision, streamed: one row is a document, one line a paragraph.
+    """A text data set on the Hugging Face hub, in which each row is a document and each line a paragraph.
 
-    Rows are shuffled within a buffer of 10,000 (and by shard), so only what is asked for is fetched. Rows without a
-    title are named "<id>#<running number>".
+    Attributes:
+        id: data set, as owner/name.
+        name: configuration of the data set.
+        revision: commit or tag.
+        split: split of the data set.
+        text_field: column that holds the text.
+        title_field: column that holds the title; rows without one are called "<id>#<running number>".
     """
 
     id: str
@@ -27,6 +32,15 @@ class HubDataset:
     title_field: str = "title"
 
     def documents(self, seed: int, at_least: int) -> Iterator[Document]:
+        """Stream the rows, shuffled by shard and within a buffer of 10,000, so that only what is used is downloaded.
+
+        Args:
+            seed: seed of the random order.
+            at_least: not used; the caller stops when it has enough.
+
+        Raises:
+            OnejumpError: the hub cannot be reached, or the data set has no such column.
+        """
         for number, row in enumerate(self._rows(seed)):
             _require_column(self.text_field, row, f"data set {self.id}")
             yield _document(row.get(self.title_field) or f"{self.id}#{number}", row[self.text_field])
@@ -36,10 +50,10 @@ class HubDataset:
         try:
             rows = datasets.load_dataset(self.id, self.name, split=self.split, revision=self.revision, streaming=True)
             yield from rows.shuffle(seed=seed, buffer_size=10_000)
-        except Exception as error:  # several libraries lie beneath, and their errors have no common base
+        except Exception as error:  # The libraries underneath share no base class of errors.
             raise OnejumpError(
                 f"data set {self.id} ({self.name}, split {self.split}, revision {self.revision}): cannot be read from"
-                f" the hub ({_reason(error)}); check the network and the names, or use local files"
+                f" the hub ({reason_of(error)}); check the network and the names, or use local files"
             ) from error
 
 
@@ -48,10 +62,12 @@ _BUILDERS = {".parquet": ("parquet", {}), ".txt": ("text", {"sample_by": "docume
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Files of text: .parquet and .jsonl with one document a row, .txt with one document a file; one line a paragraph.
+    """Local .parquet and .jsonl files, in which each row is a document, and .txt files, each of which is a document.
 
-    A .txt document is named by its file, a row by its title column or else "<file>#<row>". Rows stay on disk (Arrow,
-    in a temporary directory) until they are yielded.
+    Attributes:
+        paths: the files; each line of a text is a paragraph.
+        text_field: column that holds the text.
+        title_field: column that holds the title; a row without one is called "<file>#<row>", a .txt file by its name.
     """
 
     paths: Sequence[str | Path]
@@ -59,6 +75,15 @@ class LocalFiles:
     title_field: str = "title"
 
     def documents(self, seed: int, at_least: int) -> Iterator[Document]:
+        """Yield all documents in random order; rows stay on disk, in a temporary directory, until then.
+
+        Args:
+            seed: seed of the random order.
+            at_least: not used; the caller stops when it has enough.
+
+        Raises:
+            OnejumpError: a file is missing, damaged or of an unknown kind, or has no such column.
+        """
         with TemporaryDirectory(prefix="onejump-") as cache:
             tables = [(path, self._load(path, cache)) for path in map(Path, self.paths)]
             places = [(path, table, row) for path, table in tables for row in range(len(table))]
@@ -70,11 +95,9 @@ class LocalFiles:
                 yield _document(values.get(self.title_field) or default, text)
 
     def _load(self, path: Path, cache: str):
-        """One file as a `datasets.Dataset`, memory-mapped from `cache`."""
+        """Load one file as a `datasets.Dataset`, memory-mapped from `cache`."""
         if path.suffix not in _BUILDERS:
-            raise OnejumpError(
-                f"{path}: unknown kind of text file; expected a name that ends in {', '.join(_BUILDERS)}"
-            )
+            raise OnejumpError(f"{path}: unknown kind of text file; expected a name ending in {', '.join(_BUILDERS)}")
         require_file(path)
         builder, options = _BUILDERS[path.suffix]
         datasets = _quiet_datasets()
@@ -82,9 +105,9 @@ class LocalFiles:
             table = datasets.load_dataset(
                 builder, data_files=[glob.escape(str(path))], split="train", cache_dir=cache, **options
             )
-        except Exception as error:  # `datasets` passes on what each reader raises
+        except Exception as error:  # `datasets` passes on whatever each reader raises.
             raise OnejumpError(
-                f"{path}: not a readable {path.suffix} file ({_reason(error.__cause__ or error)}); fix or remove it"
+                f"{path}: not a readable {path.suffix} file ({reason_of(error.__cause__ or error)}); fix or remove it"
             ) from error
         if path.suffix != ".txt":
             _require_column(self.text_field, table.column_names, str(path))
@@ -92,7 +115,7 @@ class LocalFiles:
 
 
 def _quiet_datasets():
-    """The module `datasets` without progress bars and log lines; what goes wrong is raised."""
+    """Import `datasets` and turn off its progress bars and log messages; errors are still raised."""
     import datasets
 
     datasets.disable_progress_bars()

@@ -1,46 +1,30 @@
-"""From wikitext to paragraphs of plain text."""
+"""Convert wikitext to paragraphs of plain text."""
 
 import re
 
-GAP = "\ufffc"  # "object replacement character": what stood here is part of the sentence, but is not text
-
-
+GAP = "\ufffc"  # the "object replacement character": part of the sentence, but not text, was here
 _INLINE_TAG = re.compile(
     "abbr|b|bdi|bdo|big|center|cite|dfn|em|font|i|ins|kbd|nowiki|onlyinclude|q|samp|small|span|strong|sub|sup|tt|u|var"
 )
-
-
 _BLOCK_TAG = re.compile("blockquote|br|div|hr|p")
-
-
 _HIDDEN_TAG = re.compile("ref|references|section|includeonly|noinclude")
-
-
 _NOT_TEXT_LINKS = ("file:", "image:", "category:", "media:")
-
-
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(-[a-z-]+)?:\S")
-
-
 _MAGIC_WORD = re.compile(r"__[A-Z]+__")
-
-
 _QUOTE_MARKUP = re.compile(r"'{2,}")
-
-
-# A gap glued to the word or the stop before it, or after the end of a sentence, was a footnote such as {{sfn}}.
-_FOOTNOTE = re.compile(rf"(?<=[^\W\d_]|[.,;:!?\"'”’)]){GAP}+(?=[\s.,;:!?)]|$)|(?<=[.!?\"”])\s+{GAP}+(?=\s+[A-Z]|\s*$)")
-
-
-# Parentheses with a gap mostly held a pronunciation or a foreign name: the sentence reads well without them.
+# A gap directly after a word or a full stop, or after the end of a sentence, was a footnote such as {{sfn}}.
+_FOOTNOTE = re.compile(
+    rf"(?<=[^\W\d_]|[.,;:!?\"'”\u2019)]){GAP}+(?=[\s.,;:!?)]|$)|(?<=[.!?\"”])\s+{GAP}+(?=\s+[A-Z]|\s*$)"
+)
+# Parentheses with a gap mostly held a pronunciation or a foreign name; the sentence reads well without them.
 _GAP_IN_PARENTHESES = re.compile(rf"\s*\([^()]*{GAP}[^()]*\)")
 
 
 def clean_wikitext(wikitext: str) -> list[str]:
-    """Paragraphs of plain text: no templates, tables, notes, lists, headings, files, formulas, code or comments.
+    """Return paragraphs without templates, tables, notes, lists, headings, files, formulas, code or comments.
 
-    A template, formula or piece of code within a sentence leaves U+FFFC, so that the sentence can be told from a
-    whole one; footnotes, and parentheses around such a gap, vanish.
+    A template, formula or piece of code within a sentence leaves U+FFFC behind, to mark the sentence as incomplete.
+    Footnotes, and parentheses around such a gap, are removed entirely.
     """
     import mwparserfromhell
 
@@ -53,13 +37,13 @@ def clean_wikitext(wikitext: str) -> list[str]:
             lines = []
         else:
             lines.append(line.strip())
-    # what is left of a gap at the start was a box beside the text
+    # A gap at the start was a box beside the text.
     closed = (_GAP_IN_PARENTHESES.sub("", _FOOTNOTE.sub("", text.lstrip(f" {GAP}"))) for text in paragraphs)
     return [text.strip() for text in closed if text.strip()]
 
 
 def _plain(wikicode) -> str:
-    """The text of parsed wikitext; a list item stays a line that begins with its mark."""
+    """Return the text of parsed wikitext, in which list items still begin with their markers."""
     from mwparserfromhell import nodes
 
     parts = []
@@ -82,7 +66,7 @@ def _plain(wikicode) -> str:
 
 
 def _label(link) -> str:
-    """What a reader sees of an inner link."""
+    """Return what a reader sees of an internal link."""
     title = str(link.title).strip()
     if title.lower().startswith(_NOT_TEXT_LINKS) or (link.text is None and _LANGUAGE_LINK.match(title)):
         return ""
@@ -90,7 +74,7 @@ def _label(link) -> str:
 
 
 def _tag(tag) -> str:
-    """What a reader sees of a tag that runs on in the text."""
+    """Return what a reader sees of a tag, or U+FFFC where that is not text."""
     name = str(tag.tag).strip().lower()
     if name in ("li", "dd", "dt") and tag.wiki_markup:
         return str(tag.wiki_markup)
