@@ -15,16 +15,15 @@ SBATCH = {
 }
 
 
-def check_results():
-    """Refuse a results folder that cannot be written."""
-    folder = Path("results")
+def check_folder(folder, advice):
+    """Make a folder, and refuse one that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as error:
         raise WorkflowError(
-            f"{folder.absolute()}: {error.strerror}; make room, fix its permissions, or run elsewhere with --directory"
+            f"{folder.absolute()}: {error.strerror}; make room, fix its permissions, or {advice}"
         ) from error
 
 
@@ -45,7 +44,8 @@ def ask_slurm(*command):
             f"slurm: {command[0]} has not answered for a minute; look whether the cluster is up (scontrol ping)"
         )
     if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1].split("error: ")[-1]
+        said = done.stderr.strip() or f"no message, exit status {done.returncode}"
+        reason = said.splitlines()[-1].split("error: ")[-1]
         raise WorkflowError(f"slurm: {reason}; asked by: {shlex.join(command)}")
     return done.stdout
 
@@ -104,7 +104,17 @@ def check_requests():
 
 
 onstart:
-    check_results()
+    check_folder(Path("results"), "run elsewhere with --directory")
+    if CACHING:
+        if "SNAKEMAKE_OUTPUT_CACHE" not in os.environ:
+            raise WorkflowError(
+                "--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to the folder of the cache"
+            )
+        location = os.environ["SNAKEMAKE_OUTPUT_CACHE"]
+        if "://" not in location:  # a folder, not a store of a storage plugin
+            check_folder(
+                Path(location), "set SNAKEMAKE_OUTPUT_CACHE to another one"
+            )
     if workflow.executor_plugin.name == "slurm":
         check_status_command()
         check_requests()
