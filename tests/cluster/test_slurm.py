@@ -120,3 +120,18 @@ def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(slurm_stud
     assert len(lines) == 1 and message in lines[0], done.stdout
     assert "Traceback" not in done.stdout
     assert len(slurm_jobs("--states=all")) == number
+
+
+def test_a_second_study_takes_from_the_cache_what_the_first_made(slurm_study, tmp_path):
+    """With the line of docs/cluster.md, which names no rules."""
+    cache, made = tmp_path / "cache", []
+    for name in ("first", "second"):
+        shards = [
+            f"results/{name}/tiny-gpt2/seed-0/activations/{split}/shard-00.safetensors" for split in ("train", "test")
+        ]
+        command = f"snakemake --profile slurm --cache --config study={name} -- {' '.join(shards)}"
+        slurm_study.run(command, SNAKEMAKE_OUTPUT_CACHE=str(cache))
+        entries = [(slurm_study.folder / shard).resolve() for shard in shards]
+        assert {entry.parent for entry in entries} == {cache}
+        made.append({entry: entry.stat().st_mtime_ns for entry in entries})
+    assert made[0] == made[1]

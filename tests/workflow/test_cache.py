@@ -30,8 +30,7 @@ class CachedStudy(Study):
     def make_activations(self) -> None:
         seed = self.config["seeds"][0]
         targets = [f"results/{self.config['study']}/{path.format(seed=seed)}" for path in SHARDS]
-        cache = self.folder.parent / "cache"
-        cache.mkdir(exist_ok=True)
+        cache = self.folder.parent / "cache"  # made by the first run
         variables = {"SNAKEMAKE_OUTPUT_CACHE": str(cache), "HF_HOME": str(self.folder.parent / "hub")}
         self.snakemake("--cache", "--", *targets, **variables)
 
@@ -85,3 +84,12 @@ def test_studies_share_what_does_not_depend_on_their_variants_and_nothing_else(t
     assert changed("revision", lambda c: c["models"]["tiny"].update(revision)) == {unembedding, positions, *shards}
     assert changed("dtype", lambda c: c["models"]["tiny"].update(dtype="bfloat16")) == {unembedding, *shards}
     assert changed("seed", lambda c: c.update(seeds=[1])) == {corpus, positions, *shards}
+
+
+def test_a_cache_without_a_folder_is_refused_before_the_first_job(tiny_study):
+    done = tiny_study.snakemake("--cache", check=False)
+    assert done.returncode != 0 and "--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to" in done.stdout
+    file = tiny_study.folder / "config.yaml"
+    done = tiny_study.snakemake("--cache", check=False, SNAKEMAKE_OUTPUT_CACHE=str(file / "cache"))
+    assert done.returncode != 0 and f"{file}/cache: Not a directory; make room" in done.stdout
+    assert not tiny_study.results().exists()

@@ -25,6 +25,10 @@ LOGS = f"{LAYOUT.root}/logs"
 BENCHMARKS = f"{LAYOUT.root}/benchmarks"
 # With --cache, what studies share comes from a common folder.
 CACHING = workflow.enable_cache
+if CACHING and "SNAKEMAKE_OUTPUT_CACHE" not in os.environ:
+    raise WorkflowError(
+        "--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to the folder of the cache"
+    )
 
 
 wildcard_constraints:
