@@ -65,11 +65,12 @@ def _option(name: str, annotation: object, default: object) -> click.Option:
     else:
         value_type = kind if about.minimum is None else click.IntRange(min=about.minimum)
     required = default in (inspect.Parameter.empty, MISSING)
+    defaults = {} if required else {"default": default}  # a default of None would count as given
     return click.Option(
         [f"--{name.replace('_', '-')}", f"{name}s" if several else name],
         type=value_type,
         required=required,
-        default=None if required else default,
+        **defaults,
         multiple=several,
         is_flag=kind is bool,
         help=about.help,

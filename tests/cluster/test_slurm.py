@@ -95,7 +95,7 @@ def test_a_requeued_fit_goes_on_from_its_checkpoint(finished_slurm_study):
     assert jump.read_bytes() == before
     assert not checkpoint.exists()
     stage_log = study.results("logs/fit_joint_jump/tiny-gpt2.seed-0.paper.log").read_text()
-    assert f"goes on from {checkpoint.relative_to(study.folder)}" in stage_log
+    assert f"resuming from {checkpoint.relative_to(study.folder)}" in stage_log
     assert [job.state for job in jobs_of(log.read_text())] == ["COMPLETED"]
 
 

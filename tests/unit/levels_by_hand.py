@@ -1,7 +1,7 @@
 """Levels of tiny models by hooks on modules whose names are written down by hand, to compare with."""
 
 import torch
-from tiny_models import VOCABULARY
+from tiny_models import N_BLOCKS, VOCABULARY
 
 # Where each architecture keeps its blocks and its final norm, written down by hand from its source.
 PLACES = {
@@ -38,3 +38,27 @@ def run_with_hooks(model, family, ids):
     for handle in handles:
         handle.remove()
     return entered, output
+
+
+def levels_one_by_one(model, sentences, positions):
+    """h^0 .. h^K at each position, from whole forward passes over single, uncut, unpadded sentences.
+
+    h^k for k < K is Transformers' own hidden state; h^K is the output of the last block, by a hook there.
+    """
+    last_block = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS)[-1]
+    rows = []
+    for ids, position in zip(sentences, positions, strict=True):
+        final = []
+        handle = last_block.register_forward_hook(lambda module, args, out, final=final: final.append(out))
+        with torch.inference_mode():
+            states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        handle.remove()
+        (out,) = final
+        levels = [*states[:N_BLOCKS], out[0] if isinstance(out, tuple) else out]
+        rows.append(torch.stack([h[0, position] for h in levels]))
+    return torch.stack(rows, 1)
+
+
+def scaled_difference(found, expected):
+    """The largest difference at each level, relative to the largest value there."""
+    return max(float((f - e).abs().max() / e.abs().max()) for f, e in zip(found, expected, strict=True))

@@ -21,3 +21,10 @@ def error_of(action) -> str:
 def files_under(folder: str | Path) -> list[str]:
     """All paths under a folder, relative to it and sorted."""
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
+
+
+def flipped(content: bytes, position: int, bit: int) -> bytes:
+    """The content with one bit flipped."""
+    changed = bytearray(content)
+    changed[position] ^= 1 << bit
+    return bytes(changed)

@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
+from refusals import error_of
 
+from onejump import stages
+from onejump.cli import cli
 from onejump.files.tensors import write_tensors
 from onejump.models.devices import DEVICE_LINE
-from onejump.parameters import Compute
+from onejump.parameters import Compute, Dump
 from onejump.report.timings import read_hardware
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
@@ -37,10 +42,12 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
     arguments = ["inspect", str(tmp_path / "none.parquet")]
     done = onejump(*arguments)
     assert done.returncode == 1
-    assert done.stderr.startswith("onejump: error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("onejump: error: ")
+    assert done.stderr.count("\n") == 1
     told = onejump("--debug", *arguments) if asked == "option" else onejump(*arguments, ONEJUMP_DEBUG="1")
     assert told.returncode == 1
-    assert told.stderr.startswith("Traceback") and told.stderr.endswith("\n" + done.stderr)
+    assert told.stderr.startswith("Traceback")
+    assert told.stderr.endswith("\n" + done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,8 @@ def test_metadata_and_shapes_of_tensors_are_read_without_pytorch(tmp_path):
     write_tensors(tmp_path / "t", {"x": torch.ones(2, 3, dtype=torch.bfloat16)}, {"n": 7})
     code = f"""
 import sys
+from onejump import stages
+from onejump.cli import cli
 from onejump.files.tensors import TensorFile
 file = TensorFile({str(tmp_path / "t")!r})
 assert (file.value("n"), file.shape("x"), file.names) == (7, (2, 3), ["x"])
@@ -101,4 +110,60 @@ def test_a_stage_says_what_it_runs_on_before_all_else(capsys):
     device = Compute("cpu", 1).start()
     torch.set_num_threads(threads)
     (line,) = capsys.readouterr().err.splitlines()
-    assert device.type == "cpu" and line.startswith(DEVICE_LINE) and line.endswith(", 1 thread")
+    assert device.type == "cpu"
+    assert line.startswith(DEVICE_LINE)
+    assert line.endswith(", 1 thread")
+
+
+def test_a_hub_model_that_cannot_be_reached_is_one_line_and_comes_soon(tmp_path):
+    model = "nobody-of-this-name/no-such-model"
+    done = onejump("extract-unembedding", "--model", model, "--out", str(tmp_path / "h"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"onejump: error: model {model}: revision 'main' is not in the cache and the hub")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_option_is_status_2_and_names_the_option():
+    done = onejump("select-jump", "--no-such-option")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    assert "--no-such-option" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself_and_each_of_its_required_options(name):
+    done = CliRunner().invoke(cli, [name, "--help"])
+    assert done.exit_code == 0
+    assert done.output.startswith("Usage:")
+    assert cli.commands[name].help.split("\n")[0] in " ".join(done.output.split())
+    for parameter in cli.commands[name].params:
+        if isinstance(parameter, click.Argument):
+            assert parameter.human_readable_name in done.output
+        else:
+            assert parameter.opts[0] in done.output
+            assert parameter.required <= ("[required]" in done.output)
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_refuses_to_run_without_its_required_options(name):
+    done = CliRunner().invoke(cli, [name])
+    assert done.exit_code == 2
+    assert "Missing option" in done.output or "Missing argument" in done.output
+
+
+@pytest.mark.parametrize("sources", [{}, {"hub": "a/b", "files": [Path("t.txt")]}])
+def test_sampling_sentences_needs_exactly_one_source(tmp_path, sources):
+    message = error_of(lambda: stages.sample_sentences(1, 1, tmp_path / "s.parquet", **sources))
+    assert message == "give exactly one source: --mediawiki-dump, --hub or --file"
+
+
+@pytest.mark.parametrize(
+    ("levels", "named"),
+    [(["last"], "--level last: expected the number of an exit level"), (["0", "1"], "--out: 1 given for 2 --level")],
+)
+def test_levels_that_are_no_levels_are_refused(tmp_path, levels, named):
+    dump = Dump(tmp_path / "u", tmp_path / "p", [tmp_path / "s"])
+    message = error_of(lambda: stages.fit_jump(dump, Compute("cpu", 1), levels, [tmp_path / "out"]))
+    assert message.startswith(named)

@@ -1,4 +1,4 @@
-"""The dump of hidden states into shards."""
+"""Forward passes that keep h^0 .. h^K at one position of each sentence."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,12 @@ from onejump.models.anatomy import Anatomy, find_anatomy
 
 logger = logging.getLogger(__name__)
 
-
-# Most tokens in a padded batch, by kind of device: on the CPU few enough that what a block computes stays in the cache.
+# Most tokens in a padded batch, by device: on the CPU, few enough for what a block computes to stay in the cache.
 TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
 
 def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
-    """Rows in batches of similar length: each padded batch holds at most `token_budget` tokens, or one sentence."""
+    """Rows in batches of similar length, each of at most `token_budget` tokens with padding, or of one sentence."""
     lengths = np.asarray(lengths)
     batches, batch = [], []
     for row in np.argsort(lengths, kind="stable"):
@@ -42,28 +41,28 @@ def gather_levels(
 ) -> Tensor:
     """h^0 .. h^K at the last token of each sentence.
 
-    Padding stands on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps
-    one row a sentence, and the output head is never run. Where a batch does not fit the device's memory, it and all
-    further ones are made of half as many tokens.
+    Padding is on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps one
+    row a sentence, and the output head never runs. If a batch does not fit in the device's memory, it and all later
+    batches are halved.
 
     Args:
-        model: of Transformers, in evaluation mode.
+        model: A causal model of Transformers, in evaluation mode.
         sentences: N lists of token ids, each cut after its position.
-        token_budget: most tokens in a padded batch.
-        progress: title of the progress bar, or None for no bar.
-        checkpoint: where the dump goes on from if it was broken off, with the same result; or None.
+        token_budget: Most tokens in a padded batch.
+        progress: Label of the progress bar, or None for no bar.
+        checkpoint: Where an interrupted dump resumes, with the same result; or None.
 
     Returns:
         [K+1, N, H] on the CPU, in the model's dtype.
 
     Raises:
-        OnejumpError: the architecture is not supported, or not even one sentence fits the device.
+        OnejumpError: The architecture is not supported, or a single sentence does not fit on the device.
     """
     anatomy = find_anatomy(model)
     lengths = np.array([len(ids) for ids in sentences])
     hidden_size = anatomy.output_head.weight.shape[1]
     levels = torch.empty(len(anatomy.blocks) + 1, len(sentences), hidden_size, dtype=model.dtype)
-    order, n_done = np.argsort(lengths, kind="stable"), 0  # rows are done from short to long, whatever the batches
+    order, n_done = np.argsort(lengths, kind="stable"), 0  # from short to long, whatever the batches
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
     bar = progress_bar(None, progress, "token", total=int(lengths.sum()))
@@ -81,11 +80,11 @@ def gather_levels(
             except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
                     raise OnejumpError(
-                        f"one sentence of {lengths[rows[0]]} tokens does not fit the device beside the model; "
+                        f"one sentence of {lengths[rows[0]]} tokens does not fit on the device beside the model; "
                         "spread it over more GPUs (gpus), or use a smaller dtype"
                     ) from error
                 failed, token_budget = token_budget, len(rows) * int(lengths[rows].max()) // 2
-                logger.warning("out of memory at %d tokens a batch; going on with %d", failed, token_budget)
+                logger.warning("out of memory with %d tokens a batch; continuing with %d", failed, token_budget)
                 torch.cuda.empty_cache()
                 pending = batches_left()
                 continue
@@ -117,10 +116,10 @@ def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> T
 
 
 def shard_rows(positions: pa.Table, split: str, shard: int) -> pa.Table:
-    """The rows of one shard.
+    """Rows of positions.parquet that belong to one shard.
 
     Raises:
-        OnejumpError: there is no such shard.
+        OnejumpError: There is no such shard.
     """
     rows = positions.filter((pc.field("split") == split) & (pc.field("shard") == shard))
     if len(rows) == 0:
@@ -129,10 +128,10 @@ def shard_rows(positions: pa.Table, split: str, shard: int) -> pa.Table:
 
 
 def check_identity(found: tuple[str, str, str], facts: Mapping) -> None:
-    """Refuse a model (name, revision, dtype) that an unembedding with these facts was not taken from.
+    """Refuse a model (name, revision, dtype) other than the one that an unembedding with these facts was taken from.
 
     Raises:
-        OnejumpError: the two differ.
+        OnejumpError: The two differ.
     """
     expected = (facts["model"], facts["revision"], facts["dtype"])
     if found != expected:
@@ -143,21 +142,21 @@ def check_tokens(model, sentences: Sequence[Sequence[int]]) -> None:
     """Refuse token ids beyond a model's vocabulary.
 
     Raises:
-        OnejumpError: there are some.
+        OnejumpError: There is one.
     """
     largest, vocabulary = max(map(max, sentences)), model.get_input_embeddings().num_embeddings
     if largest >= vocabulary:
         raise OnejumpError(
-            f"has token {largest}, but the model knows 0..{vocabulary - 1}; choose the positions again with the model's "
-            "own tokenizer"
+            f"has token {largest}, but the model knows 0..{vocabulary - 1}; choose the positions again with the "
+            "model's own tokenizer"
         )
 
 
 def check_finite(levels: Tensor, sentence_ids: np.ndarray, dtype: str) -> None:
-    """Refuse hidden states [K+1, N, H] that are not numbers, naming the first sentence and level.
+    """Refuse hidden states [K+1, N, H] that are not finite, naming the first level and sentence.
 
     Raises:
-        OnejumpError: a hidden state is NaN or infinite.
+        OnejumpError: A hidden state is NaN or infinite.
     """
     broken = ~levels.isfinite().all(-1)
     if broken.any():

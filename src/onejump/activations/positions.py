@@ -1,4 +1,4 @@
-"""Tokens, and one position in each sentence."""
+"""One token position in each sentence."""
 
 import hashlib
 import json
@@ -13,22 +13,22 @@ from onejump.files.atomic import OnejumpError
 def choose_positions(
     sentences: pa.Table, tokenizer, max_tokens: int | None, shards: dict[str, int], seed: int
 ) -> pa.Table:
-    """Tokenise each sentence and choose one position in it, uniformly (as Din et al. do).
+    """Tokenise each sentence and choose one position in it uniformly, as Din et al. do.
 
     Args:
-        sentences: sentence_id, split, text.
-        tokenizer: of Transformers; it adds a BOS token where that is its default.
-        max_tokens: longest input of the model, or None; a longer sentence is cut.
-        shards: split -> number of shards; sentences are dealt to shards in order, in near-equal numbers.
-        seed: of the choice.
+        sentences: Table with sentence_id, split and text.
+        tokenizer: A tokenizer of Transformers; it adds a BOS token if that is its default.
+        max_tokens: The model's longest input, or None; longer sentences are cut.
+        shards: Split -> number of shards; sentences are assigned to shards in order, in near-equal numbers.
+        seed: Seed of the choice.
 
     Returns:
-        sentence_id int32, split, shard int32, n_tokens int32, position int32 (0-based), token_id int32 (the token at
-        the position), starts_with_bos (whether the first token is the tokenizer's BOS), input_ids list<int32> (cut
-        after the position: a causal model cannot see further).
+        Table with sentence_id int32, split, shard int32, n_tokens int32, position int32 (0-based), token_id int32 (the
+        token at the position), starts_with_bos (whether the first token is the tokenizer's BOS), input_ids list<int32>
+        (cut after the position: a causal model cannot see further).
 
     Raises:
-        OnejumpError: a sentence has no tokens, or a split has fewer sentences than shards.
+        OnejumpError: A sentence has no tokens, or a split has fewer sentences than shards.
     """
     bos = getattr(tokenizer, "bos_token_id", None)
     tokens = [ids[:max_tokens] for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]]

@@ -1,4 +1,4 @@
-"""Shards of activations, read and checked."""
+"""Activations read from their shards, and checked against what they were made from."""
 
 import copy
 import hashlib
@@ -29,10 +29,7 @@ class Activations:
     Attributes:
         n_blocks: K; levels are 0..K.
         hidden_size: H.
-        sentence_ids: [N] int32, the rows kept.
-
-    Raises:
-        OnejumpError: a shard is damaged, belongs to another model, split or sentence set, or is missing.
+        sentence_ids: [N] int32, sentences of the rows kept.
     """
 
     def __init__(
@@ -46,15 +43,18 @@ class Activations:
         """Open the shards and check what they were made from.
 
         Args:
-            shards: all shard files of the split, in order.
+            shards: All shard files of the split, in order.
             positions: positions.parquet.
-            head: the head of the model that the shards must come from.
+            unembedding: That of the model that the shards must come from.
             split: `train` or `test`.
             keep: `all`, or `not_first` to leave out rows at position 0.
+
+        Raises:
+            OnejumpError: A shard is missing or damaged, or belongs to another model, split or set of sentences.
         """
         self.n_blocks, self.hidden_size = unembedding.metadata["n_blocks"], unembedding.hidden_size
         table = read_table(positions, ["sentence_id", "split", "shard", "position"])
-        # By NumPy, since a condition of Arrow's imports pandas, a tenth of a short job.
+        # With NumPy, since filtering with Arrow imports pandas, which takes a tenth of a short job.
         of_split = np.array(table["split"].to_pylist()) == split
         number, sentence_ids, position = (
             numbers(table, name)[of_split] for name in ("shard", "sentence_id", "position")
@@ -85,11 +85,12 @@ class Activations:
     def _check(self, file: TensorFile, unembedding: Unembedding, split: str, index: int) -> None:
         facts = file.metadata
         if not {"split", "shard", "rows_sha256"} <= facts.keys():
-            raise OnejumpError(f"{file.path}: is not a shard of activations; give the files of dump-activations")
+            raise OnejumpError(f"{file.path}: is no shard of activations; give the files that dump-activations wrote")
         if facts.get("unembedding_sha256") != unembedding.metadata["sha256"]:
             raise OnejumpError(
-                f"{file.path}: comes from {facts.get('model')} with head {facts.get('unembedding_sha256')}, not from "
-                f"{unembedding.metadata['model']} with head {unembedding.metadata['sha256']}; use one model's files throughout"
+                f"{file.path}: comes from {facts.get('model')} with unembedding {facts.get('unembedding_sha256')}, not "
+                f"from {unembedding.metadata['model']} with unembedding {unembedding.metadata['sha256']}; use one "
+                "model's files throughout"
             )
         if (facts["split"], file.value("shard")) != (split, index):
             raise OnejumpError(
@@ -101,16 +102,17 @@ class Activations:
             raise OnejumpError(f"{file.path}: has {found} levels, expected {self.n_blocks + 1}; rerun dump-activations")
 
     def __len__(self) -> int:
+        """Number N of rows kept."""
         return len(self.sentence_ids)
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of what is read: the shards' contents, and which of their rows."""
+        """SHA-256 of what is read: the shards' contents, and which rows are kept."""
         content = [[file.sha256 for file in self._files], self.sentence_ids.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def rows(self, first: int, last: int) -> "Activations":
-        """The same files with only the rows first..last-1 of those kept."""
+        """The same files, with only rows first..last-1 of those kept."""
         part = copy.copy(self)
         part.sentence_ids, part._kept, seen = self.sentence_ids[first:last], [], 0
         for kept in self._kept:
@@ -120,10 +122,10 @@ class Activations:
         return part
 
     def shards(self, *levels: int) -> Iterator[tuple[Tensor, ...]]:
-        """For each shard the given levels, each [n, H] float32 on the CPU.
+        """Yield the given levels of each shard, each [n, H] float32 on the CPU.
 
         Raises:
-            OnejumpError: a level is out of range, or a tensor is damaged, not finite, or of the wrong shape.
+            OnejumpError: A level is out of range, or a tensor is damaged, not finite, or of the wrong shape.
         """
         for level in levels:
             if not 0 <= level <= self.n_blocks:
@@ -141,7 +143,7 @@ class Activations:
         if len(tensor) > len(numbers_kept):
             tensor = tensor[kept[rows]]
         tensor = tensor.float()
-        # A sum passes NaN and infinity on, which spares looking at each number: only large ones make it infinite too.
+        # A sum of NaN or infinity is not finite; nor is one of large values, so only then is each value checked.
         if not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
             raise OnejumpError(
                 f"{file.path}: NaN or infinite values at level {level}; rerun dump-activations in float32"
@@ -149,5 +151,5 @@ class Activations:
         return tensor
 
     def level(self, level: int) -> Tensor:
-        """One level of all rows: [N, H] float32 on the CPU. Errors as in `shards`."""
+        """One level of all rows: [N, H] float32 on the CPU; raises as `shards` does."""
         return torch.cat([rows for (rows,) in self.shards(level)])

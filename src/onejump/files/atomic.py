@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _UMASK = os.umask(0)
-
-
 os.umask(_UMASK)
 
 
 class OnejumpError(Exception):
-    """What a user can fix: one line that says what, what was found, what was expected, and what to do."""
+    """An error that a user can fix: one line with what is wrong, what was found, what was expected, and what to do."""
 
 
 @contextmanager
 def errors_name(path: str | Path) -> Iterator[None]:
-    """Begin each OnejumpError that is raised meanwhile with the file that it is about."""
+    """Prefix every OnejumpError raised in the block with the file that it is about."""
     try:
         yield
     except OnejumpError as error:
@@ -28,13 +26,13 @@ def errors_name(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """Yield a temporary path beside `path`: renamed to `path` if the block succeeds, removed if it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors creates files that only their owner can read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,7 +56,7 @@ def read_json(path: str | Path) -> dict:
     """Read a JSON object.
 
     Raises:
-        OnejumpError: the file is missing or is not JSON.
+        OnejumpError: The file is missing or is not JSON.
     """
     require_file(path)
     try:

@@ -1,7 +1,7 @@
-"""Checkpoints: how far a long job has come, beside its output, for when the same job is run again.
+"""Checkpoints: the state of a long job, saved beside its output so that the same job can resume.
 
-A job may be requeued, or run out of time and be submitted again. Snakemake then removes the output that the job
-declares, which a checkpoint is not.
+A job may be requeued, or run out of time and be submitted again. Snakemake then removes the job's declared output,
+but not its checkpoint.
 """
 
 import hashlib
@@ -18,8 +18,6 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile, write_tensors
 
 INTERVAL = "ONEJUMP_CHECKPOINT_SECONDS"
-
-
 DEFAULT_INTERVAL = "300"
 
 
@@ -30,7 +28,7 @@ def _code_digest() -> str:
 
 
 class Checkpoint:
-    """The checkpoint of one output: saved now and then, loaded only by a job that would compute the same bytes.
+    """The checkpoint of one output: saved now and then, and loaded only by a job that would compute the same bytes.
 
     Attributes:
         path: `.<name of the output>.checkpoint`, in the output's folder.
@@ -40,12 +38,12 @@ class Checkpoint:
     """
 
     def __init__(self, output: str | Path, facts: dict, device: torch.device) -> None:
-        """Name what the computation depends on.
+        """State what the computation depends on.
 
         Args:
-            output: the file that the job makes.
-            facts: parameters and digests of inputs, JSON.
-            device: where the job computes.
+            output: The file that the job writes.
+            facts: Parameters and digests of inputs, as JSON values.
+            device: Where the job computes.
         """
         self.path = Path(output).with_name(f".{Path(output).name}.checkpoint")
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -59,7 +57,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict | None:
-        """The state last saved, or None where there is none, it is damaged, or it is of another computation."""
+        """The state last saved, or None if there is none, it is damaged, or it belongs to another computation."""
         try:
             file = TensorFile(self.path)
             if file.metadata.get("facts") != self._facts:
@@ -67,28 +65,28 @@ class Checkpoint:
             state = _assemble(file.value("state"), file.tensors())
         except OnejumpError:
             return None
-        print(f"onejump: goes on from {self.path}", file=sys.stderr)
+        print(f"onejump: resuming from {self.path}", file=sys.stderr)
         return state
 
     @property
     def due(self) -> bool:
-        """Whether the last time is long enough ago."""
+        """Whether the last save was long enough ago."""
         return time.monotonic() - self._saved >= self._interval
 
     def save(self, state: dict) -> None:
-        """Save a state made of dicts, lists, tensors and JSON's values."""
+        """Save a state made of dicts, lists, tensors and JSON values."""
         tensors: dict[str, Tensor] = {}
         outline = _take_apart(state, tensors)
         write_tensors(self.path, tensors, {"facts": self._facts, "state": outline})
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the file, once the output is whole."""
+        """Remove the file; for when the output is complete."""
         self.path.unlink(missing_ok=True)
 
 
 def _take_apart(value, tensors: dict[str, Tensor]):
-    """Move the tensors of a nested value into `tensors`, and return the rest as JSON; keys of dicts may be numbers."""
+    """Move the tensors of a nested value into `tensors`, and return the rest as JSON; dict keys may be numbers."""
     if isinstance(value, Tensor):
         name = f"tensor.{len(tensors)}"
         tensors[name] = value.clone()  # safetensors refuses tensors that share memory

@@ -1,4 +1,4 @@
-"""Digests of what code means: without comments, docstrings and help texts, and the same under each Python version."""
+"""Digests of code that ignore comments, docstrings and help texts, and are the same under every Python version."""
 
 import ast
 import functools
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-# Where a stage is put together: only those of their definitions count that the stage uses.
+# Modules in which stages are defined: of these, only the definitions that a stage uses count.
 ENTRANCE = ("stages", "parameters", "cli")
-# What the command line does with every stage's options.
+# Turns the options of every stage into arguments.
 COMMAND_LINE = ("command_of",)
 
 
 def stage_digest(stage: str, *modules: str, data: str = "") -> str:
-    """Digest of the code that a stage runs: its function, and all that this uses of the library.
+    """Digest of the code that a stage runs: its function, and everything in the library that the function uses.
 
     Args:
-        stage: name of a function in stages.py.
-        modules: what else it runs, by dotted name within the package, where it imports by name.
-        data: a pattern of files within the package that it reads, such as templates.
+        stage: Name of a function in stages.py.
+        modules: Modules that it loads by name at run time, as dotted names within the package.
+        data: Glob pattern of files within the package that it reads, such as templates.
 
     Returns:
         16 hexadecimal digits.
@@ -46,7 +46,7 @@ def stage_digest(stage: str, *modules: str, data: str = "") -> str:
 
 @functools.cache
 def _definitions() -> dict[str, ast.stmt]:
-    """Name -> what defines it, at the top level of the modules of ENTRANCE."""
+    """Name -> its definition, for all top-level names of the ENTRANCE modules."""
     found = {}
     for module in ENTRANCE:
         for node in ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body:
@@ -59,14 +59,14 @@ def _definitions() -> dict[str, ast.stmt]:
 
 @functools.cache
 def _module(name: str) -> tuple[object, list[str]]:
-    """A module's meaning, and the library's modules that it imports."""
+    """A module's canonical syntax tree, and the library modules that it imports."""
     path = PACKAGE / f"{name.replace('.', '/')}.py"
     tree = ast.parse((path if path.is_file() else path.with_suffix("") / "__init__.py").read_text(encoding="utf-8"))
     return _canonical(tree), sorted(_imports(tree))
 
 
 def _imports(tree: ast.AST) -> set[str]:
-    """Modules of this package that a piece of code imports, inside its functions too."""
+    """Modules of this package that a piece of code imports, including inside functions."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
@@ -81,7 +81,7 @@ def _is_module(name: str) -> bool:
 
 
 def _canonical(node: object) -> object:
-    """A syntax tree as JSON. What is empty is left out: a new version of Python adds fields that old code leaves empty."""
+    """A syntax tree as JSON, without empty fields: new versions of Python add fields that old code leaves empty."""
     if isinstance(node, ast.AST):
         fields = {name: value for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment")}
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -98,7 +98,7 @@ def _canonical(node: object) -> object:
 
 
 def _merged(parts: list[ast.expr]) -> list[ast.expr]:
-    """Parts of an f-string without the empty constants, and the splits within constants, of some versions of Python."""
+    """Parts of an f-string, without the empty and the split constants that some versions of Python produce."""
     merged: list[ast.expr] = []
     for part in parts:
         if isinstance(part, ast.Constant) and not part.value:

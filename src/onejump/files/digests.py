@@ -15,7 +15,7 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def check_sha256(path: str | Path, sha256: str, name: str | None = None) -> None:
-    """Raise OnejumpError unless the file at `path` has the digest; `name` is what the message calls the file."""
+    """Raise OnejumpError unless the file at `path` has this digest; the message calls the file `name`."""
     found = sha256_of_file(path)
     if found != sha256:
         raise OnejumpError(

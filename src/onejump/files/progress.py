@@ -1,4 +1,4 @@
-"""Progress bars for long stages: they move on a terminal, and are a line every half minute in a log."""
+"""Progress bars for long stages: a moving bar on a terminal, a line every half minute in a log."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class _Lines:
-    """A stream in which each state of a bar is a line of its own, not one that returns to its beginning."""
+    """A stream that puts each state of a bar on a line of its own, instead of overwriting the last."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -22,13 +22,13 @@ class _Lines:
 
 
 def progress_bar(steps: Iterable | None, desc: str | None, unit: str, total: int | None = None) -> tqdm:
-    """A bar over `steps`, or one of `total` units that is moved by `update`.
+    """A bar over `steps`, or one of `total` units that its `update` advances.
 
     Args:
-        steps: what is gone through; None for a bar that is moved by hand.
-        desc: what goes on, before the bar; None for no bar.
-        unit: what is counted.
-        total: how many there are, where `steps` does not tell.
+        steps: What to iterate over; None for a bar that is advanced by hand.
+        desc: Label in front of the bar; None for no bar.
+        unit: What is counted.
+        total: Number of units, if `steps` has no length.
     """
     terminal = sys.stderr.isatty()
     return tqdm(

@@ -12,7 +12,7 @@ from onejump.files.digests import DIGEST_KEY
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers without gaps; Arrow's own conversion would import pandas, a tenth of a short job."""
+    """A column of numbers without nulls; Arrow's own conversion imports pandas, which takes a tenth of a short job."""
     return np.from_dlpack(table[name].combine_chunks())
 
 
@@ -44,7 +44,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table, or some of its columns.
 
     Raises:
-        OnejumpError: the file is missing, damaged, or lacks a column.
+        OnejumpError: The file is missing, damaged, or lacks a column.
     """
     require_file(path)
     try:

@@ -1,6 +1,7 @@
 """safetensors files that carry their own SHA-256 digests.
 
-There is one digest for each tensor and one for the header, since the format itself would not notice a flipped byte."""
+There is one digest for each tensor and one for the header, since the format itself would not notice a flipped byte.
+"""
 
 import hashlib
 import json
@@ -21,7 +22,7 @@ def _tensor_digest(tensor) -> str:
 
 
 def _header_digest(metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all metadata, the tensors' digests included: the identity of the file's content."""
+    """SHA-256 of all metadata, including the tensors' digests: the identity of the file's content."""
     content = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -30,12 +31,12 @@ def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, obj
     """Write tensors and metadata atomically to a safetensors file.
 
     Args:
-        path: the file's final name.
-        tensors: name -> tensor (any device; copied to the CPU).
-        metadata: name -> value; values other than strings are stored as JSON.
+        path: The file's final name.
+        tensors: Name -> tensor, on any device.
+        metadata: Name -> value; values other than strings are stored as JSON.
 
     Returns:
-        The SHA-256 of the content (tensors and metadata), also stored under `sha256`.
+        SHA-256 of the content (tensors and metadata), which is also stored under `sha256`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -54,27 +55,34 @@ def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, obj
 
 
 def _sort_header(path: Path) -> None:
-    """Put the header's keys in order, which safetensors leaves to chance, so that equal content gives equal bytes."""
+    """Sort the header's keys, whose order safetensors leaves to chance, so that equal content gives equal bytes."""
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
         if len(text) != size:
-            raise OnejumpError(f"{path}: its metadata cannot be written in order; use plain text in names")
+            raise OnejumpError(f"{path}: its metadata cannot be sorted in place; use plain text in names")
         file.seek(8)
         file.write(text)
 
 
 class TensorFile:
-    """A safetensors file of this project, opened lazily: each tensor is verified when it is first asked for.
+    """A safetensors file of this project, opened lazily: each tensor is verified when it is first read.
 
     Metadata and shapes are read without PyTorch.
 
-    Raises:
-        OnejumpError: the file is missing, cut short, altered, or not written by this project.
+    Attributes:
+        path: The file.
+        metadata: Name -> value as stored; see `value` for what was stored as JSON.
+        names: The tensors' names, sorted.
     """
 
     def __init__(self, path: str | Path) -> None:
+        """Open the file and verify its header.
+
+        Raises:
+            OnejumpError: The file is missing, truncated, altered, or not written by this project.
+        """
         from safetensors import SafetensorError, safe_open
 
         self.path = require_file(path)
@@ -88,11 +96,11 @@ class TensorFile:
         if DIGEST_KEY not in self.metadata:
             raise OnejumpError(f"{path}: has no {DIGEST_KEY} in its metadata, so it was not written by onejump")
         if _header_digest(self.metadata) != self.metadata[DIGEST_KEY]:
-            raise OnejumpError(self._damaged("its metadata do not match their checksum"))
+            raise OnejumpError(self._damaged("its metadata does not match its checksum"))
         if [key for key in sorted(self.metadata) if key.startswith(f"{DIGEST_KEY}.")] != [
             f"{DIGEST_KEY}.{name}" for name in self.names
         ]:
-            raise OnejumpError(self._damaged("its tensors are not those that its metadata list"))
+            raise OnejumpError(self._damaged("its tensors are not those that its metadata lists"))
         self._verified: set[str] = set()
 
     def _damaged(self, why: str) -> str:
@@ -108,26 +116,26 @@ class TensorFile:
         return json.loads(self.metadata[key])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor, which is not read.
+        """Shape of one tensor, without reading it.
 
         Raises:
-            OnejumpError: there is no such tensor.
+            OnejumpError: There is no such tensor.
         """
         if name not in self._shapes:
             raise OnejumpError(f"{self.path}: has no tensor {name!r}, only {', '.join(self.names)}")
         return self._shapes[name]
 
     def tensor(self, name: str, rows: slice | None = None):
-        """Read one tensor, or some consecutive rows of it (on the CPU); the whole is verified the first time.
+        """Read one tensor, or some consecutive rows of it, on the CPU; the first read verifies the whole tensor.
 
         Raises:
-            OnejumpError: there is no such tensor, or it is damaged.
+            OnejumpError: There is no such tensor, or it is damaged.
         """
         from safetensors import SafetensorError, safe_open
 
         self.shape(name)
         try:
-            # Opened anew, since what has been read of a file stays in memory as long as it is open.
+            # Reopened each time, since what has been read stays in memory as long as the file is open.
             with safe_open(self.path, framework="pt") as file:
                 if rows is not None and name in self._verified:
                     return file.get_slice(name)[rows]

@@ -1,4 +1,4 @@
-"""What is in a file of a study, and how two studies differ, as text for a terminal."""
+"""The content of a study's file, and the differences between two studies, as text for a terminal."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ LONGEST = 100  # characters of a value in a line
 
 
 def describe(path: str | Path) -> str:
-    """A file's content in a few lines: what it is of, and each tensor, column or value. All digests are verified.
+    """A file's content in a few lines: its metadata, and each tensor, column or value. All digests are verified.
 
     Raises:
-        OnejumpError: the file is missing, damaged, or of a kind that no stage writes.
+        OnejumpError: The file is missing, damaged, or of a kind that no stage writes.
     """
     path = require_file(path)
     readers = {".safetensors": _describe_tensors, ".parquet": _describe_table, ".json": _describe_json}
@@ -77,13 +77,14 @@ def _shortened(text: str) -> str:
 
 
 def compare(first: str | Path, second: str | Path) -> str:
-    """Two studies side by side: chosen jumps, each method's mean precision, and verdicts, where both have a branch.
+    """The branches that two studies share, side by side: chosen jumps, mean precision of each method, and verdicts.
 
     Args:
-        first, second: the studies' folders, `results/<study>`.
+        first: A study's folder, `results/<study>`.
+        second: The other study's folder.
 
     Raises:
-        OnejumpError: a study has no summary, or the two have no model and variant in common.
+        OnejumpError: A study has no summary, or the two have no model, seed and variant in common.
     """
     studies = [Path(first), Path(second)]
     methods, scores, verdicts = (_pair(studies, name) for name in ("methods", "scores", "verdicts"))

@@ -1,4 +1,4 @@
-"""The config of a study: checked against its schema, and completed with the schema's defaults."""
+"""A study's config: checked against its schema and completed with the schema's defaults."""
 
 import difflib
 import json
@@ -19,7 +19,7 @@ def load_config(path: str | Path) -> dict:
     """The config in a YAML file, as `complete_config` returns it.
 
     Raises:
-        OnejumpError: there is no such file, it is not YAML, or as `complete_config`.
+        OnejumpError: There is no such file, or it is not YAML, or the config is wrong.
     """
     try:
         config = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def complete_config(config: Mapping) -> dict:
     """The config with all defaults filled in; the user's keys keep their order.
 
     Raises:
-        OnejumpError: the config is wrong; one line for each fault.
+        OnejumpError: The config is wrong; one line for each error.
     """
     from jsonschema import Draft202012Validator
 
@@ -48,8 +48,8 @@ def complete_config(config: Mapping) -> dict:
 
 def _schema() -> dict:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    fit = schema["properties"]["variants"]["additionalProperties"]["properties"]["fit"]
-    return schema if fit["enum"] == list(FITS) else fit.update(enum=list(FITS)) or schema
+    schema["properties"]["variants"]["additionalProperties"]["properties"]["fit"]["enum"] = list(FITS)
+    return schema
 
 
 def _with_defaults(value: object, schema: Mapping, root: Mapping) -> object:
@@ -67,7 +67,7 @@ def _with_defaults(value: object, schema: Mapping, root: Mapping) -> object:
 
 
 def _explain(error) -> str:
-    """One line about a fault: the key, what was found, what was expected."""
+    """One line about an error: the key, what was found, what was expected."""
     key = ".".join(str(part) for part in error.absolute_path) or "the top level"
     if error.validator == "additionalProperties" and "properties" in error.schema:
         known = list(error.schema["properties"])
@@ -82,7 +82,7 @@ def _explain(error) -> str:
 
 
 def _check_numbers(config: Mapping) -> None:
-    """Refuse numbers that each are in order, but do not go together."""
+    """Refuse numbers that are each valid, but not together."""
     corpus, grid = config["corpus"], config["evaluation"]["transfer_sentences"]
     if grid > corpus["test"]:
         raise OnejumpError(

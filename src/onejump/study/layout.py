@@ -1,4 +1,4 @@
-"""Where each file of a study lies: the one place that says so, for stages, workflow, tables and report."""
+"""Where each file of a study is: said here only, for stages, workflow, tables and report."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,12 +46,12 @@ class Layout:
     """The files of one study.
 
     Attributes:
-        config: the study's config, complete with defaults.
-        root: the study's folder, results/<study>.
+        config: The study's config, completed with defaults.
+        root: The study's folder, results/<study>.
     """
 
     def __init__(self, config: Mapping, results: str | Path = "results") -> None:
-        """Lay a study out below a folder of results."""
+        """Lay out a study below a folder of results."""
         self.config = config
         self.root = Path(results) / config["study"]
 
@@ -63,8 +63,8 @@ class Layout:
         """The path of one file.
 
         Args:
-            name: a key of FILES.
-            values: of the wildcards; numbers of shards are padded.
+            name: A key of FILES.
+            values: Values of the wildcards; shard numbers are padded.
         """
         if isinstance(values.get("shard"), int):
             values["shard"] = f"{values['shard']:02d}"
@@ -84,31 +84,31 @@ class Layout:
         return [self.path("shard", model=model, seed=seed, split=split, shard=shard) for shard in range(count)]
 
     def jumps(self, model: str, seed: int | str, variant: str) -> list[Path]:
-        """A variant's jumps 0..K-1, which variants that fit alike share."""
+        """A variant's jumps 0..K-1, which variants with the same fits share."""
         owner = jumps_of(variant, self.config["variants"])
         levels = range(self.config["models"][model]["blocks"])
         return [self.path("jump", model=model, seed=seed, variant=owner, jump=level_name(level)) for level in levels]
 
     def joint(self, model: str, seed: int | str, variant: str) -> Path:
-        """A variant's joint jump, which variants that fit it alike share."""
+        """A variant's joint jump, which variants with the same joint fit share."""
         owner = joint_of(variant, self.config["variants"])
         return self.path("jump", model=model, seed=seed, variant=owner, jump="joint")
 
     def cosines(self, model: str, seed: int | str, variant: str) -> Path:
-        """The cosines of a variant's jumps, which variants that fit alike share."""
+        """The cosines of a variant's jumps, which variants with the same fits share."""
         return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
 
     def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """The `jtc` or `references` of a variant, which variants with its target and positions share."""
+        """The `jtc` or `references` of a variant, which variants with the same target and positions share."""
         choices = self.config["variants"][variant]
         return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
 
     def is_nested(self, variant: str) -> bool:
-        """Whether one fit of a variant gives every rank."""
+        """Whether one fit of a variant gives the jumps of every rank."""
         return self.config["variants"][variant]["fit"] == "exact"
 
     def every(self, name: str, model: str | None = None) -> list[Path]:
-        """All files of a kind, of one model or of all: once each, in the order of the config."""
+        """All files of a kind, of one model or of all models: once each, in the order of the config."""
         found: dict[Path, None] = {}
         for branch in self.branches():
             if model in (None, branch["model"]):

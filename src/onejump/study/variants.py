@@ -1,8 +1,8 @@
-"""What variants share: those that differ only in what comes after a fit use the same jumps; and their seeds."""
+"""What variants share: those that differ only in what comes after a fit use the same jumps."""
 
 from collections.abc import Callable, Mapping
 
-# What a variant means where its configuration is silent: the first value of each row of the design's table.
+# Each choice that the paper leaves open, with its default.
 VARIANT_DEFAULTS = {
     "fit": "adam",
     "target": "pre_norm",
@@ -11,14 +11,12 @@ VARIANT_DEFAULTS = {
     "rank": None,
     "joint_batches": "mixed",
 }
-
-
-# Choices that a level's jump depends on, and with it the cosines.
+# Choices that a level's jump, and so its cosines, depends on.
 FITTED_BY = ("fit", "target", "positions", "rank")
 
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
-    """The variant whose level jumps and cosines this one uses: of those with the same fits, the plainest."""
+    """The variant whose level jumps and cosines this one uses: of those with the same fits, the canonical one."""
     return _canonical(variant, variants, lambda choices: [choices[key] for key in FITTED_BY])
 
 
@@ -33,12 +31,12 @@ def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
 
 
 def seeds_of(variant: str, config: Mapping) -> list[int]:
-    """The seeds that a variant is run for: its own, or all of the study's."""
+    """The seeds that a variant runs with: its own, or all of the study's."""
     return config["variants"][variant].get("seeds") or config["seeds"]
 
 
 def _canonical(variant: str, variants: Mapping[str, Mapping], key: Callable[[Mapping], list]) -> str:
-    """Of the variants alike in `key` the one with the fewest other choices: no later variant takes its place."""
+    """Of the variants that agree in `key`, the one with the fewest other choices: a new variant does not take over."""
     alike = [name for name, choices in variants.items() if key(choices) == key(variants[variant])]
     others = VARIANT_DEFAULTS.keys() - set(FITTED_BY)
     return min(alike, key=lambda name: sum(variants[name][choice] != VARIANT_DEFAULTS[choice] for choice in others))

@@ -34,7 +34,7 @@ def digest(tmp_path, monkeypatch):
     ("module", "old", "new"),
     [
         ("activations/dump.py", "import torch\n", "import torch  # tensors\n"),
-        ("activations/dump.py", '"""The dump', '"""About the dump'),
+        ("activations/dump.py", '"""Forward passes', '"""The forward passes'),
         ("stages.py", '"""Run the model', '"""Let the model run'),
         ("stages.py", "Number of the shard.", "Which shard."),
         ("stages.py", '"""Fit the full-rank', '"""Fit and write the full-rank'),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from refusals import OTHER_SHA256, error_of, files_under
 
-from onejump.files.digests import check_sha256, sha256_of_file
+from onejump.files.digests import sha256_of_file
 from onejump.files.downloads import fetch_wheel_member
 
 
@@ -78,11 +78,3 @@ def test_a_failed_fetch_leaves_the_file_of_an_earlier_one_alone(tmp_path, index)
     (tmp_path / "data.bin").write_text("earlier")
     error_of(lambda: fetch_wheel_member("demo==1.0", "demo/data.bin", OTHER_SHA256, tmp_path / "data.bin"))
     assert (tmp_path / "data.bin").read_text() == "earlier"
-
-
-def test_a_file_with_another_digest_is_refused_with_both(tmp_path):
-    (tmp_path / "f").write_bytes(b"the data")
-    message = error_of(lambda: check_sha256(tmp_path / "f", OTHER_SHA256))
-    assert str(tmp_path / "f") in message
-    assert OTHER_SHA256 in message
-    assert sha256_of_file(tmp_path / "f") in message

@@ -15,11 +15,14 @@ CONFIG = {
 
 def test_defaults_are_filled_in_at_every_depth_behind_the_users_keys():
     complete = complete_config(CONFIG)
-    assert complete["seeds"] == [0] and complete["evaluation"] == {"transfer_sentences": 300}
+    assert complete["seeds"] == [0]
+    assert complete["evaluation"] == {"transfer_sentences": 300}
     assert complete["corpus"]["source"]["hub"]["split"] == "train"
     assert complete["models"]["m"]["shards"] == {"train": 1, "test": 1}
-    assert complete["variants"]["exact"]["fit"] == "exact" and complete["variants"]["paper"]["rank"] is None
-    assert list(complete)[:3] == list(CONFIG) and "seeds" not in CONFIG
+    assert complete["variants"]["exact"]["fit"] == "exact"
+    assert complete["variants"]["paper"]["rank"] is None
+    assert list(complete)[:3] == list(CONFIG)
+    assert "seeds" not in CONFIG
 
 
 def test_a_file_is_read_as_yaml_is(tmp_path):

@@ -34,7 +34,7 @@ def test_only_an_adam_fit_depends_on_what_a_batch_holds():
     assert joint_of("again", given) == "exact"
 
 
-def test_a_variant_that_is_put_first_does_not_take_the_jumps_of_a_plainer_one():
+def test_a_variant_that_is_put_first_does_not_take_over_the_jumps_of_the_canonical_one():
     given = variants(late={"score_levels": "0..K-1"}, per_level={"joint_batches": "per_level"}, paper={})
     assert {jumps_of(name, given) for name in given} == {"paper"}
     assert (joint_of("late", given), joint_of("per_level", given)) == ("paper", "per_level")
