@@ -35,15 +35,28 @@ def complete_config(config: Mapping) -> dict:
     Raises:
         OnejumpError: The config is wrong; one line for each error.
     """
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
 
+    _check_names(config, ())
     schema = _schema()
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: error.path)
+    # JSON's integers include 1.0, which would be another seed's folder.
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    validator = validators.extend(Draft202012Validator, type_checker=types)(schema)
+    errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.path])
     if errors:
         raise OnejumpError("\n".join(f"config: {_explain(error)}" for error in errors))
     complete = _with_defaults(json.loads(json.dumps(config)), schema, schema)
     _check_numbers(complete)
     return complete
+
+
+def _check_names(value: object, path: tuple[str, ...]) -> None:
+    """Refuse names that YAML takes for a number or for nothing."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(key, str):
+            where = ".".join(path) or "the top level"
+            raise OnejumpError(f"config: {where}: the name {key!r} is no text; put it in quotes")
+        _check_names(inner, (*path, key))
 
 
 def _schema() -> dict:
@@ -87,6 +100,21 @@ def _check_numbers(config: Mapping) -> None:
     if grid > corpus["test"]:
         raise OnejumpError(
             f"config: evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
+        )
+    for model, facts in config["models"].items():
+        for split, shards in facts["shards"].items():
+            if shards > corpus[split]:
+                raise OnejumpError(
+                    f"config: models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = {corpus[split]}"
+                )
+    if strangers := config["published"].keys() - config["models"].keys():
+        raise OnejumpError(
+            f"config: published has {min(strangers)}, which is none of the study's models: {', '.join(config['models'])}"
+        )
+    used = {seed for name in config["variants"] for seed in seeds_of(name, config)}
+    if unused := set(config["seeds"]) - used:
+        raise OnejumpError(
+            f"config: seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"
         )
     for name in config["variants"]:
         unknown = set(seeds_of(name, config)) - set(config["seeds"])
