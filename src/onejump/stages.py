@@ -363,10 +363,9 @@ def assess_claims(
     """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
     import pyarrow as pa
 
-    from onejump.analysis.claims import claims_table
+    from onejump.analysis.claims import claims_table, n_parameters
     from onejump.analysis.grids import EvaluationGrids
     from onejump.analysis.selection import read_selection
-    from onejump.analysis.summary import n_parameters
     from onejump.files.tables import write_table
     from onejump.files.tensors import TensorFile
 
@@ -386,10 +385,14 @@ def summarise(
     out: Annotated[Path, Option("Folder for the tables.", folder=True)],
 ) -> None:
     """Make the tidy summary tables of a study."""
-    from onejump.analysis.summary import summarise
-    from onejump.files.atomic import read_json
+    from onejump.analysis.summary import study_tables
+    from onejump.files.atomic import atomic_path, read_json
+    from onejump.study.layout import Layout
 
-    summarise(results, read_json(config), out)
+    layout = Layout(read_json(config), results.parent)
+    for name, table in study_tables(layout).items():
+        with atomic_path(out / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
 
 
 def plot_figures(
