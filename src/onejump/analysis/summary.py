@@ -12,18 +12,7 @@ from onejump.analysis.selection import read_selection
 from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
-from onejump.study.layout import Layout
-
-BRANCH_TABLES = (
-    *("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    *("oracle", "shared_jumps", "dynamic_exit", "ranks"),
-)
-
-
-ACROSS_SEEDS_TABLES = ("verdicts", "spread", "chosen")
-
-
-TABLES = (*BRANCH_TABLES, *ACROSS_SEEDS_TABLES)
+from onejump.study.layout import TABLES, Layout
 
 
 def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
@@ -148,4 +137,4 @@ def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.Da
         .agg(seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean"))
         .reset_index()
     )
-    return dict(zip(ACROSS_SEEDS_TABLES, (verdicts, spread, chosen), strict=True))
+    return {"verdicts": verdicts, "spread": spread, "chosen": chosen}
