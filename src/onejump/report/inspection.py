@@ -15,7 +15,7 @@ LONGEST = 100  # characters of a value in a line
 
 
 def describe(path: str | Path) -> str:
-    """A file's content in a few lines: what it is of, and each tensor, column or value. All digests are verified.
+    """Summarise a file's content in a few lines: its metadata, and each tensor, column or value. Digests are verified.
 
     Raises:
         OnejumpError: the file is missing, damaged, or of a kind that no stage writes.
@@ -77,10 +77,11 @@ def _shortened(text: str) -> str:
 
 
 def compare(first: str | Path, second: str | Path) -> str:
-    """Two studies side by side: chosen jumps, each method's mean precision, and verdicts, where both have a branch.
+    """Two studies side by side: selected jumps, mean precision of each method, and verdicts that differ.
 
     Args:
-        first, second: the studies' folders, `results/<study>`.
+        first: a study's folder, `results/<study>`.
+        second: another's.
 
     Raises:
         OnejumpError: a study has no summary, or the two have no model and variant in common.
