@@ -10,7 +10,7 @@ from onejump.report.style import METHOD_STYLES
 LEVEL_LABEL, JUMP_LABEL = "exit level k", "jump m"
 
 
-METRIC_LABELS = {"precision": "precision (agreement with the full model)", "surprisal": "surprisal (nats)"}
+METRIC_LABELS = {"precision": "precision against the full model", "surprisal": "surprisal (nats)"}
 
 
 # The columns of both metrics with their intervals, as several tables have them.

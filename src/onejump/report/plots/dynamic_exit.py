@@ -31,8 +31,8 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     highest = table["plain_cost"].max()
     right.set_xlim(0, min(1.05 * max(1, highest), WIDEST))
     if highest > WIDEST:  # or plain checks would squeeze the other curves
-        note = f"plain exit checks: up to {highest:.1f} →"
-        right.text(0.98, 0.03, note, transform=right.transAxes, ha="right", va="bottom")
+        note = f"plain: up to {highest:.1f} →"
+        right.text(0.98, 0.5, note, transform=right.transAxes, ha="right")
     right.axvline(1, color="#999999", linewidth=0.8, zorder=0)
     handles, labels = left.get_legend_handles_labels()
     plain = Line2D([], [], color=INK, linestyle=":", label="plain exit checks")
