@@ -48,7 +48,8 @@ def test_every_figure_is_seen_and_told(page):
         assert len(drawing.get_attribute("aria-label")) > 40
         drawing.scroll_into_view_if_needed()
         box, inner = drawing.bounding_box(), drawing.locator("svg").bounding_box()
-        assert box["width"] > 500 and inner["height"] > 150
+        assert box["width"] > 500
+        assert inner["height"] > 150
         assert drawing.locator("path").count() > 10
 
 
@@ -120,7 +121,8 @@ def test_tables_are_copied_as_csv(page, study):
         button.click()
         page.wait_for_function("button => button.textContent === 'Copied'", arg=button.element_handle())
         rows = list(csv.reader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
-        assert len({len(row) for row in rows}) == 1 and len(rows) > 1
+        assert len({len(row) for row in rows}) == 1
+        assert len(rows) > 1
         copied[tuple(rows[0])] = rows
     assert len(copied) >= 10
     methods = pd.read_csv(study / "results" / "demo" / "summary" / "methods.csv")
@@ -155,7 +157,8 @@ def test_the_map_tells_its_values_to_mouse_and_keyboard(page, study):
 def test_links_lead_to_the_files_of_the_numbers(page, report):
     links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.getAttribute('href'))")
     inside = {link[1:] for link in links if link.startswith("#")}
-    assert inside and all(page.locator(f'[id="{name}"]').count() == 1 for name in inside)
+    assert inside
+    assert all(page.locator(f'[id="{name}"]').count() == 1 for name in inside)
     files = [report.parent / unquote(urlparse(link).path) for link in links if not link.startswith("#")]
     assert {file.suffix for file in files} == {".csv", ".svg", ".pdf"}
     assert [file for file in files if not file.exists()] == []
@@ -186,8 +189,10 @@ def test_the_key_tables_are_not_cut_on_a_laptop(browser, report, width):
 
 def test_the_printed_page_has_the_results_and_no_controls(page):
     page.emulate_media(media="print")
-    assert page.locator("nav").is_hidden() and page.locator("button.copy").first.is_hidden()
-    assert page.locator("#verdicts-table").is_visible() and page.locator(".drawing").first.is_visible()
+    assert page.locator("nav").is_hidden()
+    assert page.locator("button.copy").first.is_hidden()
+    assert page.locator("#verdicts-table").is_visible()
+    assert page.locator(".drawing").first.is_visible()
 
 
 def test_a_study_of_many_branches_is_under_five_megabytes(report):

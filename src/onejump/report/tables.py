@@ -18,6 +18,7 @@ class BranchTables:
     variant: str
 
     def __str__(self) -> str:
+        """What the rows are about, as a message says it."""
         return f"model {self.model}, seed {self.seed}, variant {self.variant}"
 
     def table(self, name: str, *columns: str, may_be_empty: bool = False) -> pd.DataFrame:

@@ -15,7 +15,8 @@ def all_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLE
 def test_each_mean_is_over_as_many_rows_drawn_with_replacement():
     values = np.random.default_rng(0).normal(size=(30, 2, 3))
     found = all_means(values, seed=5, resamples=300)
-    assert found.shape == (300, 2, 3) and found.dtype == np.float64
+    assert found.shape == (300, 2, 3)
+    assert found.dtype == np.float64
     np.testing.assert_allclose(found, naive_means(values, seed=5, resamples=300), rtol=1e-9, atol=1e-12)
 
 

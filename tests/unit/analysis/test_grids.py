@@ -106,5 +106,5 @@ def test_a_selection_among_another_number_of_jumps_is_refused(own_results, tmp_p
     for key in ("scores", "softmax", "bootstrap_share"):
         selection[key] = [*selection[key], 0.0]
     path.write_text(json.dumps(selection))
-    with pytest.raises(OnejumpError, match="selection.json"):
+    with pytest.raises(OnejumpError, match=r"selection\.json"):
         write_summary_of(own_results, ONE, tmp_path / "summary")

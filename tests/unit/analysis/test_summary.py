@@ -84,7 +84,8 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
     every = N_TEST if variant == "paper" else table["n"].iloc[0]
-    assert set(table["n"]) == {every} and TRANSFER < every <= N_TEST
+    assert set(table["n"]) == {every}
+    assert TRANSFER < every <= N_TEST
 
 
 @BRANCHES
@@ -117,7 +118,9 @@ def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, va
     jtc = read_facts(folder / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors")[1]
     found = summary.read("methods", seed, variant).set_index("method")["parameters"].to_dict()
     one = 2 * 32 * choices["rank"] + 4 * 32
-    assert jumps == [one] * K and joint == one and jtc == K * (32 * 32 + 32)
+    assert jumps == [one] * K
+    assert joint == one
+    assert jtc == K * (32 * 32 + 32)
     expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": one, "jtc": jtc, "arbitrary": one}
     assert found == expected
 
@@ -176,7 +179,8 @@ def test_shared_jumps_csv_sets_error_beside_precision(summary, results, seed, va
     oracle = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "oracle.parquet")
     methods, ojfa = summary.read("methods", seed, variant).set_index("method"), read_ojfa_of(results, seed, variant)
     table = summary.read("shared_jumps", seed, variant).set_index("method")
-    assert table.index.tolist() == ["ojfa", "joint"] and table.loc["ojfa", "jump"] == ojfa
+    assert table.index.tolist() == ["ojfa", "joint"]
+    assert table.loc["ojfa", "jump"] == ojfa
     for method, own in (("ojfa", oracle["jump"] == ojfa), ("joint", oracle["jump"].isna())):
         row, (facts,) = table.loc[method], oracle[own].itertuples()
         assert (row["mse"], row["explained"]) == pytest.approx((facts.mse, facts.explained), rel=1e-9)

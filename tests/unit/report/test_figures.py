@@ -73,7 +73,8 @@ def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("viewBox")
     assert "date" not in (tmp_path / "first.svg").read_text().lower()
-    assert made[1].startswith(b"%PDF") and b"CreationDate" not in made[1]
+    assert made[1].startswith(b"%PDF")
+    assert b"CreationDate" not in made[1]
     pdfs = [name.replace(".svg", ".pdf") for name in names]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names + pdfs)
 
@@ -173,7 +174,7 @@ def test_fits_by_adam_show_every_course(summary):
     ends = [dict(map(tuple, course)) for course in courses]
     epochs = range(1, int(curves["step"].max()) + 1)
     expected = [np.median([end[min(epoch, max(end))] for end in ends]) for epoch in epochs]
-    x, y = lines(right)["median over levels"]
+    _x, y = lines(right)["median over levels"]
     assert np.allclose(y[: len(epochs)], expected)
     assert right.get_yscale() == "log"
 
@@ -270,7 +271,8 @@ def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     means = methods.groupby(["method", "variant"])["precision"].mean()
     for method in ("identity", "arbitrary", "n_njtc", "joint", "ojfa"):
         x, y = lines(right)[METHOD_STYLES[method].name]
-        assert np.allclose(x, means[method].loc[list(names)]) and list(y) == [0, 1, 2]
+        assert np.allclose(x, means[method].loc[list(names)])
+        assert list(y) == [0, 1, 2]
     scores = pd.read_csv(tmp_path / "scores.csv").query("ojfa and variant == 'third'")
     jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
     assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"

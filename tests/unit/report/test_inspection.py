@@ -24,7 +24,8 @@ def test_a_tensor_files_facts_and_tensors_are_told(tmp_path):
     assert "  level: 3" in lines
     assert "  A: float32 [2, 2], -2 to 4.5, mean 1" in lines
     (curve,) = [line for line in lines if line.startswith("  curve: [0, 1, 2")]
-    assert curve.endswith("characters)") and len(curve) < 150
+    assert curve.endswith("characters)")
+    assert len(curve) < 150
 
 
 def test_a_tables_columns_are_told(tmp_path):
@@ -52,7 +53,8 @@ def test_a_tables_columns_are_told(tmp_path):
 def test_a_selections_values_are_told(tmp_path):
     (tmp_path / "selection.json").write_text(json.dumps({"ojfa": 23, "scores": [0.5] * 100}))
     lines = describe(tmp_path / "selection.json").splitlines()
-    assert lines[1] == "  ojfa: 23" and lines[2].endswith("(500 characters)")
+    assert lines[1] == "  ojfa: 23"
+    assert lines[2].endswith("(500 characters)")
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
@@ -91,7 +93,8 @@ def test_two_studies_stand_side_by_side(studies):
     assert lines[-1] == "smollm2-135m, variant paper, C5: contradicted | supported"
     assert len(lines) == 1 + 6 + 1  # the variant that only one of them has is left out
     done = CliRunner().invoke(cli, ["compare", *map(str, studies)])
-    assert done.exit_code == 0 and done.output.splitlines() == lines
+    assert done.exit_code == 0
+    assert done.output.splitlines() == lines
 
 
 def test_studies_without_a_common_branch_are_refused_with_what_each_has(studies):

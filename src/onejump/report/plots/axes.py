@@ -30,7 +30,8 @@ def plot_method(axes: Axes, method: str, x: pd.Series, y: pd.Series, index: int 
     Args:
         axes: where to.
         method: a key of METHOD_STYLES.
-        x, y: the points.
+        x: of the points.
+        y: of the points.
         index: of the line; markers of close lines then start at different points and do not hide each other.
         suffix: of the method's name in the legend.
     """
