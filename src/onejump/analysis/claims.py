@@ -42,22 +42,11 @@ from onejump.analysis.grids import EvaluationGrids
 from onejump.files.tensors import TensorFile
 
 RESAMPLES = 10_000
-
-
 CONFIDENCE = 0.95
-
-
 FEWER_PARAMETERS = 30  # C1
-
-
 KEPT = 0.9  # C5: more than nine tenths of the precision of K times as many parameters,
-
-
 WORST_LOSS = 0.25  # and no level may lose a quarter of it, so that a good mean cannot hide levels that fail
-
-
 STABLE_RANGE = 0.5  # C6: the range over levels is less than half the mean
-
 
 # (claim, statistic, metric) -> where the claim says that it lies. Statistics that are not here are only reported.
 RULES: dict[tuple[str, str, str], tuple[str, float]] = {
@@ -73,14 +62,12 @@ RULES: dict[tuple[str, str, str], tuple[str, float]] = {
     ("C6", "relative_range", "precision"): ("<", STABLE_RANGE),
 }
 
-
 # Statistics that are extremes over levels -> the extreme, and how far resampling moves it given each level's deviation.
 EXTREMES = {
     "worst_loss": (np.max, lambda deviation: np.abs(deviation).max(1)),
     "relative_range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
     "range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
 }
-
 
 Statistic = tuple[str, str, str, int | None]  # claim, name, metric, level
 

@@ -3,10 +3,8 @@
 # The metrics with confidence intervals: their column in a table -> their name in an evaluation.
 WITH_INTERVALS = {"precision": "correct", "surprisal": "surprisal"}
 
-
 # Scores of jumps on training sentences, and whether the largest (1) or the smallest (-1) is the best.
 SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
-
 
 # Of the table over ranks.
 RANK_COLUMNS = (

@@ -12,8 +12,6 @@ from onejump.files.tensors import TensorFile
 from onejump.jumps.settings import KL_VALIDATE_EVERY
 
 BOOTSTRAP_SEED = 0
-
-
 _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"correct_at_5": "precision_at_5"}
 
 

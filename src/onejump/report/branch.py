@@ -7,14 +7,9 @@ from onejump.report.tables import BranchTables
 
 METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 
-
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
-
-
 DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared
-
-
 _INTERVALS = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
 
 

@@ -29,7 +29,6 @@ BRANCH_PLOTS: dict[str, Callable[[BranchTables], Figure]] = {
     "ranks": plot_ranks,
 }
 
-
 # Those of a model, over all its seeds and variants.
 MODEL_PLOTS: dict[str, Callable[[Path, str], Figure]] = {"sensitivity": plot_sensitivity}
 

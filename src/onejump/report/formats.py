@@ -56,20 +56,12 @@ FORMATS: dict[str, Callable] = {
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
 }
 
-
 # What a cell tells the script: enough digits to compute with.
 FORMATS["value"] = lambda value: (
     "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 )
 
-
 FORMATS["rule"] = lambda rule: rule.replace(">=", "≥")
-
-
 FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
-
-
 FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
-
-
 FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

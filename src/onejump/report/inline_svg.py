@@ -9,17 +9,9 @@ from markupsafe import Markup
 from onejump.files.atomic import OnejumpError, require_file
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
-
-
 _TRANSLATION = re.compile(r"translate\([^)]*\)")
-
-
 _GLYPH = re.compile(r"(DejaVu|Cmr|Cmmi|Cmsy|STIX)[\w-]*")  # how Matplotlib names the outlines of its fonts
-
-
 _CURVE = re.compile("[CQ]")
-
-
 _PART = "part-"  # ids with this prefix name what the page's script looks for
 
 

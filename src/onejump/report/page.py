@@ -24,7 +24,6 @@ from onejump.study.variants import VARIANT_DEFAULTS, seeds_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-
 CLAIMS = {
     "C1": "over 30 times fewer parameters",
     "C2": "OJFA beats arbitrary jumps",
@@ -33,7 +32,6 @@ CLAIMS = {
     "C5": "OJFA largely matches N-NJTC",
     "C6": "OJFA is stable over levels",
 }
-
 
 # What the validation slice decides, by fit.
 DECIDED_BY_VALIDATION = {

@@ -26,7 +26,6 @@ METHOD_STYLES = {
     "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
 }
 
-
 INK = "#222222"
 
 
@@ -44,7 +43,6 @@ VERDICT_STYLES = {
     "inconclusive": VerdictStyle("?", "#dddddd", INK),
     "contradicted": VerdictStyle("−", "#D55E00", "white"),
 }
-
 
 MATPLOTLIB_STYLE = {
     **sns.axes_style("ticks"),

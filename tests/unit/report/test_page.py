@@ -1,5 +1,6 @@
 """The report is whole, stands alone, and says what was run and what came out."""
 
+import itertools
 import re
 import shutil
 
@@ -13,7 +14,6 @@ from onejump import stages
 from onejump.files.atomic import OnejumpError, write_json
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import MODEL_FIGURES
-import itertools
 
 
 def test_nothing_is_fetched(study, page):

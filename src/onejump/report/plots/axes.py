@@ -8,10 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from onejump.report.style import METHOD_STYLES
 
 LEVEL_LABEL, JUMP_LABEL = "exit level k", "jump m"
-
-
 METRIC_LABELS = {"precision": "precision against the full model", "surprisal": "surprisal (nats)"}
-
 
 # The columns of both metrics with their intervals, as several tables have them.
 METRIC_COLUMNS = [f"{metric}{end}" for metric in METRIC_LABELS for end in ("", "_low", "_high")]

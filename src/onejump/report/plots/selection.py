@@ -12,8 +12,6 @@ from onejump.report.style import INK, METHOD_STYLES
 from onejump.report.tables import BranchTables
 
 SOFTMAX_TEMPERATURE = 5e-4  # of D_m, as in the paper's Figure 3; the `softmax` column of the table is taken at it
-
-
 GRID_ID = "part-grid"  # by this id the report finds the area of the K x K cells in the SVG of `transfer`
 
 
