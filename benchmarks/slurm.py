@@ -10,7 +10,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from onejump.report.timings import read_timings
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
+from collect_timings import read_timings  # noqa: E402
 
 
 def main(results: str) -> None:

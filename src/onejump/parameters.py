@@ -32,6 +32,7 @@ JointJump = Annotated[Path, Option("The joint jump.")]
 Cosines = Annotated[Path, Option("cosines.safetensors of score-jumps.")]
 SelectionFile = Annotated[Path, Option("selection.json of select-jump.")]
 ConfigFile = Annotated[Path, Option("The study's config, complete, as JSON.")]
+Results = Annotated[Path, Option("The study's folder, results/<study>.", folder=True)]
 Summary = Annotated[Path, Option("Folder of the summary tables.", folder=True)]
 
 

@@ -4,6 +4,7 @@ The command line makes a command of each function here: `fit_jtc` is `onejump fi
 functions, so that a stage starts with only what it needs, and a digest of its code holds only what it uses.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,7 @@ from onejump.parameters import (
     Option,
     Out,
     PositionsFile,
+    Results,
     ScoreLevels,
     Seed,
     SelectionFile,
@@ -363,10 +365,9 @@ def assess_claims(
     """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
     import pyarrow as pa
 
-    from onejump.analysis.claims import claims_table
+    from onejump.analysis.claims import claims_table, n_parameters
     from onejump.analysis.grids import EvaluationGrids
     from onejump.analysis.selection import read_selection
-    from onejump.analysis.summary import n_parameters
     from onejump.files.tables import write_table
     from onejump.files.tensors import TensorFile
 
@@ -381,15 +382,19 @@ def assess_claims(
 
 
 def summarise(
-    results: Annotated[Path, Option("The study's folder, results/<study>.", folder=True)],
+    results: Results,
     config: ConfigFile,
     out: Annotated[Path, Option("Folder for the tables.", folder=True)],
 ) -> None:
     """Make the tidy summary tables of a study."""
-    from onejump.analysis.summary import summarise
-    from onejump.files.atomic import read_json
+    from onejump.analysis.summary import study_tables
+    from onejump.files.atomic import atomic_path, read_json
+    from onejump.study.layout import Layout
 
-    summarise(results, read_json(config), out)
+    layout = Layout(read_json(config), results.parent)
+    for name, table in study_tables(layout).items():
+        with atomic_path(out / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
 
 
 def plot_figures(
@@ -398,38 +403,39 @@ def plot_figures(
     out: Annotated[Path, Option("Folder for the figures.", folder=True)],
     seed: Annotated[int | None, Option("With --variant; without both, the figures of the whole model.")] = None,
     variant: Annotated[str | None, Option("Variant, as named in the config.")] = None,
-    exact: Annotated[bool, Option("Also those of exact variants alone.")] = False,
+    exact: Annotated[bool, Option("Also plot the figures that only exact variants have.")] = False,
 ) -> None:
     """Plot the figures of one model, seed and variant, or of a model, from the summary tables."""
-    from onejump.report import figures
+    from onejump.report.figures import plot_figure
+    from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
 
     if (seed is None) != (variant is None):
         raise OnejumpError("give --seed and --variant, or neither")
-    if seed is None:
-        kinds, name = figures.MODEL_FIGURES, model
-    else:
-        kinds, name = figures.FIGURES | (figures.EXACT_FIGURES if exact else {}), f"{model}.seed-{seed}.{variant}"
+    pattern = FILES["model_figure" if seed is None else "figure"]
+    kinds = MODEL_FIGURES if seed is None else FIGURES + NESTED_FIGURES if exact else FIGURES
     for kind in kinds:
-        figures.draw(kind, summary, model, seed, variant, out / f"{name}.{kind}.svg")
+        name = Path(pattern.format(model=model, seed=seed, variant=variant, kind=kind)).name
+        plot_figure(kind, summary, model, seed, variant, out / name)
 
 
 def render_report(
+    results: Results,
     config: ConfigFile,
-    summary: Summary,
-    figures: Annotated[Path, Option("Folder of the figures.", folder=True)],
-    benchmarks: Annotated[Path, Option("Folder of the jobs' benchmark files.", folder=True)],
-    logs: Annotated[Path, Option("Folder of the jobs' logs.", folder=True)],
+    timings: Annotated[Path, Option("CSV with rule, jobs, seconds_total, seconds_max, max_rss_mb.")],
+    hardware: Annotated[Path, Option("CSV with device, jobs.")],
     out: Out,
 ) -> None:
     """Render the study's report: one self-contained HTML file."""
     from importlib.metadata import version
 
-    from onejump.files.atomic import read_json
-    from onejump.report import page
-    from onejump.report.timings import read_hardware, read_timings
+    from onejump.files.atomic import read_json, write_text
+    from onejump.report.page import render_report
+    from onejump.report.tables import read_csv
+    from onejump.study.layout import Layout
 
     packages = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in packages}
-    content = read_json(config)
-    jobs = read_timings(benchmarks), read_hardware(logs)
-    page.render(content["study"], summary, figures, content, versions, *jobs, out)
+    jobs = read_csv(timings, "rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb")
+    devices = read_csv(hardware, "device", "jobs")
+    links = {name: os.path.relpath(results / name, out.parent) for name in ("summary", "figures")}
+    write_text(out, render_report(Layout(read_json(config), results.parent), versions, jobs, devices, links))

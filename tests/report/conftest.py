@@ -7,7 +7,9 @@ from browser import NoBrowserError, chromium
 from missing import do_without
 from summary_tables import config, hardware, plot_figures, timings, write_summary
 
-from onejump.report.page import render
+from onejump.files.atomic import write_text
+from onejump.report.page import render_report
+from onejump.study.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,9 @@ def study(tmp_path_factory) -> Path:
     plot_figures(results / "summary", results / "figures")
     report = folder / "reports" / "demo.html"
     versions = {"onejump": "0.1.0", "torch": "2.13.0"}
-    render("demo", results / "summary", results / "figures", config(), versions, timings(), hardware(), report)
+    links = {name: f"../results/demo/{name}" for name in ("summary", "figures")}
+    layout = Layout(config(), results.parent)
+    write_text(report, render_report(layout, versions, timings(), hardware(), links))
     return folder
 
 

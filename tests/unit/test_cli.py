@@ -16,7 +16,6 @@ from onejump.cli import cli
 from onejump.files.tensors import write_tensors
 from onejump.models.devices import DEVICE_LINE
 from onejump.parameters import Compute, Dump
-from onejump.report.timings import read_hardware
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
 
@@ -91,18 +90,6 @@ def test_the_shell_completes_commands_and_options():
     words["COMP_CWORD"] = "2"
     assert "plain,--sentences\n" in onejump(**words, COMP_WORDS="onejump choose-positions --sent").stdout
     assert "complete" in onejump(_ONEJUMP_COMPLETE="bash_source").stdout
-
-
-def test_hardware_is_what_the_logs_begin_with(tmp_path):
-    first = {"dump/a.log": "GPU X", "dump/b.log": "CPU Y, 1 thread", "fit.log": "CPU Y, 1 thread"}
-    for name, device in first.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{DEVICE_LINE}{device}\nfit: 100%|##| 3/3\n")
-    (tmp_path / "summarise.log").write_text(f"a warning\n{DEVICE_LINE}what stands later is not the device\n")
-    (tmp_path / "empty.log").write_text("")
-    found = read_hardware(tmp_path)
-    assert found.to_dict("records") == [{"device": "CPU Y, 1 thread", "jobs": 2}, {"device": "GPU X", "jobs": 1}]
-    assert read_hardware(tmp_path / "none").empty
 
 
 def test_a_stage_says_what_it_runs_on_before_all_else(capsys):

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
 # What follows from any change in a study: about all models, so made anew.
 FIGURES = {"plot_figures": 2, "plot_nested_figures": 4, "plot_model_figures": 2}
-SUMMARY = {"all": 1, "summarise": 1, "render_report": 1} | FIGURES
+SUMMARY = {"all": 1, "summarise": 1, "collect_timings": 1, "render_report": 1} | FIGURES
 
 
 def planned(study: Study, *args: str, **environment: str) -> Counter:

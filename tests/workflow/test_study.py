@@ -142,6 +142,7 @@ OF_ANY_VARIANT = {
     "evaluate_oracle": 2,
     "summarise": 1,
     "plot_model_figures": 2,
+    "collect_timings": 1,
     "render_report": 1,
 }
 

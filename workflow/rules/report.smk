@@ -5,6 +5,7 @@ from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
 
 localrules:
     write_config,
+    collect_timings,
 
 
 rule write_config:
@@ -141,12 +142,40 @@ rule plot_model_figures:
         "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
 
 
+# What all jobs before the report took: their benchmark files and logs are complete when the last figures are there.
+rule collect_timings:
+    input:
+        config=LAYOUT.pattern("config"),
+        figures=LAYOUT.every("figure"),
+        model_figures=LAYOUT.every("model_figure"),
+    output:
+        timings=LAYOUT.path("timings"),
+        hardware=LAYOUT.path("hardware"),
+    log:
+        f"{LOGS}/collect_timings.log",
+    conda:
+        "../../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=more_each_attempt(1000),
+        runtime=more_each_attempt(10),
+    params:
+        benchmarks=lambda wildcards, input: str(
+            Path(input.config).parent / "benchmarks"
+        ),
+        logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
+    script:
+        "../scripts/collect_timings.py"
+
+
 rule render_report:
     input:
         config=LAYOUT.pattern("config"),
         tables=[LAYOUT.path("table", table=table) for table in TABLES],
         figures=LAYOUT.every("figure"),
         model_figures=LAYOUT.every("model_figure"),
+        timings=LAYOUT.path("timings"),
+        hardware=LAYOUT.path("hardware"),
     output:
         report=report(
             REPORT,
@@ -165,13 +194,8 @@ rule render_report:
         mem_mb=more_each_attempt(2000),
         runtime=more_each_attempt(30),
     params:
-        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
-        figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
-        benchmarks=lambda wildcards, input: str(
-            Path(input.config).parent / "benchmarks"
-        ),
-        logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
+        results=lambda wildcards, input: str(Path(input.config).parent),
         code=stage_digest("render_report", data="report/templates/*"),
     shell:
-        "onejump render-report --config {input.config:q} --summary {params.summary:q} --figures {params.figures:q}"
-        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --out {output.report:q} 2> {log:q}"
+        "onejump render-report --results {params.results:q} --config {input.config:q} --timings {input.timings:q}"
+        " --hardware {input.hardware:q} --out {output.report:q} 2> {log:q}"

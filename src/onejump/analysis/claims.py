@@ -1,60 +1,54 @@
-"""The paper's claims C1-C6, each tested by name with a paired bootstrap over test sentences.
+"""The paper's claims C1-C6, each assessed by name with a paired bootstrap over test sentences.
 
-A claim is one or more statements, each a statistic and a bound (RULES). Where the 95 % percentile interval of the
-statistic lies wholly on the claimed side of the bound, the statement is supported; wholly on the other side,
-contradicted; else inconclusive. A claim is supported where all its statements are, contradicted where one of them is,
-else inconclusive. Means are over exit levels, and every difference is OJFA minus the other, sentence by sentence.
+A claim is one or more statements, each about a statistic and a bound (RULES). A statement is supported if the 95 %
+interval of its statistic lies entirely on the claimed side of the bound, contradicted if it lies entirely on the other
+side, and inconclusive otherwise. A claim is supported if all its statements are, contradicted if any of them is, and
+inconclusive otherwise. Means are over exit levels, and every difference is OJFA minus the other method, sentence by
+sentence.
 
-- C1, 30x fewer parameters: `ratio` of N-NJTC's numbers to OJFA's, counted in the tensors, is at least 30. The paper's
-  "over 30x" is of models with 32 and more blocks; one with 30 is held to no more. It has no interval.
-- C2, OJFA beats arbitrary jumps: mean `difference` to the mean of the other K-1 jumps, in precision and in surprisal,
-  on the transfer sentences. Beside it the `rank` of OJFA among all K by mean precision (1 is best).
-- C3, OJFA beats the joint jump: mean `difference`, in precision and in surprisal.
-- C4, OJFA beats identity early, identity wins late: `early_difference` and `late_difference` in precision, means over
-  the first and the last third of the levels. Beside them both in surprisal, the `difference` at each level, and the
-  `crossing_level` from which on identity has at least OJFA's precision (K: never).
-- C5, OJFA largely matches N-NJTC: `kept`, OJFA's mean precision as a share of N-NJTC's, and `worst_loss`, the most
-  precision lost at one level, as a share of N-NJTC's mean. Beside them the mean `difference`, and the `worst_level`.
-- C6, OJFA is stable over levels: `relative_range`, largest minus smallest precision of a level as a share of OJFA's
-  mean. Beside it the `range` itself.
+- C1, over 30x fewer parameters: the `ratio` of N-NJTC's parameters to OJFA's, counted in their files, is at least 30.
+  The paper has models with 32 or more blocks; one with 30 blocks is held to no more than 30. It has no interval.
+- C2, OJFA beats arbitrary jumps: the mean `difference` from the mean of the other K-1 jumps, in precision and in
+  surprisal, on the transfer sentences. Also reported: OJFA's `rank` among all K by mean precision (1 is best; jumps
+  that tie with OJFA do not count against it).
+- C3, OJFA beats the joint jump: the mean `difference`, in precision and in surprisal.
+- C4, OJFA beats identity at early levels, identity wins late: `early_difference` and `late_difference` in precision,
+  means over the first and the last third of the levels. Also reported: the same in surprisal, the `difference` at each
+  level, and the `crossing_level`, from which on identity's precision is at least OJFA's (K: at no level).
+- C5, OJFA largely matches N-NJTC: `kept`, OJFA's mean precision as a share of N-NJTC's, and `worst_loss`, the largest
+  loss of precision at any level, as a share of N-NJTC's mean. Also reported: the mean `difference` and the
+  `worst_level`.
+- C6, OJFA is stable over levels: `relative_range`, the largest minus the smallest precision of any level as a share of
+  OJFA's mean. Also reported: the `range` itself.
 
-The margins of C5 and C6 are judgements, since the paper gives none. They are shares of a mean precision because that
-differs several times between models: an absolute margin would let a useless jump pass where N-NJTC itself is poor.
-A share of nothing is undefined, and inconclusive. Extremes over levels (`worst_loss`, both ranges) have no percentile
-interval, since each resample would add its noise to an extreme that noise has made already; theirs is the estimate plus
-and minus the 95 % quantile of how far resampling moves any level (for a range: moves two levels apart), which covers
-with at least 95 %. Intervals hold for the jumps as they were fitted: other fits and training sentences are other seeds.
-They are not corrected for testing several statements.
+The margins of C5 and C6 are our judgement, since the paper gives none. They are shares of a mean precision because
+precision differs several-fold between models: under an absolute margin, a useless jump would pass wherever N-NJTC is
+poor too. A share of zero is undefined, and makes its statement inconclusive. Extremes over levels (`worst_loss` and
+both ranges) have no percentile interval, since resampling adds noise to an extreme that noise has already inflated.
+Their interval is the estimate plus and minus the 95 % quantile of how far resampling moves any level (for a range: any
+two levels apart), which covers at least 95 %. Intervals hold for the jumps as fitted; other fits and other training
+sentences are what other seeds are for. Nothing is corrected for testing several statements.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from onejump.analysis.bootstrap import resampled_means
+from onejump.analysis.columns import WITH_INTERVALS
 from onejump.analysis.grids import EvaluationGrids
-from onejump.exits.columns import METRICS
+from onejump.files.tensors import TensorFile
 
 RESAMPLES = 10_000
-
-
 CONFIDENCE = 0.95
-
-
 FEWER_PARAMETERS = 30  # C1
+KEPT = 0.9  # C5: more than nine tenths of the precision of K times as many parameters,
+WORST_LOSS = 0.25  # and no level may lose a quarter of it, so that a good mean cannot hide levels that fail
+STABLE_RANGE = 0.5  # C6: the range over levels is less than half the mean
 
-
-KEPT = 0.9  # C5: at least nine tenths of the precision that K times as many parameters buy,
-
-
-WORST_LOSS = 0.25  # and at no level a loss of a quarter of it, so that a good mean cannot hide levels that fail
-
-
-STABLE_RANGE = 0.5  # C6: all levels in a band at most half as wide as the mean is high
-
-
-# Where the statement of a claim about a statistic of a metric holds; what is not here is only reported.
+# (claim, statistic, metric) -> where the claim says that it lies. Statistics that are not here are only reported.
 RULES: dict[tuple[str, str, str], tuple[str, float]] = {
     ("C1", "ratio", "parameters"): (">=", FEWER_PARAMETERS),
     ("C2", "difference", "precision"): (">", 0),
@@ -68,33 +62,28 @@ RULES: dict[tuple[str, str, str], tuple[str, float]] = {
     ("C6", "relative_range", "precision"): ("<", STABLE_RANGE),
 }
 
-
-# Statistics that are an extreme over levels, and what resampling can change it by, given each level's deviation.
+# Statistics that are extremes over levels -> the extreme, and how far resampling moves it given each level's deviation.
 EXTREMES = {
     "worst_loss": (np.max, lambda deviation: np.abs(deviation).max(1)),
     "relative_range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
     "range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
 }
 
-
-COLUMNS = {"precision": "correct", "surprisal": "surprisal"}  # each metric's name in the evaluation
-
-
 Statistic = tuple[str, str, str, int | None]  # claim, name, metric, level
 
 
 def claims_table(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int], seed: int) -> pd.DataFrame:
-    """Stage `assess-claims`: every statistic of every claim for one model, seed and variant.
+    """Every statistic of every claim for one model, seed and variant.
 
     Args:
-        grids: what each method predicts.
+        grids: the evaluation of each method.
         ojfa: the selected jump.
-        parameters: how many numbers `ojfa` and `n_njtc` need at inference.
+        parameters: how many parameters `ojfa` and `n_njtc` need at inference.
         seed: of the bootstrap.
 
     Returns:
-        claim, statistic, metric, level (null where it is over levels), estimate, low, high, rule such as `> 0.9` and
-        verdict (both null where the statistic is only reported), claim_verdict (the same in all rows of a claim).
+        claim, statistic, metric, level (null if it is over all levels), estimate, low, high, rule such as `> 0.9` and
+        verdict (both null if the statistic is only reported), claim_verdict (the same in all rows of a claim).
     """
     ratio = parameters["n_njtc"] / parameters["ojfa"]
     counted = {"verdict": "supported" if ratio >= FEWER_PARAMETERS else "contradicted"}
@@ -105,8 +94,13 @@ def claims_table(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int
     return table.assign(claim_verdict=table.groupby("claim")["verdict"].transform(_claim_verdict))
 
 
+def n_parameters(file: TensorFile) -> int:
+    """How many numbers a file of jumps holds, counted from the shapes of its tensors."""
+    return sum(math.prod(file.shape(name)) for name in file.names)
+
+
 def verdict(low: float, high: float, side: str, bound: float) -> str:
-    """What an interval says of the statement that a statistic lies on that side, `>` or `<`, of a bound."""
+    """What an interval says about the statement that a statistic lies on one side, `>` or `<`, of a bound."""
     above, below = low > bound, high < bound
     if above or below:
         return "supported" if above == (side == ">") else "contradicted"
@@ -139,8 +133,8 @@ def _estimates(
     """Statistics of column means, with their intervals.
 
     Args:
-        columns: name -> [N, c], one row a sentence.
-        statistics: from name -> means [b, c] to statistic -> [b], or [b, K] for those of EXTREMES.
+        columns: name -> [N, c], one row per sentence.
+        statistics: maps name -> means [b, c] to statistic -> [b], or [b, K] for those in EXTREMES.
         seed: of the resampling, which all columns share.
     """
     values = np.concatenate(list(columns.values()), 1)
@@ -149,7 +143,7 @@ def _estimates(
     def of(means: np.ndarray) -> dict[Statistic, np.ndarray]:
         return statistics(dict(zip(columns, np.split(means, ends, 1), strict=True)))
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # a share of nothing is NaN, and so is its interval
+    with np.errstate(divide="ignore", invalid="ignore"):  # a share of zero is NaN, and so is its interval
         estimates = {name: value[0] for name, value in of(values.mean(0, keepdims=True)).items()}
         blocks = [of(means) for means in resampled_means(values, seed, RESAMPLES)]
         resampled = {name: np.concatenate([block[name] for block in blocks]) for name in estimates}
@@ -157,7 +151,7 @@ def _estimates(
 
 
 def _interval(name: str, estimate: np.ndarray, resampled: np.ndarray) -> tuple[float, float, float]:
-    """Estimate, low and high of a statistic from its value and its resampled values [R], or [R, K] if in EXTREMES."""
+    """Estimate, low and high of a statistic, from its value and its resampled values: [R], or [R, K] if in EXTREMES."""
     if name not in EXTREMES:
         low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return float(estimate), float(low), float(high)
@@ -166,30 +160,25 @@ def _interval(name: str, estimate: np.ndarray, resampled: np.ndarray) -> tuple[f
     return float(extreme(estimate)), float(extreme(estimate) - reach), float(extreme(estimate) + reach)
 
 
-# Differences are taken sentence by sentence, before the means: equal methods then differ by exactly nothing. Precisions
-# are summed over levels as whole numbers, exactly.
+# Differences are taken sentence by sentence, before the means, so that equal methods differ by exactly zero. Hits are
+# summed over levels before the mean over sentences: these are whole numbers, so that ties are exact.
 def _transfer_columns(grids: EvaluationGrids, ojfa: int) -> dict[str, np.ndarray]:
     columns = {
-        metric: (_of_jumps(grids, name)[ojfa] - grids.others(name, ojfa)).mean((0, 1))[:, None]
-        for metric, name in COLUMNS.items()
+        metric: (grids.single_jumps(name)[ojfa] - grids.others(name, ojfa)).mean((0, 1))[:, None]
+        for metric, name in WITH_INTERVALS.items()
     }
-    correct = _of_jumps(grids, "correct").sum(1)
+    correct = grids.single_jumps("correct").sum(1)
     return columns | {"ojfa": correct[[ojfa]].T, "others": np.delete(correct, ojfa, 0).T}
 
 
-def _of_jumps(grids: EvaluationGrids, name: str) -> np.ndarray:
-    """One metric of all single jumps: [jump, level, sentence]."""
-    return grids.arbitrary[METRICS.index(name)]
-
-
 def _transfer_statistics(mean: Mapping[str, np.ndarray]) -> dict[Statistic, np.ndarray]:
-    found = {("C2", "difference", metric, None): mean[metric][:, 0] for metric in COLUMNS}
+    found = {("C2", "difference", metric, None): mean[metric][:, 0] for metric in WITH_INTERVALS}
     return found | {("C2", "rank", "precision", None): 1 + (mean["others"] > mean["ojfa"]).sum(1)}
 
 
 def _test_columns(grids: EvaluationGrids) -> dict[str, np.ndarray]:
     columns = {method: grids.metric(method, "correct").T for method in ("ojfa", "n_njtc", "identity")}
-    for metric, name in COLUMNS.items():
+    for metric, name in WITH_INTERVALS.items():
         for other in ("joint", "identity", "n_njtc"):
             difference = grids.metric("ojfa", name) - grids.metric(other, name)
             columns[f"{other} {metric}"] = difference.T if other == "identity" else difference.mean(0)[:, None]
@@ -201,7 +190,7 @@ def _test_statistics(mean: Mapping[str, np.ndarray]) -> dict[Statistic, np.ndarr
     n_levels = ojfa.shape[1]
     third = max(1, n_levels // 3)
     found: dict[Statistic, np.ndarray] = {}
-    for metric in COLUMNS:
+    for metric in WITH_INTERVALS:
         found["C3", "difference", metric, None] = mean[f"joint {metric}"][:, 0]
         to_identity = mean[f"identity {metric}"]
         found["C4", "early_difference", metric, None] = to_identity[:, :third].mean(1)

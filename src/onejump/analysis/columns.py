@@ -1,11 +1,13 @@
-"""Columns of the tables of the analysis, apart from their computation, which needs PyTorch."""
+"""Columns of the tables of the analysis, kept apart from their computation, which needs PyTorch."""
 
-# Scores of jumps on training sentences, and whether the largest or the smallest is the best.
+# The metrics with confidence intervals: their column in a table -> their name in an evaluation.
+WITH_INTERVALS = {"precision": "correct", "surprisal": "surprisal"}
+
+# Scores of jumps on training sentences, and whether the largest (1) or the smallest (-1) is the best.
 SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
 
-
-# Of a curve over ranks.
+# Of the table over ranks.
 RANK_COLUMNS = (
     *("method", "rank", "jump", "n"),
-    *(f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")),
+    *(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high")),
 )

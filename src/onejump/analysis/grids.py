@@ -1,4 +1,4 @@
-"""A variant's evaluation as arrays."""
+"""The evaluation of one model, seed and variant as arrays."""
 
 from pathlib import Path
 
@@ -13,17 +13,18 @@ EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
 
 
 class EvaluationGrids:
-    """One variant's evaluation and the references beside it as arrays, with the same sentences at every level.
+    """The evaluation of a variant and of its reference methods as arrays, with the same sentences at every level.
 
     Attributes:
         methods: method -> [metric, level, sentence] float64, on all test sentences.
-        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences (the first ones).
+        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones.
 
     Raises:
         OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
     """
 
     def __init__(self, references: Path, evaluation: Path, n_blocks: int) -> None:
+        """Read the tables of evaluate-references and evaluate-jumps."""
         self._n_blocks, self._sentences = n_blocks, None
         grids = {}
         for file, methods in ((references, ("identity", "jtc")), (evaluation, ("n_njtc", "ojfa", "joint"))):
@@ -37,9 +38,9 @@ class EvaluationGrids:
     def _grid(
         self, file: Path, method: str, methods: dict[str, pd.DataFrame], n_jumps: int | None = None
     ) -> np.ndarray:
-        """[metric, jump, level, sentence] from a method's rows, which lie by level, jump and sentence.
+        """[metric, jump, level, sentence] from a method's rows, which are in order of level, jump and sentence.
 
-        Without n_jumps the rows have one jump a level and all sentences.
+        Without `n_jumps`, the rows have one jump per level and all sentences.
         """
         if method not in methods:
             raise OnejumpError(f"{file}: has no rows of {method}; rerun the stage that makes it")
@@ -63,6 +64,10 @@ class EvaluationGrids:
         """One metric of one method: [level, sentence]."""
         return self.methods[method][METRICS.index(name)]
 
+    def single_jumps(self, name: str) -> np.ndarray:
+        """One metric of all single jumps: [jump, level, sentence]."""
+        return self.arbitrary[METRICS.index(name)]
+
     def others(self, name: str, ojfa: int) -> np.ndarray:
-        """One metric of all jumps but the selected one: [jump, level, sentence]."""
-        return np.delete(self.arbitrary[METRICS.index(name)], ojfa, 0)
+        """One metric of all single jumps but the selected one: [jump, level, sentence]."""
+        return np.delete(self.single_jumps(name), ojfa, 0)

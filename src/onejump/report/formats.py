@@ -9,7 +9,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _or_dash(write: Callable[[float], str]) -> Callable[[float | None], str]:
-    """Write a number with `write`, or a dash where there is none; with a true minus sign, and infinity as ∞."""
+    """Write a number with `write`, with a true minus sign; a missing one as a dash, and infinity as ∞."""
 
     def written(value: float | None) -> str:
         if value is None or pd.isna(value):
@@ -34,20 +34,20 @@ def _range(ends: tuple[float, float], write: Callable[[float], str]) -> str:
 
 
 def _ratio(value: float) -> str:
-    """So many times, with as many decimals as a small number needs."""
+    """A multiple, with decimals only for small numbers."""
     return f"{value:,.0f}×" if value >= 10 or value == int(value) else f"{value:.2g}×"
 
 
 def _general(value: float) -> str:
-    """Three digits, with a power of ten where that is shorter."""
+    """Three significant digits, with a power of ten where that is shorter."""
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
 
 
 FORMATS: dict[str, Callable] = {
-    "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and its like: 0 to 1
+    "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and the like: 0 to 1
     "nats": _or_dash(lambda value: f"{value:.2f}"),
-    "score": _or_dash(lambda value: f"{value:.5f}"),  # D_m of neighbouring jumps differ in the fourth decimal
+    "score": _or_dash(lambda value: f"{value:.5f}"),  # neighbouring jumps' D_m differ in the fourth decimal
     "percent": _or_dash(lambda value: f"{value:.0%}"),
     "count": _or_dash(lambda value: f"{value:,.0f}"),
     "ratio": _or_dash(_ratio),
@@ -56,17 +56,12 @@ FORMATS: dict[str, Callable] = {
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
 }
 
-
-# What a cell says to the script: enough digits to go on computing with.
+# What a cell tells the script: enough digits to compute with.
 FORMATS["value"] = lambda value: (
     "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 )
 
-
+FORMATS["rule"] = lambda rule: rule.replace(">=", "≥")
 FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
-
-
 FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
-
-
 FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

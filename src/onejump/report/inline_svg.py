@@ -1,4 +1,4 @@
-"""The study's SVG figures, made fit to stand together in one HTML page: small, and without an id that occurs twice."""
+"""The study's SVG figures, made fit to share one HTML page: small, and with no id that occurs twice."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -9,39 +9,31 @@ from markupsafe import Markup
 from onejump.files.atomic import OnejumpError, require_file
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
-
-
 _TRANSLATION = re.compile(r"translate\([^)]*\)")
-
-
-_GLYPH = re.compile(r"(DejaVu|Cmr|Cmmi|Cmsy|STIX)[\w-]*")  # how matplotlib names the outlines of its fonts
-
-
+_GLYPH = re.compile(r"(DejaVu|Cmr|Cmmi|Cmsy|STIX)[\w-]*")  # how Matplotlib names the outlines of its fonts
 _CURVE = re.compile("[CQ]")
+_PART = "part-"  # ids with this prefix name what the page's script looks for
 
 
-_PART = "part-"  # ids that begin so name what a script looks for
+class InlineFigures:
+    """The figures of one page. They share the outlines of letters, which would otherwise be a third of the page."""
 
-
-class Drawings:
-    """The figures of one page. They share one outline of each letter, which would else be a third of the page."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        """Start a page without figures."""
         self._count = 0
         self._glyphs: dict[tuple[str, str], str] = {}  # outline and transform -> id in the page
 
-    def inline(self, name: str, kind: str) -> Markup:
-        """One figure, `<name>.<kind>.svg`, as an `<svg>` element whose ids occur nowhere else in the page.
+    def inline(self, path: Path) -> Markup:
+        """An SVG file as an `<svg>` element whose ids occur nowhere else in the page.
 
         Raises:
             OnejumpError: the file is missing or is not SVG.
         """
-        path = require_file(self._folder / f"{name}.{kind}.svg")
+        require_file(path)
         try:
             root = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as error:
-            raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and draw it again") from error
+            raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and rerun plot-figures") from error
         self._count += 1
         for element in root.iter():
             element.tag = element.tag.rpartition("}")[2]
@@ -51,7 +43,7 @@ class Drawings:
         for element in root.iter():
             _shorten(element)
         root.attrib = {"viewBox": root.get("viewBox", ""), "aria-hidden": "true", "focusable": "false"}
-        return Markup(ElementTree.tostring(root, encoding="unicode"))  # our own file, parsed and written anew
+        return Markup(ElementTree.tostring(root, encoding="unicode"))  # our own file, parsed and rewritten
 
     def glyphs(self) -> Markup:
         """The outlines that all figures inlined so far refer to, as one `<svg>` element that shows nothing."""
@@ -63,12 +55,12 @@ class Drawings:
         return Markup(ElementTree.tostring(root, encoding="unicode"))
 
     def _take_glyphs(self, root: ElementTree.Element) -> dict[str, str]:
-        """Take the outlines of letters out of a figure; returns their ids in the figure -> in the page."""
+        """Take the outlines of letters out of a figure; return their ids in the figure -> in the page."""
         renamed = {}
         for defs in root.iter("defs"):
             for child in list(defs):
                 if child.tag == "path" and _GLYPH.fullmatch(child.get("id", "")):
-                    # In units of 1/64 of the font's, so whole numbers are fine enough.
+                    # In units so small that whole numbers are precise enough.
                     outline = _rounded(" ".join(child.get("d", "").split()), 0)
                     key = (outline, child.get("transform", ""))
                     renamed[child.get("id")] = self._glyphs.setdefault(key, f"g{len(self._glyphs)}")
@@ -77,7 +69,7 @@ class Drawings:
 
 
 def _drop_page_wide(root: ElementTree.Element) -> None:
-    """Remove metadata, and styles that would hold for the whole page."""
+    """Remove metadata, and styles that would apply to the whole page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in ("metadata", "style"):
@@ -85,7 +77,7 @@ def _drop_page_wide(root: ElementTree.Element) -> None:
 
 
 def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) -> None:
-    """Keep the ids that are referred to, under names of their own, and name parts by `data-part`."""
+    """Keep only ids that are referred to, under new names, and mark named parts with `data-part`."""
     references = {}
     for element in root.iter():
         for name, value in element.attrib.items():
@@ -110,8 +102,11 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
 
 
 def _shorten(element: ElementTree.Element) -> None:
-    """Say the same in fewer letters: no layout of the file, one style for marks that share it, and coordinates to a
-    tenth of a point in long paths and a hundredth else."""
+    """Say the same in fewer characters.
+
+    White space goes, marks that share a style state it once, and coordinates are rounded to a tenth of a point in long
+    paths and to a hundredth elsewhere.
+    """
     element.text = (element.text or "").strip() or None
     element.tail = None
     for name in {"d", "x", "y"} & element.attrib.keys():

@@ -16,7 +16,7 @@ class MethodStyle:
     width: float = 1.4
 
 
-# Okabe and Ito's palette: told apart with any common colour blindness.
+# Okabe and Ito's palette, whose colours can be told apart with any common form of colour blindness.
 METHOD_STYLES = {
     "identity": MethodStyle("Identity", "#009E73", "^"),
     "n_njtc": MethodStyle("N-NJTC", "#0072B2", "s"),
@@ -26,13 +26,12 @@ METHOD_STYLES = {
     "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
 }
 
-
 INK = "#222222"
 
 
 @dataclass(frozen=True)
 class VerdictStyle:
-    """How a verdict looks; its mark tells it without its colour."""
+    """How a verdict looks; its mark alone is enough to recognise it."""
 
     mark: str
     colour: str
@@ -45,8 +44,7 @@ VERDICT_STYLES = {
     "contradicted": VerdictStyle("−", "#D55E00", "white"),
 }
 
-
-_STYLE = {
+MATPLOTLIB_STYLE = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes do not depend on installed fonts
@@ -71,5 +69,5 @@ _STYLE = {
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
     "svg.hashsalt": "onejump",
-    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default
+    "pdf.fonttype": 42,  # TrueType, since journals refuse Matplotlib's default
 }

@@ -26,6 +26,8 @@ FILES = {
     "table": "summary/{table}.csv",
     "figure": "figures/{model}.seed-{seed}.{variant}.{kind}.svg",
     "model_figure": "figures/{model}.{kind}.svg",
+    "timings": "timings.csv",
+    "hardware": "hardware.csv",
 }
 # Summary tables, and figures of a branch, of a branch whose fits are nested in rank, and of a model.
 TABLES = (

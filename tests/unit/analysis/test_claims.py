@@ -209,7 +209,7 @@ def test_methods_that_are_equally_good_on_other_sentences_decide_nothing():
     assert row(table, "C3", "difference")["high"] > 0 > row(table, "C3", "difference")["low"]
 
 
-def test_a_tie_sentence_by_sentence_differs_by_exactly_nothing_and_decides_nothing():
+def test_a_tie_in_every_sentence_differs_by_exactly_zero_and_decides_nothing():
     table = table_of(planted(ojfa=[0.1, 0.2, 0.3, 0.35, 0.47, 0.55]))  # joint and all single jumps are OJFA itself
     for claim in ("C2", "C3"):
         for metric in ("precision", "surprisal"):
@@ -252,7 +252,7 @@ class Synthetic:
 
 
 def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
-    """Fit, evaluate and test one jump for all levels; wrong: with the rows of its B shuffled."""
+    """Fit, evaluate and assess one jump for all levels; wrong: with the rows of its B shuffled."""
     train, test = Synthetic(2000), Synthetic(1000)
     unembedding = Unembedding(
         "rms", torch.ones(12), None, 1e-5, torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), None
@@ -280,16 +280,19 @@ def test_a_wrong_jump_turns_c5_from_supported_to_contradicted(tmp_path):
 @pytest.mark.parametrize(("n_njtc", "expected"), [(3000, "supported"), (2999, "contradicted"), (1200, "contradicted")])
 def test_c1_counts_parameters_and_30_times_fewer_are_enough(n_njtc, expected):
     found = row(table_of(random_grids(0), {"ojfa": 100, "n_njtc": n_njtc}), "C1", "ratio", "parameters")
-    assert found["estimate"] == n_njtc / 100 and np.isnan(found["low"]) and np.isnan(found["high"])
+    assert found["estimate"] == n_njtc / 100
+    assert np.isnan(found["low"])
+    assert np.isnan(found["high"])
     assert found["claim_verdict"] == expected
 
 
-def test_a_share_of_nothing_is_undefined_and_inconclusive():
+def test_a_share_of_zero_is_undefined_and_inconclusive():
     grids = random_grids(0, precision=0.0)
     table = table_of(grids)
     for claim, statistic in (("C5", "kept"), ("C5", "worst_loss"), ("C6", "relative_range")):
         found = row(table, claim, statistic)
-        assert np.isnan(found["estimate"]) and found["verdict"] == found["claim_verdict"] == "inconclusive"
+        assert np.isnan(found["estimate"])
+        assert found["verdict"] == found["claim_verdict"] == "inconclusive"
 
 
 @pytest.mark.parametrize(

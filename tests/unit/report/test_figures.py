@@ -10,8 +10,9 @@ from matplotlib.colors import to_hex
 from summary_tables import write_summary
 
 from onejump.files.atomic import OnejumpError
-from onejump.report.figures import EXACT_FIGURES, FIGURES, MODEL_FIGURES, draw, make_figure
+from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
+from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
 MODEL, SEED = "smollm2-135m", 0
 
@@ -53,13 +54,18 @@ def corners(x, low, high):
     return set(zip(x, low, strict=True)) | set(zip(x, high, strict=True))
 
 
-@pytest.mark.parametrize("kind", FIGURES | EXACT_FIGURES | MODEL_FIGURES)
+def test_every_figure_of_the_layout_can_be_plotted_and_no_other():
+    assert set(BRANCH_PLOTS) == {*FIGURES, *NESTED_FIGURES}
+    assert set(MODEL_PLOTS) == set(MODEL_FIGURES)
+
+
+@pytest.mark.parametrize("kind", BRANCH_PLOTS | MODEL_PLOTS)
 def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     digests = set()
-    # Twice at one depth is enough, and drawing is what takes these tests their time.
+    # Twice at one depth is enough, since plotting takes most of these tests' time.
     names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
     for name in names:
-        draw(kind, summary, MODEL, SEED, "exact" if kind in EXACT_FIGURES else "paper", tmp_path / name)
+        plot_figure(kind, summary, MODEL, SEED, "exact" if kind in NESTED_FIGURES else "paper", tmp_path / name)
         made = [(tmp_path / name).with_suffix(suffix).read_bytes() for suffix in (".svg", ".pdf")]
         digests.add(hashlib.sha256(b"".join(made)).hexdigest())
     assert len(digests) == 1
@@ -67,7 +73,8 @@ def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("viewBox")
     assert "date" not in (tmp_path / "first.svg").read_text().lower()
-    assert made[1].startswith(b"%PDF") and b"CreationDate" not in made[1]
+    assert made[1].startswith(b"%PDF")
+    assert b"CreationDate" not in made[1]
     pdfs = [name.replace(".svg", ".pdf") for name in names]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names + pdfs)
 
@@ -167,7 +174,7 @@ def test_fits_by_adam_show_every_course(summary):
     ends = [dict(map(tuple, course)) for course in courses]
     epochs = range(1, int(curves["step"].max()) + 1)
     expected = [np.median([end[min(epoch, max(end))] for end in ends]) for epoch in epochs]
-    x, y = lines(right)["median over levels"]
+    _x, y = lines(right)["median over levels"]
     assert np.allclose(y[: len(epochs)], expected)
     assert right.get_yscale() == "log"
 
@@ -191,7 +198,7 @@ def test_gaps_and_ridges_of_zero_can_be_drawn(tmp_path):
         assert low < 0 < high
     table[["gap", "ridge"]] = 0.0
     table.to_csv(tmp_path / "jumps.csv", index=False)
-    draw("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
+    plot_figure("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
 
 
 def test_fits_on_the_divergence_show_its_course(tmp_path):
@@ -222,6 +229,17 @@ def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
             assert np.array_equal(lines(right)[look.name], part[["fused_cost", "agreement"]].T)
 
 
+def test_plain_exit_checks_that_cost_too_much_leave_the_panel_and_are_told(tmp_path):
+    write_summary(tmp_path, variants=("paper",), n_levels=3)
+    table = pd.read_csv(tmp_path / "dynamic_exit.csv")
+    for factor in (1.0, 6.0):
+        table.assign(plain_cost=table["plain_cost"] * factor).to_csv(tmp_path / "dynamic_exit.csv", index=False)
+        right = make_figure("dynamic_exit", tmp_path, MODEL, SEED, "paper").axes[1]
+        highest = table["plain_cost"].max() * factor
+        assert right.get_xlim()[1] == pytest.approx(1.05 * highest if factor == 1 else 2)
+        assert [text.get_text() for text in right.texts] == ([] if factor == 1 else [f"plain: up to {highest:.1f} →"])
+
+
 def test_rank_curves_mark_the_variants_rank(summary):
     table, own = rows(summary, "ranks", "exact"), rows(summary, "jumps", "exact")["rank"].iloc[0]
     for metric, axes in zip(
@@ -231,7 +249,7 @@ def test_rank_curves_mark_the_variants_rank(summary):
         for method in ("n_njtc", "ojfa", "joint"):
             part = table[table["method"] == method]
             assert np.array_equal(drawn[METHOD_STYLES[method].name], part[["rank", metric]].T)
-        assert set(drawn[f"rank {own}, the variant's"][0]) == {own}
+        assert set(drawn[f"the variant's rank, {own}"][0]) == {own}
         assert axes.get_xscale() == "log"
         assert {own, 1, table["rank"].max()} <= set(axes.get_xticks())
 
@@ -253,7 +271,8 @@ def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     means = methods.groupby(["method", "variant"])["precision"].mean()
     for method in ("identity", "arbitrary", "n_njtc", "joint", "ojfa"):
         x, y = lines(right)[METHOD_STYLES[method].name]
-        assert np.allclose(x, means[method].loc[list(names)]) and list(y) == [0, 1, 2]
+        assert np.allclose(x, means[method].loc[list(names)])
+        assert list(y) == [0, 1, 2]
     scores = pd.read_csv(tmp_path / "scores.csv").query("ojfa and variant == 'third'")
     jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
     assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"
@@ -278,7 +297,7 @@ def test_methods_are_told_apart_by_colour_and_marker():
 def test_bad_input_is_refused_in_one_line(summary, tmp_path):
     def refusal(kind="scores", folder=summary, variant="paper"):
         with pytest.raises(OnejumpError) as error:
-            draw(kind, folder, MODEL, SEED, variant, tmp_path / "figure.svg")
+            plot_figure(kind, folder, MODEL, SEED, variant, tmp_path / "figure.svg")
         assert "\n" not in str(error.value)
         return str(error.value)
 

@@ -1,199 +1,23 @@
-"""The bootstrap against theory, and every number of the summary against the stages' files."""
+"""Every number of the summary against the files of the stages, by plain loops and pandas."""
 
-import functools
 import itertools
 import json
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
+from naive_bootstrap import naive_means
 from safetensors import safe_open
-from tiny_models import make_dump
+from tiny_study import CONFIG, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_summary_of
 
-from onejump.activations.reading import Activations
-from onejump.analysis import bootstrap
-from onejump.analysis.bootstrap import interval, resampled_means
-from onejump.analysis.claims import claims_table
-from onejump.analysis.grids import EvaluationGrids
-from onejump.analysis.oracle import evaluate_oracle
-from onejump.analysis.ranks import evaluate_ranks
-from onejump.analysis.scores import save_scores, score_jumps
-from onejump.analysis.selection import read_selection, select_jump
-from onejump.analysis.summary import BRANCH_TABLES, TABLES, _across_seeds, _oracle_table, summarise
+from onejump.analysis import tables
+from onejump.analysis.claims import n_parameters
+from onejump.analysis.summary import _across_seeds
 from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
-from onejump.files.atomic import OnejumpError, read_json
-from onejump.files.tables import read_table, write_table
-from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jtc import fit_jtc, open_jtc
-from onejump.jumps.jump import load_folded_jumps, load_joint_jump
-from onejump.models.unembedding import Unembedding
-
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
-CPU = torch.device("cpu")
-K, N_TRAIN, N_TEST, TRANSFER = 3, 80, 25, 12
-VARIANTS = {
-    "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},
-    "exact": {"fit": "exact", "target": "post_norm", "positions": "not_first", "score_levels": "0..K-1", "rank": 3},
-}
-VARIANTS = {name: choices | {"joint_batches": "mixed"} for name, choices in VARIANTS.items()}
-CONFIG = {
-    "models": {"tiny": {}},
-    "seeds": [0, 1],
-    "variants": VARIANTS,
-    "evaluation": {"transfer_sentences": TRANSFER},
-}
-
-# --------------------------------------------------------------------------------------------------------- bootstrap
-
-
-def all_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLES) -> np.ndarray:
-    return np.concatenate(list(resampled_means(values, seed, resamples)))
-
-
-def naive_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLES) -> np.ndarray:
-    """One resample after another: how often each row is drawn, and the mean of the rows drawn."""
-    generator, n = np.random.default_rng(seed), len(values)
-    means = []
-    for _ in range(resamples):
-        drawn = np.repeat(np.arange(n), generator.multinomial(n, np.full(n, 1 / n)))
-        means.append(values[drawn].mean(0))
-    return np.array(means)
-
-
-def test_each_mean_is_over_as_many_rows_drawn_with_replacement():
-    values = np.random.default_rng(0).normal(size=(30, 2, 3))
-    found = all_means(values, seed=5, resamples=300)
-    assert found.shape == (300, 2, 3) and found.dtype == np.float64
-    np.testing.assert_allclose(found, naive_means(values, seed=5, resamples=300), rtol=1e-9, atol=1e-12)
-
-
-def test_the_means_have_the_mean_and_the_variance_that_theory_gives():
-    values = np.random.default_rng(0).gamma(2.0, size=40)
-    means = all_means(values, seed=1, resamples=20_000)
-    standard_error = values.std() / np.sqrt(40)
-    assert means.mean() == pytest.approx(values.mean(), abs=4 * standard_error / np.sqrt(20_000))
-    assert means.std() == pytest.approx(standard_error, rel=0.02)  # four standard errors of a standard deviation
-
-
-def test_a_seed_determines_the_resamples():
-    values = np.arange(20.0)
-    assert np.array_equal(all_means(values, 3, 50), all_means(values, 3, 50))
-    assert not np.array_equal(all_means(values, 3, 50), all_means(values, 4, 50))
-
-
-@pytest.mark.parametrize("block", [1, 7, 999, 5000])
-def test_the_size_of_a_block_does_not_change_the_resamples(monkeypatch, block):
-    values = np.random.default_rng(0).normal(size=(15, 2))
-    expected = all_means(values, 3, 1000)
-    monkeypatch.setattr(bootstrap, "BLOCK", block)
-    blocks = list(resampled_means(values, 3, 1000))
-    assert max(len(part) for part in blocks) == min(block, 1000)
-    assert sum(len(part) for part in blocks) == 1000
-    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=1e-12, atol=1e-14)
-
-
-def test_columns_share_each_resample_so_that_a_constant_difference_has_no_spread():
-    first = np.random.default_rng(0).normal(size=50)
-    means = all_means(np.stack([first, first + 2.0], 1), seed=0, resamples=500)
-    assert means[:, 0].std() > 0.05
-    np.testing.assert_allclose(means[:, 1] - means[:, 0], 2.0, rtol=1e-12)
-
-
-def test_an_interval_is_the_quantiles_of_the_resampled_means():
-    values = np.random.default_rng(0).normal(size=(30, 2))
-    for level, (lowest, highest) in {0.95: (2.5, 97.5), 0.8: (10, 90)}.items():
-        low, high = interval(values, 4, level)
-        means = naive_means(values, 4)
-        np.testing.assert_allclose(low, np.percentile(means, lowest, axis=0), rtol=1e-9)
-        np.testing.assert_allclose(high, np.percentile(means, highest, axis=0), rtol=1e-9)
-
-
-def test_a_95_percent_interval_covers_the_true_mean_in_about_95_of_100_samples():
-    samples = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 1000))  # 1,000 samples of 100 rows
-    low, high = interval(samples, seed=0)
-    covered = ((low <= 3.0) & (high >= 3.0)).mean()
-    assert 0.92 < covered < 0.97  # percentile intervals of 100 rows cover a little less than 95 %
-
-
-def test_an_interval_of_equal_values_has_no_width():
-    low, high = interval(np.full((20, 3), 0.25), seed=0)
-    np.testing.assert_allclose([low, high], 0.25, rtol=1e-12)
-
-
-# ------------------------------------------------------------------------------------------------------------- study
-
-
-def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
-    """All stages of a variant on dumped activations, as the workflow runs them."""
-    choices, unembedding, folder = VARIANTS[variant], Unembedding.load(dump.unembedding), branch / variant
-    target, positions = choices["target"], choices["positions"]
-    train = Activations(dump.train, dump.positions, unembedding, "train", positions)
-    test = Activations(dump.test, dump.positions, unembedding, "test", positions)
-    jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
-    fit_jtc(train, unembedding, jtc, target, CPU)
-    paths = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
-    for level, path in [*enumerate(paths), (None, folder / "jumps" / "joint.safetensors")]:
-        fit_jump(train, unembedding, level, path, choices["fit"], target, choices["rank"], "mixed", seed, CPU)
-    jumps = load_folded_jumps(paths, unembedding, target)
-    cosines = score_jumps(train, unembedding, jumps, target, CPU)
-    save_scores(cosines, train, target, unembedding, folder / "scores.parquet", folder / "cosines.safetensors")
-    select_jump(folder / "cosines.safetensors", choices["score_levels"], seed, folder / "selection.json")
-    joint = load_joint_jump(folder / "jumps" / "joint.safetensors", unembedding, target)
-    ojfa = read_selection(folder / "selection.json", K)["ojfa"]
-    evaluation, transfer = evaluate_jumps(test, unembedding, JumpExits(jumps, ojfa, joint), target, TRANSFER, CPU)
-    write_table(folder / "evaluation.parquet", evaluation)
-    write_table(folder / "transfer.parquet", transfer)
-    references = evaluate_references(test, unembedding, open_jtc(jtc, unembedding, target), target, CPU)
-    arguments = (folder / "cosines.safetensors", choices["score_levels"], target, CPU)
-    oracle = evaluate_oracle(train, unembedding, jumps, joint, *arguments)
-    write_table(folder / "oracle.parquet", oracle)
-    shared = branch / "references" / f"{target}.{positions}.parquet"
-    write_table(shared, references)
-    parameters = {"ojfa": 1, "n_njtc": K}
-    if choices["fit"] == "exact":
-        arguments = (target, choices["score_levels"], TRANSFER, CPU)
-        ranks = evaluate_ranks(train, test, unembedding, paths, folder / "jumps" / "joint.safetensors", *arguments)
-        write_table(folder / "ranks.parquet", pa.Table.from_pandas(ranks, preserve_index=False))
-    claims = claims_table(EvaluationGrids(shared, folder / "evaluation.parquet", K), ojfa, parameters, seed)
-    write_table(folder / "claims.parquet", pa.Table.from_pandas(claims, preserve_index=False))
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """A whole study of a tiny model: two seeds, two variants, every file written by its stage."""
-    folder = tmp_path_factory.mktemp("results")
-    for seed in CONFIG["seeds"]:
-        made = make_dump(tmp_path_factory.mktemp("dump"), N_TRAIN, N_TEST, seed=seed)
-        branch = folder / "tiny" / f"seed-{seed}"
-        branch.mkdir(parents=True)
-        shutil.copy(made.positions, branch / "positions.parquet")
-        shutil.copy(made.unembedding, folder / "tiny" / "unembedding.safetensors")
-        for variant in VARIANTS:
-            run_variant(branch, made, seed, variant)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def summary(results, tmp_path_factory):
-    """A function that reads a table of the study's summary, one variant of one seed of it."""
-    folder = tmp_path_factory.mktemp("summary")
-    summarise(results, CONFIG, folder)
-
-    @functools.cache
-    def read(name: str, seed: int | None = None, variant: str | None = None) -> pd.DataFrame:
-        table = pd.read_csv(folder / f"{name}.csv", float_precision="round_trip")
-        table = table if seed is None else table[table["seed"] == seed]
-        table = table if variant is None else table[table["variant"] == variant]
-        return table.reset_index(drop=True)
-
-    return SimpleNamespace(read=read, folder=folder)
-
+from onejump.files.tensors import TensorFile, write_tensors
+from onejump.study.layout import TABLES
 
 BRANCHES = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact")])
 
@@ -218,7 +42,7 @@ def read_facts(path: Path) -> tuple[dict, int]:
 
 def test_the_summary_has_all_tables_and_nothing_else(summary):
     assert {path.name for path in summary.folder.iterdir()} == {f"{name}.csv" for name in TABLES}
-    for name in set(BRANCH_TABLES) - {"models"}:
+    for name in set(TABLES) - {"models", "verdicts", "spread", "chosen"}:
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
@@ -260,7 +84,8 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
     every = N_TEST if variant == "paper" else table["n"].iloc[0]
-    assert set(table["n"]) == {every} and TRANSFER < every <= N_TEST
+    assert set(table["n"]) == {every}
+    assert TRANSFER < every <= N_TEST
 
 
 @BRANCHES
@@ -293,9 +118,19 @@ def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, va
     jtc = read_facts(folder / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors")[1]
     found = summary.read("methods", seed, variant).set_index("method")["parameters"].to_dict()
     one = 2 * 32 * choices["rank"] + 4 * 32
-    assert jumps == [one] * K and joint == one and jtc == K * (32 * 32 + 32)
+    assert jumps == [one] * K
+    assert joint == one
+    assert jtc == K * (32 * 32 + 32)
     expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": one, "jtc": jtc, "arbitrary": one}
     assert found == expected
+
+
+def test_parameters_are_counted_without_reading_a_tensor(tmp_path, monkeypatch):
+    write_tensors(
+        tmp_path / "jtc.safetensors", {"A": torch.zeros(3, 4, 4), "b": torch.zeros(3, 4), "c": torch.ones(())}, {}
+    )
+    monkeypatch.delattr(TensorFile, "tensor")
+    assert n_parameters(TensorFile(tmp_path / "jtc.safetensors")) == 3 * 16 + 3 * 4 + 1
 
 
 @BRANCHES
@@ -344,7 +179,8 @@ def test_shared_jumps_csv_sets_error_beside_precision(summary, results, seed, va
     oracle = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "oracle.parquet")
     methods, ojfa = summary.read("methods", seed, variant).set_index("method"), read_ojfa_of(results, seed, variant)
     table = summary.read("shared_jumps", seed, variant).set_index("method")
-    assert table.index.tolist() == ["ojfa", "joint"] and table.loc["ojfa", "jump"] == ojfa
+    assert table.index.tolist() == ["ojfa", "joint"]
+    assert table.loc["ojfa", "jump"] == ojfa
     for method, own in (("ojfa", oracle["jump"] == ojfa), ("joint", oracle["jump"].isna())):
         row, (facts,) = table.loc[method], oracle[own].itertuples()
         assert (row["mse"], row["explained"]) == pytest.approx((facts.mse, facts.explained), rel=1e-9)
@@ -483,7 +319,7 @@ def test_the_tables_across_seeds_have_each_model_and_variant(summary):
     assert len(summary.read("spread")) == len(summary.read("claims")) / 2
 
 
-def test_score_quality_is_the_loss_of_the_jump_that_a_score_picks():
+def test_regret_is_the_precision_lost_by_the_jump_that_a_score_picks():
     oracle = pd.DataFrame(
         {
             "d_m": [0.1, 0.2, 0.3, 0.4],
@@ -500,7 +336,7 @@ def test_score_quality_is_the_loss_of_the_jump_that_a_score_picks():
             "precision": [0.1, 0.3, 0.2, 0.4, 0.3, 0.3, 0.5, 0.5],
         }
     )
-    found = _oracle_table(oracle, transfer).set_index("score")
+    found = tables.oracle_table(oracle, transfer).set_index("score")
     assert found["jump"].to_dict() == {"d_m": 3, "cosine": 0, "squared_cosine": 1, "mse": 1}
     assert set(found["oracle"]) == {1}
     np.testing.assert_allclose(found["regret"], [0.1, 0.3, 0.0, 0.0], atol=1e-12)
@@ -510,7 +346,7 @@ def test_score_quality_is_the_loss_of_the_jump_that_a_score_picks():
 
 
 @BRANCHES
-def test_score_quality_csv_is_that_of_the_oracles_files(summary, results, seed, variant):
+def test_oracle_csv_is_that_of_the_oracle_files(summary, results, seed, variant):
     oracle = pd.read_parquet(results / "tiny" / f"seed-{seed}" / variant / "oracle.parquet").dropna(subset="jump")
     found = summary.read("oracle", seed, variant).set_index("score")
     assert found.loc["d_m", "jump"] == read_ojfa_of(results, seed, variant)
@@ -520,125 +356,14 @@ def test_score_quality_csv_is_that_of_the_oracles_files(summary, results, seed, 
 
 
 def test_a_study_of_exact_fits_alone_has_a_table_of_curves_without_rows(results, tmp_path):
-    summarise(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path)
-    curves = pd.read_csv(tmp_path / "curves.csv")
-    assert list(curves.columns) == [
-        "model",
-        "seed",
-        "variant",
-        "jump",
-        "step",
-        "gap",
-        "validation_mse",
-        "validation_kl",
-    ]
+    write_summary_of(results, CONFIG | {"variants": {"exact": VARIANTS["exact"]}}, tmp_path / "summary")
+    curves = pd.read_csv(tmp_path / "summary" / "curves.csv")
+    columns = ["jump", "step", "gap", "validation_mse", "validation_kl"]
+    assert list(curves.columns) == ["model", "seed", "variant", *columns]
     assert len(curves) == 0
 
 
 def test_the_same_files_give_the_same_bytes(results, summary, tmp_path):
-    summarise(results, CONFIG, tmp_path)
+    write_summary_of(results, CONFIG, tmp_path / "summary")
     for name in TABLES:
-        assert (tmp_path / f"{name}.csv").read_bytes() == (summary.folder / f"{name}.csv").read_bytes()
-
-
-# ---------------------------------------------------------------------------------------------------------- refusals
-
-
-ONE = CONFIG | {"seeds": [0], "variants": {"paper": VARIANTS["paper"]}}
-
-
-@pytest.fixture
-def own_results(results, tmp_path):
-    """A copy of the study that a test may spoil."""
-    shutil.copytree(results, tmp_path / "results")
-    return tmp_path / "results"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tiny/unembedding.safetensors",
-        "tiny/seed-0/positions.parquet",
-        "tiny/seed-0/jtc/pre_norm.all.safetensors",
-        "tiny/seed-0/paper/jumps/level-01.safetensors",
-        "tiny/seed-0/paper/jumps/joint.safetensors",
-        "tiny/seed-0/paper/selection.json",
-        "tiny/seed-0/paper/evaluation.parquet",
-        "tiny/seed-0/references/pre_norm.all.parquet",
-        "tiny/seed-0/paper/transfer.parquet",
-        "tiny/seed-0/paper/claims.parquet",
-        "tiny/seed-0/paper/oracle.parquet",
-    ],
-)
-def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, tmp_path, name):
-    (own_results / name).unlink()
-    with pytest.raises(OnejumpError, match=f"{name}: no such file"):
-        summarise(own_results, ONE, tmp_path / "summary")
-    assert not (tmp_path / "summary").exists()
-
-
-EVALUATION, REFERENCES = "paper/evaluation.parquet", "references/pre_norm.all.parquet"
-
-
-def alter(results: Path, name: str, change) -> None:
-    """Write a table of the study again, changed."""
-    path = results / "tiny" / "seed-0" / name
-    write_table(path, pa.Table.from_pandas(change(read_table(path).to_pandas()), preserve_index=False))
-
-
-@pytest.mark.parametrize("name", [EVALUATION, REFERENCES])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda rows: rows.assign(sentence_id=rows["sentence_id"] + (rows["level"] == 1)),
-        lambda rows: rows.assign(
-            sentence_id=rows["sentence_id"].where(rows["level"] != 1, rows["sentence_id"].values[::-1])
-        ),
-        lambda rows: rows[(rows["level"] != 1) | (rows["sentence_id"] != rows["sentence_id"].iloc[-1])],
-        lambda rows: rows[rows["level"] != 2],
-        lambda rows: rows.assign(level=rows["level"].replace({1: 2, 2: 1})),
-        lambda rows: rows[rows["level"] > 0].assign(level=rows["level"] - 1),
-        lambda rows: rows.sort_values("sentence_id", ascending=False),
-    ],
-    ids=["other sentences", "another order", "fewer sentences", "a level missing", "swapped", "shifted", "sorted"],
-)
-def test_rows_that_are_not_of_every_level_with_the_same_sentences_are_refused(own_results, tmp_path, name, change):
-    alter(own_results, name, change)
-    with pytest.raises(OnejumpError, match=f"{name}: the rows of [a-z_]+ are not of 3 levels with the same sentences"):
-        summarise(own_results, ONE, tmp_path / "summary")
-
-
-def test_references_of_fewer_sentences_than_the_evaluation_has_are_refused(own_results, tmp_path):
-    last = read_table(own_results / "tiny" / "seed-0" / REFERENCES)["sentence_id"][-1].as_py()
-    alter(own_results, REFERENCES, lambda rows: rows[rows["sentence_id"] != last])
-    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of n_njtc are not of 3 levels"):
-        summarise(own_results, ONE, tmp_path / "summary")
-
-
-@pytest.mark.parametrize(("name", "method"), [(EVALUATION, "joint"), (EVALUATION, "arbitrary"), (REFERENCES, "jtc")])
-def test_a_table_without_one_of_the_methods_is_refused(own_results, tmp_path, name, method):
-    alter(own_results, name, lambda rows: rows[rows["method"] != method])
-    with pytest.raises(OnejumpError, match=f"{name}: has no rows of {method}"):
-        summarise(own_results, ONE, tmp_path / "summary")
-
-
-def test_a_grid_without_one_of_its_jumps_is_refused(own_results, tmp_path):
-    alter(own_results, EVALUATION, lambda rows: rows[(rows["method"] != "arbitrary") | (rows["jump"] != 1)])
-    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of arbitrary are not of 3 levels"):
-        summarise(own_results, ONE, tmp_path / "summary")
-
-
-def test_n_njtc_by_another_levels_jump_is_refused(own_results, tmp_path):
-    alter(own_results, EVALUATION, lambda rows: rows.assign(jump=rows["jump"].where(rows["method"] != "n_njtc", 1)))
-    with pytest.raises(OnejumpError, match=f"{EVALUATION}: n_njtc uses other jumps than each level's own"):
-        summarise(own_results, ONE, tmp_path / "summary")
-
-
-def test_a_selection_among_another_number_of_jumps_is_refused(own_results, tmp_path):
-    path = own_results / "tiny" / "seed-0" / "paper" / "selection.json"
-    selection = read_json(path)
-    for key in ("scores", "softmax", "bootstrap_share"):
-        selection[key] = [*selection[key], 0.0]
-    path.write_text(json.dumps(selection))
-    with pytest.raises(OnejumpError, match="selection.json"):
-        summarise(own_results, ONE, tmp_path / "summary")
+        assert (tmp_path / "summary" / f"{name}.csv").read_bytes() == (summary.folder / f"{name}.csv").read_bytes()

@@ -1,17 +1,19 @@
-"""What the jobs of a study took."""
+"""What the jobs of a study took and what they ran on, from Snakemake's benchmark files and the jobs' logs."""
 
+import sys
 from pathlib import Path
 
 import pandas as pd
 
+from onejump.files.atomic import atomic_path
 from onejump.models.devices import DEVICE_LINE
 
 
 def read_timings(folder: str | Path) -> pd.DataFrame:
-    """What each stage cost, from Snakemake's benchmark files `<folder>/<rule>.tsv` and `<folder>/<rule>/<job>.tsv`.
+    """What each stage cost, from the benchmark files `<folder>/<rule>.tsv` and `<folder>/<rule>/<job>.tsv`.
 
     Returns:
-        rule, jobs, seconds_total, seconds_max, max_rss_mb: one row a rule; empty where there are no files.
+        rule, jobs, seconds_total, seconds_max, max_rss_mb: one row per rule; no rows if there are no files.
     """
     folder, rows = Path(folder), []
     for file in sorted(folder.rglob("*.tsv")):
@@ -32,10 +34,10 @@ def read_timings(folder: str | Path) -> pd.DataFrame:
 
 
 def read_hardware(folder: str | Path) -> pd.DataFrame:
-    """What the stages ran on, from the line that each writes first to its log below `folder`.
+    """What the stages ran on, from the first line that each of them writes to its log below `folder`.
 
     Returns:
-        device, jobs: one row a kind of device, the most used first; empty where no log has such a line.
+        device, jobs: one row per kind of device, the most used first; no rows if no log has such a line.
     """
     devices = []
     for file in sorted(Path(folder).rglob("*.log")):
@@ -43,3 +45,16 @@ def read_hardware(folder: str | Path) -> pd.DataFrame:
         if first.startswith(DEVICE_LINE):
             devices.append(first.removeprefix(DEVICE_LINE))
     return pd.Series(devices, name="device", dtype=str).value_counts().rename("jobs").reset_index()
+
+
+def collect_timings(benchmarks: str | Path, logs: str | Path, timings: str | Path, hardware: str | Path) -> None:
+    """Write both tables as CSV."""
+    for table, path in ((read_timings(benchmarks), timings), (read_hardware(logs), hardware)):
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+if "snakemake" in globals():  # as the script of a rule
+    job = globals()["snakemake"]
+    sys.stderr = open(job.log[0], "w", encoding="utf-8")  # noqa: SIM115
+    collect_timings(job.params.benchmarks, job.params.logs, job.output.timings, job.output.hardware)

@@ -1,0 +1,136 @@
+"""What the report's section on one model, seed and variant says, from the summary tables."""
+
+import pandas as pd
+
+from onejump.report.formats import FORMATS
+from onejump.report.tables import BranchTables
+
+METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
+
+# Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
+RIVALS = ["ojfa", "joint"]
+DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared
+_INTERVALS = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
+
+
+def branch_facts(tables: BranchTables) -> dict:
+    """Everything that the section shows, apart from its figures.
+
+    Raises:
+        OnejumpError: a table is missing, or lacks rows or columns.
+    """
+    scores, chosen = tables.selected()
+    claims = tables.table("claims", "claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict")
+    return {
+        "id": f"{tables.model}.seed-{tables.seed}.{tables.variant}",
+        "model": tables.model,
+        "seed": tables.seed,
+        "variant": tables.variant,
+        "jump": chosen,
+        "selected": scores.loc[chosen].to_dict(),
+        "runner_up": _runner_up(scores, chosen),
+        "single_jumps": _single_jumps(tables, claims, chosen),
+        "methods": _methods(tables),
+        "claims": claims[claims["rule"].notna()].to_dict("records"),
+        "crossing": int(_statistic(tables, claims, "crossing_level")),
+        "fits": _fits(tables),
+        "levels": _levels(tables),
+        "dynamic": _dynamic(tables),
+        "shared": tables.table(
+            "shared_jumps", "method", "mse", "explained", "held_out_precision", "precision", "surprisal"
+        ).to_dict("records"),
+    }
+
+
+def _statistic(tables: BranchTables, claims: pd.DataFrame, name: str) -> float:
+    """The estimate of a statistic that only one claim has."""
+    found = claims.loc[claims["statistic"] == name, "estimate"]
+    if len(found) != 1:
+        raise tables.error("claims", f"has {len(found)} rows of {name}, expected one,")
+    return found.item()
+
+
+def _runner_up(scores: pd.DataFrame, chosen: int) -> dict | None:
+    """The jump with the second largest D_m, if there is one."""
+    others = scores.drop(index=chosen)
+    if others.empty:
+        return None
+    jump = int(others["score"].idxmax())
+    return {"jump": jump, **others.loc[jump].to_dict()}
+
+
+def _single_jumps(tables: BranchTables, claims: pd.DataFrame, chosen: int) -> dict:
+    """Precision of each jump (row) at each exit level (column), OJFA's rank among them, and the first one's mean."""
+    table = tables.table("transfer", "jump", "level", "precision").astype({"jump": int})
+    grid = table.pivot(index="jump", columns="level", values="precision").sort_index().sort_index(axis=1)
+    means = grid.mean(axis=1)
+    if chosen not in means.index:
+        raise tables.error("transfer", f"does not have jump {chosen}, the selected one,")
+    return {
+        "grid": grid.round(3).to_numpy().tolist(),
+        "rank": int(_statistic(tables, claims, "rank")),
+        "count": len(means),
+        "precision": means[chosen],
+        "best": int(means.idxmax()),
+        "best_precision": means.max(),
+    }
+
+
+def _methods(tables: BranchTables) -> dict[str, dict]:
+    """Each method's means over the exit levels, in the order of the report."""
+    columns = ["parameters", *_INTERVALS, "precision_at_5", "worst_precision", "worst_level"]
+    table = tables.table("methods", "method", *columns).set_index("method")
+    missing = [method for method in METHOD_ORDER if method not in table.index]
+    if missing:
+        raise tables.error("methods", f"does not have method {', '.join(missing)}")
+    # Bold marks the largest number as the reader sees it, so methods that look equal share it.
+    written = table["precision"].map(FORMATS["share"])
+    best = written[table.loc[RIVALS, "precision"].idxmax()]
+    return {
+        method: {
+            **table.loc[method].to_dict(),
+            "ratio": table.loc[method, "parameters"] / table.loc["ojfa", "parameters"],
+            "best": method in RIVALS and written[method] == best,
+        }
+        for method in METHOD_ORDER
+    }
+
+
+def _dynamic(tables: BranchTables) -> list[dict]:
+    """What each method's dynamic exit saves while it agrees with the full model on nine sentences of ten."""
+    columns = ("blocks", "agreement", "checks", "plain_cost", "fused_cost")
+    table, found = tables.table("dynamic_exit", "method", "threshold", *columns), []
+    for method, part in table.groupby("method", sort=False):
+        enough = part[part["agreement"] >= DYNAMIC_AGREEMENT]
+        best = enough.loc[enough["blocks"].idxmin()]
+        found.append({"method": method, **best[["threshold", *columns]].to_dict()})
+    return found
+
+
+def _fits(tables: BranchTables) -> dict:
+    """The fits of the levels' jumps in a few numbers, beside the joint jump's."""
+    described = ["fit", "target", "rank", "parameters"]
+    numbers = ["gap", "train_mse", "validation_mse", "ridge", "best_epoch"]
+    table = tables.table("jumps", "jump", "n_rows", *described, *numbers)
+    single, joint = table[table["jump"] != "joint"], table[table["jump"] == "joint"]
+    if single.empty or len(joint) != 1:
+        raise tables.error("jumps", f"has {len(single)} single and {len(joint)} joint jumps, expected some and one,")
+    worst = single.loc[single["gap"].idxmax()]
+    return {
+        "count": len(single),
+        **{name: single[name].iloc[0] for name in described},
+        **{name: single[name].median() for name in numbers},
+        **{f"{name}_range": (single[name].min(), single[name].max()) for name in ("n_rows", "ridge", "best_epoch")},
+        "worst_gap": worst["gap"],
+        "worst_jump": worst["jump"],
+        "joint": joint.iloc[0].to_dict(),
+    }
+
+
+def _levels(tables: BranchTables) -> dict:
+    """The whole table of exit levels, and on how many sentences it was measured."""
+    columns = ["precision_at_5", "exit_surprisal", "kl", "confidence"]
+    table = tables.table("levels", "method", "level", "n", *_INTERVALS, *columns)
+    table["order"] = table["method"].map(METHOD_ORDER.index)
+    table = table.sort_values(["order", "level"])
+    return {"rows": table.to_dict("records"), "n": (int(table["n"].min()), int(table["n"].max()))}

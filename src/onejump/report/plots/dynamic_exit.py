@@ -1,0 +1,41 @@
+"""What exiting early saves when confidence decides where: figure `dynamic_exit`."""
+
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from onejump.report.plots.axes import plot_interval, plot_method
+from onejump.report.style import INK, METHOD_STYLES
+from onejump.report.tables import BranchTables
+
+WIDEST = 2  # times the full model's multiply-adds: the most that the axis shows
+
+
+def plot_dynamic_exit(tables: BranchTables) -> Figure:
+    """Agreement against the share of blocks run, and against all multiply-adds with plain and fused exit checks."""
+    columns = ("blocks", "agreement", "agreement_low", "agreement_high", "plain_cost", "fused_cost")
+    table = tables.table("dynamic_exit", "method", *columns)
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for index, method in enumerate(("identity", "n_njtc", "joint", "ojfa")):
+        part = table[table["method"] == method]
+        plot_method(left, method, part["blocks"], part["agreement"], index)
+        plot_interval(left, method, part["blocks"], part["agreement_low"], part["agreement_high"])
+        if method != "identity":  # it has no low rank to fuse
+            plot_method(right, method, part["fused_cost"], part["agreement"], index)
+        look = METHOD_STYLES[method]
+        right.plot(part["plain_cost"], part["agreement"], color=look.colour, linestyle=":", linewidth=look.width)
+    left.set(xlabel="share of blocks run", ylabel="agreement with the full model", xlim=(0, 1.02), ylim=(0, 1.02))
+    left.set_title("Blocks only")
+    right.set(xlabel="share of the full model's multiply-adds", title="Exit checks included")
+    highest = table["plain_cost"].max()
+    right.set_xlim(0, min(1.05 * max(1, highest), WIDEST))
+    if highest > WIDEST:  # or plain checks would squeeze the other curves
+        note = f"plain: up to {highest:.1f} →"
+        right.text(0.98, 0.5, note, transform=right.transAxes, ha="right")
+    right.axvline(1, color="#999999", linewidth=0.8, zorder=0)
+    handles, labels = left.get_legend_handles_labels()
+    plain = Line2D([], [], color=INK, linestyle=":", label="plain exit checks")
+    figure.legend([*handles[::-1], plain], [*labels[::-1], plain.get_label()], loc="outside upper center", ncols=5)
+    sns.despine(fig=figure)
+    return figure

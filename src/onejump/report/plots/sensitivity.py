@@ -1,0 +1,64 @@
+"""How the results of a model depend on the choices that the paper leaves open: figure `sensitivity`."""
+
+from pathlib import Path
+
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from onejump.report.style import INK, METHOD_STYLES, VERDICT_STYLES
+from onejump.report.tables import read_summary
+
+
+def plot_sensitivity(summary: Path, model: str) -> Figure:
+    """Which verdicts change with the choices that the paper leaves open, beside each method's mean precision."""
+    verdicts = read_summary(summary, "verdicts", "model", "variant", "claim", "verdict")
+    verdicts = verdicts[verdicts["model"] == model]
+    methods = read_summary(summary, "methods", "model", "seed", "variant", "method", "precision")
+    means = methods[methods["model"] == model].groupby(["method", "variant"])["precision"].mean()
+    chosen = read_summary(summary, "scores", "model", "seed", "variant", "jump", "ojfa")
+    chosen = chosen[(chosen["model"] == model) & chosen["ojfa"]]
+    variants, claims = list(dict.fromkeys(verdicts["variant"])), sorted(set(verdicts["claim"]))
+    grid = verdicts.pivot(index="variant", columns="claim", values="verdict").loc[variants, claims]
+
+    figure = Figure(figsize=(7.2, 1.5 + 0.34 * len(variants)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
+    for y, variant in enumerate(variants):
+        for x, claim in enumerate(claims):
+            look = VERDICT_STYLES[grid.loc[variant, claim]]
+            left.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, facecolor=look.colour, linewidth=0))
+            left.text(x, y, look.mark, ha="center", va="center", color=look.ink, fontweight="bold")
+            if grid.loc[variant, claim] != grid.loc[variants[0], claim]:
+                edges = {"edgecolor": INK, "linewidth": 1.8, "facecolor": "none"}
+                left.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, **edges))
+    jumps = {variant: ", ".join(dict.fromkeys(part["jump"])) for variant, part in chosen.groupby("variant")}
+    names = [f"{variant} (jump {jumps[variant]})" for variant in variants]
+    left.set_yticks(range(len(variants)), names)
+    left.set(xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
+    left.set_xticks(range(len(claims)), claims)
+    left.tick_params(length=0)
+    left.set_title("Verdicts")
+    for method in ("arbitrary", "identity", "n_njtc", "joint", "ojfa"):
+        look = METHOD_STYLES[method]
+        values = means[method].loc[variants]
+        right.plot(
+            values,
+            range(len(variants)),
+            look.marker,
+            color=look.colour,
+            label=look.name,
+            markeredgecolor="white",
+            markersize=7,
+            clip_on=False,
+        )
+    right.set_title("Mean precision")
+    right.set(xlim=(0, None))
+    right.tick_params(axis="y", length=0)
+    right.grid(axis="y", color="#dddddd", linewidth=0.6)
+    marks = [Patch(color=look.colour, label=f"{look.mark} {name}") for name, look in VERDICT_STYLES.items()]
+    marks.append(Patch(facecolor="none", edgecolor=INK, linewidth=1.8, label=f"differs from {variants[0]}"))
+    handles, _ = right.get_legend_handles_labels()
+    figure.legend(handles=[*marks, *handles[::-1]], loc="outside lower center", ncols=5, columnspacing=1.2)
+    sns.despine(fig=figure, left=True)
+    sns.despine(ax=left, left=True, bottom=True)
+    return figure

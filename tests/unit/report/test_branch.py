@@ -1,0 +1,160 @@
+"""The section on a model, seed and variant says what the tables say."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from report_pages import MODELS, SEEDS, Page, branches, rendered, row_of
+
+from onejump.files.atomic import OnejumpError
+from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
+
+
+def general(value):
+    """Three digits, with powers of ten as print sets them."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return mantissa + (
+        f"×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}" if exponent else ""
+    )
+
+
+def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
+    for branch in branches():
+        model, seed, variant = branch
+        region = f"{model}.seed-{seed}.{variant}"
+        (section,) = page.find("section", aria_labelledby=region)
+        (shared,) = page.find("table", inside=section, **{"class": "sortable shared"})
+        for row, method in zip(page.find("tr", inside=shared)[1:], ("ojfa", "joint"), strict=True):
+            expected = row_of(study, "shared_jumps", branch, method=method)
+            cells = [page.text(cell) for cell in page.find("td", inside=row)]
+            assert cells[:2] == [general(expected["mse"]), f"{expected['explained']:.3f}"]
+            assert cells[3:] == [f"{expected['precision']:.3f}", f"{expected['surprisal']:.2f}"]
+        (dynamic,) = page.find("table", inside=section, **{"class": "sortable dynamic"})
+        table = pd.read_csv(study / "summary" / "dynamic_exit.csv")
+        for column, value in zip(("model", "seed", "variant"), branch, strict=True):
+            table = table[table[column] == value]
+        for row, method in zip(
+            page.find("tr", inside=dynamic)[1:], ("identity", "n_njtc", "ojfa", "joint"), strict=True
+        ):
+            enough = table[(table["method"] == method) & (table["agreement"] >= 0.9)]
+            expected = enough.sort_values("blocks").iloc[0]
+            cells = [page.text(cell) for cell in page.find("td", inside=row)]
+            assert cells[1:4] == [
+                f"{expected['agreement']:.3f}",
+                f"{expected['blocks']:.0%}",
+                f"{expected['checks']:.2f}",
+            ]
+            fused = "–" if method == "identity" else f"{expected['fused_cost']:.0%}"
+            assert cells[4:] == [fused, f"{expected['plain_cost']:.0%}"]
+
+
+def test_every_number_of_the_methods_tables_is_the_tables(study, page):
+    for branch in branches():
+        model, seed, variant = branch
+        (table,) = page.find(
+            "table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable stacked methods"}
+        )
+        for method, look in METHOD_STYLES.items():
+            (row,) = page.find("tr", inside=table, data_method=method)
+            expected = row_of(study, "methods", branch, method=method)
+            (head,) = page.find("th", inside=row)
+            assert page.text(head) == look.name
+            ratio = expected["parameters"] / row_of(study, "methods", branch, method="ojfa")["parameters"]
+            cells = page.find("td", inside=row)
+            values = [expected["parameters"], ratio, *expected[["precision", "surprisal", "precision_at_5"]]]
+            values += [expected["worst_precision"], expected["worst_level"]]
+            found = [float(page.elements[cell][1]["data-value"]) for cell in cells]
+            assert found == pytest.approx([float(value) for value in values], rel=1e-5)
+            texts = [page.text(cell) for cell in cells]
+            assert texts[0] == f"{expected['parameters']:,}"
+            assert texts[1] == f"{ratio:,.0f}×"
+            for text, metric, digits in ((texts[2], "precision", 3), (texts[3], "surprisal", 2)):
+                low, high = expected[f"{metric}_low"], expected[f"{metric}_high"]
+                assert text == f"{expected[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            assert texts[4] == f"{expected['precision_at_5']:.3f}"
+            assert texts[5] == f"{expected['worst_precision']:.3f}"
+            assert texts[6] == f"{expected['worst_level']}"
+
+
+def test_the_claims_tables_are_the_tables(study, page):
+    claims = pd.read_csv(study / "summary" / "claims.csv")
+    for model, seed, variant in branches():
+        (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable claims"})
+        chosen = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
+        for row, expected in zip(page.find("tr", inside=table)[1:], chosen.itertuples(), strict=True):
+            assert page.text(page.find("th", inside=row)[0]).startswith(expected.claim)
+            texts = [page.text(cell) for cell in page.find("td", inside=row)]
+            interval = "" if pd.isna(expected.low) else f" [{expected.low:.3f}, {expected.high:.3f}]"
+            estimate = f"{expected.estimate:.3f}{interval}".replace("-", "−")
+            verdict = f"{VERDICT_STYLES[expected.verdict].mark} {expected.verdict}"
+            assert texts[2:] == [estimate, expected.rule.replace(">=", "≥"), verdict]
+
+
+def test_the_selection_and_fits_are_the_tables(study, page):
+    for branch in branches():
+        model, seed, variant = branch
+        section = page.elements[page.find("h3", id=f"{model}.seed-{seed}.{variant}")[0]][3]
+        facts = page.text(page.find("dl", inside=section)[0])
+        chosen = row_of(study, "scores", branch, ojfa=True)
+        assert f"jump {chosen['jump']}, Dm = {chosen['score']:.5f}" in facts
+        assert f"softmax share {chosen['softmax']:.3f}" in facts
+        assert f"selected in {chosen['bootstrap_share']:.0%} of bootstrap draws" in facts
+        rank = row_of(study, "claims", branch, statistic="rank")["estimate"]
+        assert f"{rank:.0f} of 4 single jumps" in facts
+
+        jumps = pd.read_csv(study / "summary" / "jumps.csv").query("model == @model and seed == @seed")
+        jumps = jumps[jumps["variant"] == variant]
+        single, joint = jumps[jumps["jump"] != "joint"], jumps[jumps["jump"] == "joint"].iloc[0]
+        (table,) = page.find("table", inside=section, **{"class": "sortable fits"})
+        (singles,) = page.find("tr", inside=table, data_jumps="single")
+        texts = [page.text(cell) for cell in page.find("td", inside=singles)]
+        assert texts[1] == general(single["gap"].median())
+        worst = single.loc[single["gap"].idxmax()]
+        assert texts[2] == f"{general(worst['gap'])} jump {worst['jump']}"
+        last = "ridge" if variant == "exact" else "best_epoch"
+        assert texts[5].startswith(f"{single[last].median():.3g} [")
+        (joints,) = page.find("tr", inside=table, data_jumps="joint")
+        texts = [page.text(cell) for cell in page.find("td", inside=joints)]
+        assert (texts[1], texts[5]) == (general(joint["gap"]), f"{joint[last]:.3g}")
+
+
+@pytest.mark.parametrize(
+    ("rank", "crossing", "words"),
+    [
+        (1, 0, "identity is at least as precise from the first level on"),
+        (3, 2, "in precision, from level 2 on"),
+        (4, 4, "in precision, at no exit level"),
+    ],
+)
+def test_rank_and_crossing_are_those_of_the_claims(study, tmp_path, rank, crossing, words):
+    """Not computed anew from rounded means, where ties could be decided otherwise."""
+    shutil.copytree(study, tmp_path / "demo")
+    table = pd.read_csv(study / "summary" / "claims.csv")
+    for statistic, value in (("rank", rank), ("crossing_level", crossing)):
+        table.loc[table["statistic"] == statistic, "estimate"] = value
+    table.to_csv(tmp_path / "demo" / "summary" / "claims.csv", index=False)
+    page = Page(rendered(tmp_path / "demo"))
+    text = page.text(page.find("main")[0])
+    assert text.count(f"{rank} of 4 single jumps") == len(branches())
+    assert text.count(words) == len(branches()) + len(MODELS) * len(SEEDS)  # and on the first screen
+    assert ("the best is jump" in text) == (rank > 1)
+
+
+def test_claims_without_the_rank_are_refused(study, tmp_path):
+    shutil.copytree(study, tmp_path / "demo")
+    table = pd.read_csv(study / "summary" / "claims.csv")
+    table[table["statistic"] != "rank"].to_csv(tmp_path / "demo" / "summary" / "claims.csv", index=False)
+    with pytest.raises(
+        OnejumpError, match=r"claims.csv: has 0 rows of rank, expected one, for model .*; rerun summarise"
+    ):
+        rendered(tmp_path / "demo")
+
+
+def test_the_full_table_has_every_level_of_every_method(study, page):
+    for model, seed, variant in branches():
+        (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable levels"})
+        levels = pd.read_csv(study / "summary" / "levels.csv").query("model == @model and seed == @seed")
+        expected = sorted(levels.loc[levels["variant"] == variant, "kl"])
+        rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
+        found = sorted(float(page.elements[cells[6]][1]["data-value"]) for cells in rows)
+        assert found == pytest.approx(expected, rel=1e-5)
