@@ -23,13 +23,14 @@ from synthetic import Dump, Size, make_dump
 
 from onejump.activations.reading import Activations
 from onejump.files.atomic import OnejumpError
-from onejump.files.tensors import TensorFile
-from onejump.jumps.adam import Rows, fit_adam
+from onejump.jumps.adam import fit_adam
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.fitting import fit_jump
 from onejump.jumps.jump import BATCH_NORM_EPS
 from onejump.jumps.moments import level_moments, validation_start
+from onejump.jumps.objective import Rows, gap
 from onejump.jumps.settings import RIDGES
+from onejump.jumps.storage import save_jump
 from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
@@ -81,7 +82,8 @@ def epochs_to_gap(activations: Activations, unembedding: Unembedding, rank: int)
     """
     exact = fit_exact(*level_moments(activations, [0], unembedding, "pre_norm", CPU), rank, choose_ridge=False)
     for epochs in EPOCHS:
-        if exact.gap(fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse) <= GAP:
+        mse = fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse
+        if gap(mse, exact.optimum_mse, exact.mean_mse) <= GAP:
             return epochs
     raise OnejumpError(f"Adam comes to no gap of {GAP} in {EPOCHS[-1]} epochs; take more sentences")
 
@@ -101,12 +103,13 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
         exact = fit_exact(
             *level_moments(activations, [level], unembedding, "pre_norm", CPU), size.rank, choose_ridge=False
         )
-        exact.map.jump().save(path, {})
+        save_jump(path, exact.map.jump(), {})
         return exact.optimum_mse
 
     def best_ridge(level: int) -> float:
-        fit_jump(activations, unembedding, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
-        return TensorFile(path).value("validation_mse")
+        jump, metadata = fit_jump(activations, unembedding, level, "exact", "pre_norm", None, "mixed", 0, CPU)
+        save_jump(path, jump, metadata)
+        return metadata["validation_mse"]
 
     rows = []
     for what, ours, baseline in (("no ridge", optimum, least_squares), ("ten ridges", best_ridge, ridge_regressions)):

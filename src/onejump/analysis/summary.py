@@ -8,14 +8,14 @@ import pyarrow.compute as pc
 
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.columns import RANK_COLUMNS, SCORES
+from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.analysis.selection import read_selection
 from onejump.exits.columns import METRICS
-from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
 from onejump.files.atomic import atomic_path
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
-from onejump.jumps.settings import KL_VALIDATE_EVERY
+from onejump.study.fits import FITS
 from onejump.study.variants import joint_of, jumps_of, seeds_of
 
 BRANCH_TABLES = (
@@ -123,8 +123,8 @@ def _variant_tables(
     costs = Costs(
         n_blocks, shape[1], shape[0], jump_files["joint"].value("rank"), unembedding.value("block_parameters")
     )
-    exact = jump_files["joint"].metadata["fit"] == "exact"
-    ranks = read_table(folder / "ranks.parquet").to_pandas() if exact else pd.DataFrame(columns=RANK_COLUMNS)
+    nested = FITS[jump_files["joint"].metadata["fit"]].nested
+    ranks = read_table(folder / "ranks.parquet").to_pandas() if nested else pd.DataFrame(columns=RANK_COLUMNS)
     oracle = read_table(folder / "oracle.parquet").to_pandas()
     return {
         "levels": _levels_table(grids),
@@ -327,18 +327,13 @@ def n_parameters(file: TensorFile) -> int:
 
 
 def _curve(name: str, file: TensorFile) -> pd.DataFrame:
-    """The course of an iterative fit; `step` is Adam's epoch, or the KL fit's step."""
-    if "validation_kl_curve" in file.metadata:
-        divergence = file.value("validation_kl_curve")
-        steps = np.arange(len(divergence)) * KL_VALIDATE_EVERY
-        return pd.DataFrame(
-            {"jump": name, "step": steps, "gap": None, "validation_mse": None, "validation_kl": divergence}
-        )
-    if "train_curve" not in file.metadata:
-        return pd.DataFrame(columns=["jump", "step", "gap", "validation_mse", "validation_kl"])
-    errors = np.array(file.value("train_curve"))
-    optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
-    validation = file.value("validation_curve")
-    gap = (errors - optimum) / (mean - optimum)
-    columns = {"jump": name, "step": range(1, len(errors) + 1), "gap": gap, "validation_mse": validation}
-    return pd.DataFrame(columns | {"validation_kl": None})
+    """The course of an iterative fit, at the epochs or steps at which it was validated."""
+    course = FITS[file.metadata["fit"]].course
+    columns = ["jump", "step", "gap", "validation_mse", "validation_kl"]
+    if course is None:
+        return pd.DataFrame(columns=columns)
+    table = {"step": file.value("curve_steps"), course.column: file.value("validation_curve")}
+    if course.column == "validation_mse":
+        optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
+        table["gap"] = (np.array(file.value("train_curve")) - optimum) / (mean - optimum)
+    return pd.DataFrame(dict.fromkeys(columns) | {"jump": name} | table)

@@ -19,19 +19,21 @@ from onejump.activations.reading import Activations
 from onejump.analysis import bootstrap
 from onejump.analysis.bootstrap import interval, resampled_means
 from onejump.analysis.claims import claims_table
+from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.grids import EvaluationGrids
 from onejump.analysis.oracle import evaluate_oracle
-from onejump.analysis.ranks import evaluate_ranks
-from onejump.analysis.scores import save_scores, score_jumps
-from onejump.analysis.selection import read_selection, select_jump
+from onejump.analysis.ranks import evaluate_ranks, read_ridges
+from onejump.analysis.scores import score_jumps, scores_table
+from onejump.analysis.selection import select_jump
 from onejump.analysis.summary import BRANCH_TABLES, TABLES, _across_seeds, _oracle_table, summarise
-from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.exits.evaluation import evaluate_jumps, evaluate_references
+from onejump.exits.methods import JumpExits
+from onejump.files.atomic import OnejumpError, read_json, write_json
 from onejump.files.tables import read_table, write_table
+from onejump.files.tensors import write_tensors
 from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jtc import fit_jtc, open_jtc
-from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+from onejump.jumps.jtc import fit_jtc
+from onejump.jumps.storage import load_folded_jumps, load_joint_jump, open_jtc, save_jump
 from onejump.models.unembedding import Unembedding
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
@@ -136,31 +138,33 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     train = Activations(dump.train, dump.positions, unembedding, "train", positions)
     test = Activations(dump.test, dump.positions, unembedding, "test", positions)
     jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
-    fit_jtc(train, unembedding, jtc, target, CPU)
+    write_tensors(jtc, *fit_jtc(train, unembedding, target, CPU))
     paths = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
-    for level, path in [*enumerate(paths), (None, folder / "jumps" / "joint.safetensors")]:
-        fit_jump(train, unembedding, level, path, choices["fit"], target, choices["rank"], "mixed", seed, CPU)
+    shared = folder / "jumps" / "joint.safetensors"
+    for level, path in [*enumerate(paths), (None, shared)]:
+        how = (choices["fit"], target, choices["rank"], "mixed", seed, CPU)
+        save_jump(path, *fit_jump(train, unembedding, level, *how))
     jumps = load_folded_jumps(paths, unembedding, target)
     cosines = score_jumps(train, unembedding, jumps, target, CPU)
-    save_scores(cosines, train, target, unembedding, folder / "scores.parquet", folder / "cosines.safetensors")
-    select_jump(folder / "cosines.safetensors", choices["score_levels"], seed, folder / "selection.json")
-    joint = load_joint_jump(folder / "jumps" / "joint.safetensors", unembedding, target)
-    ojfa = read_selection(folder / "selection.json", K)["ojfa"]
+    write_table(folder / "scores.parquet", scores_table(cosines))
+    selection = select_jump(cosines, choices["score_levels"], seed)
+    write_json(folder / "selection.json", selection)
+    joint, ojfa = load_joint_jump(shared, unembedding, target), selection["ojfa"]
     evaluation, transfer = evaluate_jumps(test, unembedding, JumpExits(jumps, ojfa, joint), target, TRANSFER, CPU)
     write_table(folder / "evaluation.parquet", evaluation)
     write_table(folder / "transfer.parquet", transfer)
     references = evaluate_references(test, unembedding, open_jtc(jtc, unembedding, target), target, CPU)
-    arguments = (folder / "cosines.safetensors", choices["score_levels"], target, CPU)
+    arguments = (cosines, choices["score_levels"], target, CPU)
     oracle = evaluate_oracle(train, unembedding, jumps, joint, *arguments)
     write_table(folder / "oracle.parquet", oracle)
-    shared = branch / "references" / f"{target}.{positions}.parquet"
-    write_table(shared, references)
+    of_target = branch / "references" / f"{target}.{positions}.parquet"
+    write_table(of_target, references)
     parameters = {"ojfa": 1, "n_njtc": K}
     if choices["fit"] == "exact":
-        arguments = (target, choices["score_levels"], TRANSFER, CPU)
-        ranks = evaluate_ranks(train, test, unembedding, paths, folder / "jumps" / "joint.safetensors", *arguments)
+        arguments = (*read_ridges([*paths, shared]), target, choices["score_levels"], TRANSFER, CPU)
+        ranks = evaluate_ranks(train, test, unembedding, *arguments)
         write_table(folder / "ranks.parquet", pa.Table.from_pandas(ranks, preserve_index=False))
-    claims = claims_table(EvaluationGrids(shared, folder / "evaluation.parquet", K), ojfa, parameters, seed)
+    claims = claims_table(EvaluationGrids(of_target, folder / "evaluation.parquet", K), ojfa, parameters, seed)
     write_table(folder / "claims.parquet", pa.Table.from_pandas(claims, preserve_index=False))
 
 
