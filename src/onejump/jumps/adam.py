@@ -5,11 +5,13 @@ exact optimum; each fit reports its distance to it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
+from torch.optim import Adam
+from torch.optim.lr_scheduler import OneCycleLR
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
@@ -61,12 +63,12 @@ class AdamFit:
 
 
 @torch.no_grad()
-def batch_gradients(jump: Jump, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 2's error of a batch and its gradients, BatchNorm in training mode; updates the running statistics.
+def set_gradients(jump: Jump, x: Tensor, y: Tensor) -> Tensor:
+    """Set the gradients of Eq. 2's error of a batch, BatchNorm in training mode; update the running statistics.
 
     With `x` centred, `s = bn.weight / sqrt(var + eps)` and `z = x (s A) + bn.bias A`, the error `|y - z B|^2` and all
-    gradients follow from `y B'`, `B B'` and sums over the batch: no other array is as large as the inputs, where
-    automatic differentiation makes six of them.
+    gradients follow from `y B'`, `B B'` and sums over the batch: no other array is as large as the inputs. Automatic
+    differentiation makes six of them, and fits take 1.5 times as long (benchmarks/fits.py).
 
     Args:
         jump: to differentiate by its parameters.
@@ -74,7 +76,7 @@ def batch_gradients(jump: Jump, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str,
         y: [n, H] float32.
 
     Returns:
-        The error, and the gradient of each parameter by its name.
+        The error, a scalar.
     """
     n, bn, A, B = len(x), jump.bn, jump.A, jump.B
     mean = x.mean(0)
@@ -90,70 +92,17 @@ def batch_gradients(jump: Jump, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str,
     error = (y.flatten().dot(y.flatten()) + (z * (zG - 2 * yB)).sum()) / n
     dz = (zG - yB) * (2 / n)
     dP, dq = (dz.T @ x).T.contiguous(), dz.sum(0)  # laid out as A is, which PyTorch's fused Adam assumes
-    return error, {
-        "A": s[:, None] * dP + torch.outer(bn.bias, dq),
-        "B": (z.T @ z @ B - z.T @ y) * (2 / n),
-        "bn.weight": (A * dP).sum(1) * inverse_std,
-        "bn.bias": A @ dq,
-    }
+    A.grad = s[:, None] * dP + torch.outer(bn.bias, dq)
+    B.grad = (z.T @ z @ B - z.T @ y) * (2 / n)
+    bn.weight.grad = (A * dP).sum(1) * inverse_std
+    bn.bias.grad = A @ dq
+    return error
 
 
-def one_cycle(step: int, steps: int, learning_rate: float) -> tuple[float, float]:
-    """Learning rate and beta1 of a 0-based step: one cycle (Smith and Topin 2019), as OneCycleLR's defaults."""
-    peak = 0.3 * steps - 1
-    lowest, highest = learning_rate / 25, learning_rate / 25e4
-    if step <= peak:
-        first, last, share = (lowest, 0.95), (learning_rate, 0.85), step / peak
-    else:
-        first, last, share = (learning_rate, 0.85), (highest, 0.95), (step - peak) / (steps - 1 - peak)
-    cosine = (1 + math.cos(math.pi * share)) / 2
-    return tuple(end + (start - end) * cosine for start, end in zip(first, last, strict=True))
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015) with a one-cycle schedule, by PyTorch's functional form.
-
-    Not by its class, since creating one imports PyTorch's compiler, which takes longer than fitting a small model.
-
-    Attributes:
-        parameters: to be optimised in place, by name.
-        first: mean gradient of each.
-        second: mean squared gradient of each.
-        n_steps: taken so far.
-    """
-
-    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, steps: int) -> None:
-        """Start an optimisation of so many steps, whose rate peaks at `learning_rate`."""
-        self.parameters = parameters
-        self.first = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        device = next(iter(self.parameters.values())).device
-        self.counts = [torch.zeros((), device=device) for _ in self.parameters]  # incremented by `adam`
-        self.n_steps, self._learning_rate, self._steps = 0, learning_rate, steps
-
-    @torch.no_grad()
-    def step(self, gradients: dict[str, Tensor]) -> None:
-        """Update the parameters by their gradients."""
-        rate, beta1 = one_cycle(self.n_steps, self._steps, self._learning_rate)
-        states = [[state[name] for name in self.parameters] for state in (gradients, self.first, self.second)]
-        adam(
-            list(self.parameters.values()), *states, [], self.counts, fused=self.counts[0].device.type != "mps",
-            amsgrad=False, beta1=beta1, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
-        )  # fmt: skip
-        self.n_steps += 1
-
-    def state_dict(self) -> dict:
-        """What a checkpoint holds."""
-        return {"n_steps": self.n_steps, "first": self.first, "second": self.second}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Resume from a checkpoint."""
-        self.n_steps = state["n_steps"]
-        for count in self.counts:
-            count.fill_(self.n_steps)
-        for name in self.parameters:
-            self.first[name].copy_(state["first"][name])
-            self.second[name].copy_(state["second"][name])
+def one_cycle_adam(parameters: Sequence[Tensor], learning_rate: float, steps: int) -> tuple[Adam, OneCycleLR]:
+    """Adam (Kingma and Ba 2015) and its one-cycle schedule (Smith and Topin 2019), which peaks at the learning rate."""
+    optimiser = Adam(parameters, fused=parameters[0].device.type != "mps")
+    return optimiser, OneCycleLR(optimiser, learning_rate, total_steps=steps)
 
 
 def fit_adam(
@@ -202,22 +151,23 @@ def fit_adam(
     jump = jump.to(device)
     n_rows = len(fitting.y)
     steps = epochs * (n_rows // min(batch_size, n_rows)) * (len(fitting.x) if per_level else 1)
-    optimiser = Adam(dict(jump.named_parameters()), learning_rate, steps)
+    optimiser, schedule = one_cycle_adam(list(jump.parameters()), learning_rate, steps)
 
     best, train_curve, validation_curve = Jump(hidden_size, rank).to(device).eval(), [], []
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         jump.load_state_dict(saved["jump"])
         best.load_state_dict(saved["best"])
         optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
         generator.set_state(saved["generator"])
         train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
     rest = range(len(validation_curve), epochs)
     for _ in progress_bar(rest, progress, "epoch"):
         total, n_batches = torch.zeros((), device=device), 0
         for x, y in scaled.batches(batch_size, per_level, generator):
-            error, gradients = batch_gradients(jump, x, y)
-            optimiser.step(gradients)
-            total, n_batches = total + error, n_batches + 1
+            total, n_batches = total + set_gradients(jump, x, y), n_batches + 1
+            optimiser.step()
+            schedule.step()
         train_curve.append(float(total) / n_batches * scale**2)
         candidate = _unscaled(jump, scale)
         validation_curve.append(validation.mse(candidate.fold()))
@@ -234,6 +184,7 @@ def fit_adam(
                     "jump": jump.state_dict(),
                     "best": best.state_dict(),
                     "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
                     "generator": generator.get_state(),
                     "train_curve": train_curve,
                     "validation_curve": validation_curve,

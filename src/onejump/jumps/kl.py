@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.progress import progress_bar
-from onejump.jumps.adam import Adam
+from onejump.jumps.adam import one_cycle_adam
 from onejump.jumps.exact import AffineMap, fit_exact
 from onejump.jumps.jump import Jump
 from onejump.jumps.objective import Problem, Rows
@@ -69,8 +69,7 @@ class _Objective:
     then suits every model. Typical is the median, since a few massive activations would dominate a mean.
 
     Attributes:
-        parameters: W [H, r], c [r], B [r, H], float32.
-        gradients: of the last divergence taken with `backward`, by the same names.
+        parameters: W [H, r], c [r], B [r, H], float32, in this order.
     """
 
     def __init__(self, start: AffineMap, rows: Rows, unembedding: Unembedding, target: str) -> None:
@@ -82,11 +81,12 @@ class _Objective:
         z = torch.cat([self._coordinates(x, W, c) for x in rows.x])
         spread = z.abs().median(0).values.clamp_min(1e-30)
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
-        self.parameters = {"W": W / spread, "c": c / spread, "B": B * (spread / self._scale)[:, None]}
+        scaled = (W / spread, c / spread, B * (spread / self._scale)[:, None])
+        self.parameters = [part.requires_grad_() for part in scaled]
 
     def map(self) -> AffineMap:
         """The parameters as they are now, as a map in float64."""
-        W, c, B = (self.parameters[name].detach().to(self._start.W) for name in ("W", "c", "B"))
+        W, c, B = (parameter.detach().to(self._start.W) for parameter in self.parameters)
         return replace(self._start, W=W, c=c, V=(B * self._scale).T)
 
     def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
@@ -94,9 +94,10 @@ class _Objective:
 
     def divergence(self, x: Tensor, y: Tensor, backward: bool) -> float:
         """Mean divergence over inputs x [L, n, H], with targets y [n, H], in nats; `backward` sets the gradients."""
-        parameters = {name: value.detach().requires_grad_(backward) for name, value in self.parameters.items()}
-        fused = fuse(self.unembedding, [parameters["B"] * self._scale], self.target)[0]
-        normed = [fused.normalise(self._coordinates(level, parameters["W"], parameters["c"])) for level in x]
+        W, c, B = self.parameters
+        with torch.set_grad_enabled(backward):
+            fused = fuse(self.unembedding, [B * self._scale], self.target)[0]
+            normed = [fused.normalise(self._coordinates(level, W, c)) for level in x]
         with torch.no_grad():
             logits = self.unembedding.project(y) if self.target == "post_norm" else self.unembedding.logits(y)
             full = torch.softmax(logits, 1)
@@ -111,8 +112,11 @@ class _Objective:
             if backward:
                 loss.backward()
         if backward:
+            for parameter in self.parameters:
+                parameter.grad = None
             torch.autograd.backward([*normed, fused.M], [*(leaf.grad for leaf in leaves), M.grad])
-            self.gradients = {name: value.grad / (len(x) * len(y)) for name, value in parameters.items()}
+            for parameter in self.parameters:
+                parameter.grad /= len(x) * len(y)
         return total / (len(x) * len(y))
 
     def mean(self, rows: Rows) -> float:
@@ -162,13 +166,14 @@ def fit_kl(
         OnejumpError: the divergence became NaN or infinite.
     """
     objective = _Objective(start, fitting, unembedding, target)
-    optimiser = Adam(objective.parameters, learning_rate, steps)
+    optimiser, schedule = one_cycle_adam(objective.parameters, learning_rate, steps)
     best, train_curve, validation_curve = start, [], [objective.mean(validation)]
     stretch = 0.0
     batches = _batches(fitting, torch.Generator().manual_seed(seed))
     for step in progress_bar(range(1, steps + 1), progress, "step"):
         stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY
-        optimiser.step(objective.gradients)
+        optimiser.step()
+        schedule.step()
         if step % KL_VALIDATE_EVERY:
             continue
         train_curve.append(stretch)

@@ -39,17 +39,17 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(norm_ki
     folded = start.jump().fold()
     assert found == pytest.approx(float(divergence(unembedding, target, folded, x, y)), rel=1e-4)
 
-    parameters = {name: value.clone().requires_grad_() for name, value in objective.parameters.items()}
+    parameters = [value.detach().clone().requires_grad_() for value in objective.parameters]
     xn = (x - start.mean_x.float()) / start.std_x.float()
     identity, none = torch.eye(H), torch.zeros(H)
-    whole = FoldedJump(identity, none, parameters["W"])  # xn W, then c and B by hand
-    predicted = [(whole(level) @ whole.B + parameters["c"]) @ parameters["B"] * objective._scale for level in xn]
+    whole = FoldedJump(identity, none, parameters[0])  # xn W, then c and B by hand
+    predicted = [(whole(level) @ whole.B + parameters[1]) @ parameters[2] * objective._scale for level in xn]
     after = unembedding.project if target == "post_norm" else unembedding.logits
     full = log_softmax(after(y), -1)
     losses = [kl_div(log_softmax(after(p), -1), full, reduction="batchmean", log_target=True) for p in predicted]
     torch.stack(losses).mean().backward()
-    for name, value in parameters.items():
-        torch.testing.assert_close(objective.gradients[name], value.grad, rtol=2e-3, atol=1e-5, msg=name)
+    for found, value in zip(objective.parameters, parameters, strict=True):
+        torch.testing.assert_close(found.grad, value.grad, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
