@@ -29,7 +29,7 @@ from onejump.parameters import (
     Target,
     UnembeddingFile,
 )
-from onejump.study.fits import FITS
+from onejump.study.fits import FITS, describe_fits
 
 # ------------------------------------------------------------------------------------------------ corpus and models
 
@@ -192,11 +192,11 @@ def fit_jump(
         Option("Exit level 0..K-1, or 'joint' for the joint jump; repeat it, with an --out each, for several."),
     ],
     outs: Annotated[list[Path], Option("File to write; one for each --level.")],
-    fit: Annotated[Literal[*FITS], Option("How the jump is fitted.")] = "adam",
+    fit: Annotated[Literal[*FITS], Option(f"How the jump is fitted: {describe_fits()}.")] = next(iter(FITS)),
     target: Target = "pre_norm",
     rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
     joint_batches: Annotated[
-        Literal["mixed", "per_level"], Option("A batch of the joint Adam fit: rows of all levels, or of one.")
+        Literal["mixed", "per_level"], Option("A batch of the joint fit: rows of all levels, or of one.")
     ] = "mixed",
     seed: Seed = 0,
 ) -> None:

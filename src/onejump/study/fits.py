@@ -26,14 +26,14 @@ class Fit:
 
     Attributes:
         description: one line, to be read after the name.
-        chosen: what the validation slice chooses.
+        chosen: what the validation slice chooses, if anything.
         nested: whether one solution holds those of all lower ranks, which gives the variant a curve over ranks.
         joint_batches: whether the joint jump depends on the variant's `joint_batches`.
         course: of an iterative fit; None for a closed form.
     """
 
     description: str
-    chosen: str
+    chosen: str | None = None
     nested: bool = False
     joint_batches: bool = False
     course: Course | None = None
@@ -56,3 +56,8 @@ FITS = {
         course=Course("step", "validation_kl"),
     ),
 }
+
+
+def describe_fits() -> str:
+    """All fits with their descriptions, in one sentence without its full stop."""
+    return "; ".join(f"{name}, {fit.description}" for name, fit in FITS.items())
