@@ -59,12 +59,16 @@ def test_a_fitted_jumps_file_says_all_that_it_was_made_from(study, fitted, level
     assert found == {"n_blocks": 3, "rank": 3, "seed": 4, "n_rows": 203, "eps": EPS}
 
 
+@pytest.mark.parametrize("fit", ["exact", "exact_logits"])
+def test_the_file_of_a_closed_form_holds_its_ridge(fitted, fit):
+    assert fitted(1, fit, seed=4)[1].value("ridge") in RIDGES
+
+
 @pytest.mark.parametrize("fit", FITS)
-def test_a_file_holds_the_ridge_of_a_closed_form_or_the_course_of_an_iterative_fit(fitted, fit):
+def test_a_file_holds_the_course_of_an_iterative_fit(fitted, fit):
     file, course = fitted(1, fit, seed=4)[1], FITS[fit].course
-    assert ("ridge" in file.metadata) == (course is None) != ("validation_curve" in file.metadata)
     if course is None:
-        assert file.value("ridge") in RIDGES
+        assert "validation_curve" not in file.metadata
         return
     steps, curve = file.value("curve_steps"), file.value("validation_curve")
     assert (
