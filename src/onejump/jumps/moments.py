@@ -41,10 +41,15 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "Moments":
         """Moments of rows x [n, H] and y [n, H], any float dtype."""
-        H = x.shape[1]
-        moments = cls(0, *(x.new_zeros(shape, dtype=torch.float64) for shape in ((H,), (H,), (H, H), (H, H), ())))
+        moments = cls.of_none(x.shape[1], x.device)
         moments.add(x, y)
         return moments
+
+    @classmethod
+    def of_none(cls, H: int, device: torch.device) -> "Moments":
+        """Moments of no rows, to add to."""
+        shapes = ((H,), (H,), (H, H), (H, H), ())
+        return cls(0, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add more rows, without a copy of anything H x H."""
@@ -118,7 +123,7 @@ def level_moments(
         raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
     device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
     boundary = validation_start(len(activations))
-    sums: list[Moments | None] = [None, None]  # of the fitting rows and of the validation slice
+    fitting, validation = (Moments.of_none(activations.hidden_size, device) for _ in range(2))
     for level in levels:
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
@@ -126,12 +131,8 @@ def level_moments(
             y = y if root is None else y.double() @ root
             x = x.to(device)
             cut = min(max(boundary - first, 0), len(x))
-            for part, rows in enumerate((slice(None, cut), slice(cut, None))):
-                if len(x[rows]) == 0:
-                    continue
-                if sums[part] is None:
-                    sums[part] = Moments.of(x[rows], y[rows])
-                else:
-                    sums[part].add(x[rows], y[rows])
+            for moments, rows in ((fitting, slice(None, cut)), (validation, slice(cut, None))):
+                if len(x[rows]):
+                    moments.add(x[rows], y[rows])
             first += len(x)
-    return sums[0], sums[1]
+    return fitting, validation
