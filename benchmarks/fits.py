@@ -1,39 +1,53 @@
-"""The exact fits of all K levels, beside least squares and an SVD, beside Adam, and beside their moments alone.
+"""The exact fits of all K levels beside least squares, Adam and their moments alone; Adam beside autograd.
+
+Exact fits:
 
 - ours: from the shards to the jump's file, as the stage `fit-jump` does it: with no ridge, which is the optimum that
-  every fit is measured by, and by `fit: exact`, which tries ten and takes the best on the validation slice;
+  every fit is measured against, and by `fit: exact`, which tries ten and takes the best on the validation slice;
 - least squares, SVD: LAPACK's least squares of target on input and constant, and an SVD of the fitted values; for ten
   ridges, ridge regressions of all of them by one SVD of the inputs, and an SVD of the fitted values of each;
 - Adam to a gap of 5 %: `fit_adam` for as few epochs (5, 10, 20, ...) as bring it so near to the optimum;
 - moments alone: `level_moments`, all that the exact fit needs of the rows;
 - limit: the float64 products x'x and x'y of all levels, from memory.
 
-The first two must have the same loss, to 1e-6: the smallest on the fitting rows, and that of the best ridge on the
-validation slice. Baselines that take long do one level a turn, which counts K times.
+The Adam fit of one level:
+
+- ours: `fit_adam` with its gradients in closed form;
+- automatic differentiation: the same with PyTorch's gradients;
+- limit: the products of all batches with A and with the gradient of z, from memory.
+
+The exact fits and least squares must have the same loss, to 1e-6: the smallest on the fitting rows, and that of the
+best ridge on the validation slice. The two Adam fits must have the same loss to 1e-2, since rounding grows over epochs.
+Baselines that take long do one level a turn, which counts K times.
 
     python benchmarks/fits.py
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import measure
 import torch
 from synthetic import Dump, Size, make_dump
+from torch.nn.functional import mse_loss
 
 from onejump.activations.reading import Activations
 from onejump.files.atomic import OnejumpError
-from onejump.files.tensors import TensorFile
-from onejump.jumps.adam import Rows, fit_adam
+from onejump.jumps import adam, settings
+from onejump.jumps.adam import fit_adam
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jump import BATCH_NORM_EPS
+from onejump.jumps.jump import BATCH_NORM_EPS, Jump
 from onejump.jumps.moments import level_moments, validation_start
+from onejump.jumps.objective import Rows, gap
 from onejump.jumps.settings import RIDGES
+from onejump.jumps.storage import save_jump
 from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
 LEAST_SQUARES, ADAM, MOMENTS = "least squares, SVD", "Adam to a gap of 5 %", "moments alone"
+AUTOGRAD = "automatic differentiation"
 GAP = 0.05
 EPOCHS = (5, 10, 20, 40, 80, 160, 320)
 SIZE = Size.of("smollm2-135m", 3000, 1)
@@ -81,7 +95,8 @@ def epochs_to_gap(activations: Activations, unembedding: Unembedding, rank: int)
     """
     exact = fit_exact(*level_moments(activations, [0], unembedding, "pre_norm", CPU), rank, choose_ridge=False)
     for epochs in EPOCHS:
-        if exact.gap(fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse) <= GAP:
+        mse = fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse
+        if gap(mse, exact.optimum_mse, exact.mean_mse) <= GAP:
             return epochs
     raise OnejumpError(f"Adam comes to no gap of {GAP} in {EPOCHS[-1]} epochs; take more sentences")
 
@@ -101,12 +116,13 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
         exact = fit_exact(
             *level_moments(activations, [level], unembedding, "pre_norm", CPU), size.rank, choose_ridge=False
         )
-        exact.map.jump().save(path, {})
+        save_jump(path, exact.map.jump(), {})
         return exact.optimum_mse
 
     def best_ridge(level: int) -> float:
-        fit_jump(activations, unembedding, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
-        return TensorFile(path).value("validation_mse")
+        jump, metadata = fit_jump(activations, unembedding, level, "exact", "pre_norm", None, "mixed", 0, CPU)
+        save_jump(path, jump, metadata)
+        return metadata["validation_mse"]
 
     rows = []
     for what, ours, baseline in (("no ridge", optimum, least_squares), ("ten ridges", best_ridge, ridge_regressions)):
@@ -128,13 +144,55 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
     return rows
 
 
+def autograd_gradients(jump: Jump, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What `set_gradients` does, by automatic differentiation."""
+    jump.zero_grad()
+    error = mse_loss(jump(x), y, reduction="sum") / len(x)
+    error.backward()
+    return error.detach()
+
+
+def compare_gradients(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
+    """Rows of the table for Adam's fit of level 0.
+
+    Raises:
+        OnejumpError: the two fits have different losses.
+    """
+    rows, ours = rows_to_fit(dump.open("train")[1], 0), adam.set_gradients
+    generator, A = torch.Generator(), torch.randn(size.hidden_size, size.rank)
+
+    def fit(gradients: Callable) -> float:
+        adam.set_gradients = gradients
+        try:
+            return fit_adam(*rows, size.rank, seed=0).train_mse
+        finally:
+            adam.set_gradients = ours
+
+    def products() -> None:
+        for _ in range(settings.EPOCHS):
+            for x, _ in rows[0].batches(settings.BATCH_SIZE, False, generator):
+                (x @ A).T @ x
+
+    turns = measure.take_turns(
+        {
+            measure.OURS: lambda turn: fit(ours),
+            AUTOGRAD: lambda turn: fit(autograd_gradients),
+            measure.LIMIT: lambda turn: products(),
+        },
+        rounds,
+    )
+    measure.require_close("loss", turns.results[measure.OURS], turns.results[AUTOGRAD], 1e-2)
+    return measure.rows_of(turns, f"Adam, one level, {size}", "products of the batches")
+
+
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
-        measure.write("fits", compare(make_dump(Path(folder), SIZE), SIZE, given.rounds))
+        dump = make_dump(Path(folder), SIZE)
+        measure.write("fits", compare(dump, SIZE, given.rounds) + compare_gradients(dump, SIZE, given.rounds))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from onejump.parameters import (
     Target,
     UnembeddingFile,
 )
-from onejump.study.fits import FITS
+from onejump.study.fits import FITS, describe_fits
 
 # ------------------------------------------------------------------------------------------------ corpus and models
 
@@ -194,35 +194,44 @@ def fit_jump(
         Option("Exit level 0..K-1, or 'joint' for the joint jump; repeat it, with an --out each, for several."),
     ],
     outs: Annotated[list[Path], Option("File to write; one for each --level.")],
-    fit: Annotated[Literal[*FITS], Option("How the jump is fitted.")] = "adam",
+    fit: Annotated[Literal[*FITS], Option(f"How the jump is fitted: {describe_fits()}.")] = next(iter(FITS)),
     target: Target = "pre_norm",
     rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
     joint_batches: Annotated[
-        Literal["mixed", "per_level"], Option("A batch of the joint Adam fit: rows of all levels, or of one.")
+        Literal["mixed", "per_level"], Option("A batch of the joint fit: rows of all levels, or of one.")
     ] = "mixed",
     seed: Seed = 0,
 ) -> None:
     """Fit the jump of a level, of several, or the joint jump."""
     device = compute.start()
+    from onejump.files.checkpoints import Checkpoint
     from onejump.jumps.fitting import fit_jump
+    from onejump.jumps.storage import save_jump
 
     if wrong := [level for level in levels if level != "joint" and not level.isdecimal()]:
         raise OnejumpError(f"--level {wrong[0]}: expected the number of an exit level, or 'joint'")
     if len(levels) != len(outs):
         raise OnejumpError(f"--out: {len(outs)} given for {len(levels)} --level; give one for each")
     unembedding, activations = dump.open("train")
+    inputs = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
     for level, out in zip(levels, outs, strict=True):
         number = None if level == "joint" else int(level)
-        fit_jump(activations, unembedding, number, out, fit, target, rank, joint_batches, seed, device)
+        choices = {"fit": fit, "target": target, "rank": rank, "joint_batches": joint_batches, "seed": seed}
+        checkpoint = Checkpoint(out, inputs | choices | {"level": number}, device)
+        jump, metadata = fit_jump(activations, unembedding, number, **choices, device=device, checkpoint=checkpoint)
+        save_jump(out, jump, metadata)
+        checkpoint.remove()
 
 
 def fit_jtc(dump: Dump, compute: Compute, out: Out, target: Target = "pre_norm") -> None:
     """Fit the full-rank linear jump of every level (JTC), the upper reference."""
     device = compute.start()
+    from onejump.files.tensors import write_tensors
     from onejump.jumps.jtc import fit_jtc
 
     unembedding, activations = dump.open("train")
-    fit_jtc(activations, unembedding, out, target, device)
+    tensors, metadata = fit_jtc(activations, unembedding, target, device)
+    write_tensors(out, tensors, metadata)
 
 
 # ------------------------------------------------------------------------------------------- scores and the selection
@@ -238,20 +247,25 @@ def score_jumps(
 ) -> None:
     """Compute cosines of every jump's output and the target, at every level, over the training sentences."""
     device = compute.start()
-    from onejump.analysis.scores import save_scores, score_jumps
-    from onejump.jumps.jump import load_folded_jumps
+    from onejump.analysis.scores import score_jumps, scores_table
+    from onejump.files.tables import write_table
+    from onejump.files.tensors import write_tensors
+    from onejump.jumps.storage import load_folded_jumps
 
     unembedding, activations = dump.open("train")
     folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
     values = score_jumps(activations, unembedding.to(device), folded, target, device)
-    save_scores(values, activations, target, unembedding, scores, cosines)
+    facts = {"target": target, "unembedding_sha256": unembedding.metadata["sha256"]}
+    write_tensors(cosines, {"cosine": values, "sentence_id": activations.sentence_ids}, facts)
+    write_table(scores, scores_table(values))
 
 
 def select_jump(cosines: Cosines, out: Out, score_levels: ScoreLevels = "1..K", seed: Seed = 0) -> None:
     """Compute D_m and select the jump with the largest (OJFA)."""
-    from onejump.analysis.selection import select_jump
+    from onejump.analysis.selection import read_cosines, select_jump
+    from onejump.files.atomic import write_json
 
-    select_jump(cosines, score_levels, seed, out)
+    write_json(out, select_jump(read_cosines(cosines), score_levels, seed))
 
 
 def evaluate_oracle(
@@ -267,14 +281,15 @@ def evaluate_oracle(
     """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
     device = compute.start()
     from onejump.analysis.oracle import evaluate_oracle
+    from onejump.analysis.selection import read_cosines
     from onejump.files.tables import write_table
-    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+    from onejump.jumps.storage import load_folded_jumps, load_joint_jump
 
     unembedding, activations = dump.open("train")
     folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
     shared = load_joint_jump(joint, unembedding, target).to(device)
     table = evaluate_oracle(
-        activations, unembedding.to(device), folded, shared, cosines, score_levels, target, device
+        activations, unembedding.to(device), folded, shared, read_cosines(cosines), score_levels, target, device
     )  # fmt: skip
     write_table(out, table)
 
@@ -296,9 +311,10 @@ def evaluate_jumps(
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = compute.start()
     from onejump.analysis.selection import read_selection
-    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.exits.evaluation import evaluate_jumps
+    from onejump.exits.methods import JumpExits
     from onejump.files.tables import write_table
-    from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+    from onejump.jumps.storage import load_folded_jumps, load_joint_jump
 
     unembedding, activations = dump.open("test")
     folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
@@ -320,7 +336,7 @@ def evaluate_references(
     device = compute.start()
     from onejump.exits.evaluation import evaluate_references
     from onejump.files.tables import write_table
-    from onejump.jumps.jtc import open_jtc
+    from onejump.jumps.storage import open_jtc
 
     unembedding, activations = dump.open("test")
     full_rank = open_jtc(jtc, unembedding, target)
@@ -343,13 +359,13 @@ def evaluate_ranks(
     import pyarrow as pa
 
     from onejump.activations.reading import Activations
-    from onejump.analysis.ranks import evaluate_ranks
+    from onejump.analysis.ranks import evaluate_ranks, read_ridges
     from onejump.files.tables import write_table
 
     unembedding, train = dump.open("train")
     test = Activations(test_shards, dump.positions_file, unembedding, "test", dump.positions)
     table = evaluate_ranks(
-        train, test, unembedding.to(device), jumps, joint, target, score_levels, sentences, device
+        train, test, unembedding.to(device), *read_ridges([*jumps, joint]), target, score_levels, sentences, device
     )  # fmt: skip
     write_table(out, pa.Table.from_pandas(table, preserve_index=False))
 

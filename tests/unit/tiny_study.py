@@ -1,28 +1,14 @@
-"""A whole study of a tiny model, made by the stages' functions, for the tests of the summary."""
+"""A whole study of a tiny model, made by the stages, for the tests of the summary."""
 
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 
-from onejump.activations.reading import Activations
-from onejump.analysis.claims import claims_table
-from onejump.analysis.grids import EvaluationGrids
-from onejump.analysis.oracle import evaluate_oracle
-from onejump.analysis.ranks import evaluate_ranks
-from onejump.analysis.scores import save_scores, score_jumps
-from onejump.analysis.selection import read_selection, select_jump
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
+from onejump import stages
 from onejump.files.atomic import write_json
-from onejump.files.tables import write_table
-from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jtc import fit_jtc, open_jtc
-from onejump.jumps.jump import load_folded_jumps, load_joint_jump
-from onejump.models.unembedding import Unembedding
-from onejump.stages import summarise
+from onejump.parameters import Compute, Dump
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
-CPU = torch.device("cpu")
 K, N_TRAIN, N_TEST, TRANSFER = 3, 80, 25, 12
 VARIANTS = {
     "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},
@@ -40,40 +26,29 @@ CONFIG = {
 
 def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     """All stages of a variant on dumped activations, as the workflow runs them."""
-    choices, unembedding, folder = VARIANTS[variant], Unembedding.load(dump.unembedding), branch / variant
-    target, positions = choices["target"], choices["positions"]
-    train = Activations(dump.train, dump.positions, unembedding, "train", positions)
-    test = Activations(dump.test, dump.positions, unembedding, "test", positions)
+    choices, folder, cpu = VARIANTS[variant], branch / variant, Compute("cpu")
+    target, positions, levels = (choices[key] for key in ("target", "positions", "score_levels"))
+    train, test = (Dump(dump.unembedding, dump.positions, shards, positions) for shards in (dump.train, dump.test))
     jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
-    fit_jtc(train, unembedding, jtc, target, CPU)
-    paths = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
-    for level, path in [*enumerate(paths), (None, folder / "jumps" / "joint.safetensors")]:
-        fit_jump(train, unembedding, level, path, choices["fit"], target, choices["rank"], "mixed", seed, CPU)
-    jumps = load_folded_jumps(paths, unembedding, target)
-    cosines = score_jumps(train, unembedding, jumps, target, CPU)
-    save_scores(cosines, train, target, unembedding, folder / "scores.parquet", folder / "cosines.safetensors")
-    select_jump(folder / "cosines.safetensors", choices["score_levels"], seed, folder / "selection.json")
-    joint = load_joint_jump(folder / "jumps" / "joint.safetensors", unembedding, target)
-    ojfa = read_selection(folder / "selection.json", K)["ojfa"]
-    evaluation, transfer = evaluate_jumps(test, unembedding, JumpExits(jumps, ojfa, joint), target, TRANSFER, CPU)
-    write_table(folder / "evaluation.parquet", evaluation)
-    write_table(folder / "transfer.parquet", transfer)
-    references = evaluate_references(test, unembedding, open_jtc(jtc, unembedding, target), target, CPU)
-    arguments = (folder / "cosines.safetensors", choices["score_levels"], target, CPU)
-    oracle = evaluate_oracle(train, unembedding, jumps, joint, *arguments)
-    write_table(folder / "oracle.parquet", oracle)
-    shared = branch / "references" / f"{target}.{positions}.parquet"
-    write_table(shared, references)
-    parameters = {"ojfa": 1, "n_njtc": K}
+    references = branch / "references" / f"{target}.{positions}.parquet"
+    names = ("scores.parquet", "cosines.safetensors", "selection.json", "evaluation.parquet", "transfer.parquet")
+    scores, cosines, selection, evaluation, transfer = (folder / name for name in names)
+    jumps = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
+    joint = folder / "jumps" / "joint.safetensors"
+    stages.fit_jtc(train, cpu, jtc, target)
+    fitted = [*map(str, range(K)), "joint"]
+    stages.fit_jump(train, cpu, fitted, [*jumps, joint], choices["fit"], target, choices["rank"], seed=seed)
+    stages.score_jumps(train, cpu, jumps, scores, cosines, target)
+    stages.select_jump(cosines, selection, levels, seed)
+    stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
+    stages.evaluate_references(test, cpu, jtc, references, target)
+    stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if choices["fit"] == "exact":
-        arguments = (target, choices["score_levels"], TRANSFER, CPU)
-        ranks = evaluate_ranks(train, test, unembedding, paths, folder / "jumps" / "joint.safetensors", *arguments)
-        write_table(folder / "ranks.parquet", pa.Table.from_pandas(ranks, preserve_index=False))
-    claims = claims_table(EvaluationGrids(shared, folder / "evaluation.parquet", K), ojfa, parameters, seed)
-    write_table(folder / "claims.parquet", pa.Table.from_pandas(claims, preserve_index=False))
+        stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, TRANSFER, folder / "ranks.parquet", levels, target)
+    stages.assess_claims(evaluation, references, jumps, selection, folder / "claims.parquet", seed)
 
 
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:
     """The stage `summarise` with a config of these contents."""
     write_json(folder.parent / "config.json", config)
-    summarise(results, folder.parent / "config.json", folder)
+    stages.summarise(results, folder.parent / "config.json", folder)

@@ -12,10 +12,11 @@ from onejump.activations.reading import Activations
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.analysis.selection import read_selection
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, metrics_by_method
+from onejump.exits.evaluation import metrics_by_method
+from onejump.exits.methods import JumpExits
 from onejump.files.tables import read_table
 from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jump import load_folded_jumps
+from onejump.jumps.storage import load_folded_jumps, save_jump
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding
 
@@ -101,7 +102,7 @@ def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_p
         activations[split] = Activations(shards, branch / "positions.parquet", unembedding, split)
     paths = [tmp_path / f"jump-{level}.safetensors" for level in range(K)]
     for level, path in enumerate(paths):
-        fit_jump(activations["train"], unembedding, level, path, "exact", "pre_norm", None, "mixed", 0, CPU)
+        save_jump(path, *fit_jump(activations["train"], unembedding, level, "exact", "pre_norm", None, "mixed", 0, CPU))
     jumps = load_folded_jumps(paths, unembedding, "pre_norm")
     scores = (
         signed_square(score_jumps(activations["train"], unembedding, jumps, "pre_norm", CPU))[:, 1:]

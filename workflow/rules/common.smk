@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from onejump.files.atomic import OnejumpError
 from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
+from onejump.study.fits import FITS
 from onejump.study.layout import Layout, level_name
 
 AGAIN = config.pop("again", None)

@@ -12,6 +12,8 @@ scattergather:
     levels=max(model["blocks"] for model in config["models"].values()),
 
 
+# A fit's own module is imported by name.
+FIT_DIGESTS = {fit: stage_digest("fit_jump", f"jumps.{fit}") for fit in FITS}
 JOBS = fitting_jobs(len(gather.levels("{scatteritem}")))
 
 for (kind, end), (jumps, models) in JOBS.items():
@@ -56,7 +58,7 @@ for (kind, end), (jumps, models) in JOBS.items():
             joint_batches=(
                 choice("joint_batches") if kind == "fit_joint_jump" else "mixed"
             ),
-            code=stage_digest("fit_jump"),
+            code=lambda wildcards: FIT_DIGESTS[choice("fit")(wildcards)],
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} --positions {params.positions} --threads {threads}"

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 
 RESAMPLES = 2_000
-
-
 BLOCK = 250  # resamples at once: memory stays at BLOCK x N weights
 
 
@@ -14,12 +12,12 @@ def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
     """Means over resampled rows, in blocks.
 
     Args:
-        values: [N, ...], one row a sentence; columns share each resample, so that differences are paired.
+        values: [N, ...], one row for each sentence; columns share each resample, so that differences are paired.
         seed: of the resampling.
         resamples: how many in all.
 
     Yields:
-        [b, ...] float64 blocks, `resamples` rows together.
+        Blocks [b, ...] float64, which have `resamples` rows together.
     """
     n = len(values)
     flat = values.reshape(n, -1).astype(np.float64)
@@ -31,7 +29,16 @@ def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
 
 
 def interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the mean over rows [N, ...] -> two arrays [...]."""
+    """Percentile interval of the mean over rows.
+
+    Args:
+        values: [N, ...], one row for each sentence.
+        seed: of the resampling.
+        level: of confidence.
+
+    Returns:
+        Lower and upper bound, each [...] float64.
+    """
     means = np.concatenate(list(resampled_means(values, seed)))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

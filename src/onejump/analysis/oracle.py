@@ -1,20 +1,20 @@
-"""Is D_m the right score? Each jump's scores beside what they should foretell: its precision over all exit levels.
+"""Is D_m the right score? Each jump's scores beside what they should predict: its precision over all exit levels.
 
 Scores are taken over the training sentences, as D_m is. Precision is measured on the validation slice of the training
-sentences, which no jump was fitted to (it chose each fit's ridge or epoch): selection never touches the test sentences.
+sentences, which no jump was fitted to (it only chose each fit's ridge or epoch): the test sentences play no part in the
+selection.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from onejump.activations.reading import Activations
 from onejump.analysis.scores import signed_square
+from onejump.analysis.selection import SCORE_LEVELS
 from onejump.exits.evaluation import grid_precision
 from onejump.files.progress import progress_bar
-from onejump.files.tensors import TensorFile
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.moments import validation_start
 from onejump.models.unembedding import Unembedding
@@ -23,9 +23,19 @@ from onejump.models.unembedding import Unembedding
 def mean_squared_errors(
     activations: Activations, unembedding: Unembedding, jumps: Sequence[FoldedJump], target: str, device: torch.device
 ) -> tuple[torch.Tensor, float]:
-    """Squared error of each jump, summed over H, averaged over rows and exit levels, [n] float64; and of mean(Y).
+    """Squared error of each jump and of mean(Y), summed over H and averaged over rows and exit levels.
 
     With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
+
+    Args:
+        activations: of any split.
+        unembedding: of the model, on `device`.
+        jumps: on `device`.
+        target: `pre_norm` or `post_norm`.
+        device: where to compute.
+
+    Returns:
+        The error of each jump, [n] float64 on the CPU, and that of predicting mean(Y).
     """
     P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
     B = torch.stack([jump.B for jump in jumps])
@@ -40,10 +50,11 @@ def mean_squared_errors(
                 for rows in (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
             )
             errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
-            totals += errors.double().sum(1).cpu()
-            if level == 0:  # the target is every level's
-                squares += float(y.double().square().sum())
-                sums += y.double().sum(0).cpu()
+            totals += errors.cpu().double().sum(1)
+            if level == 0:  # the target is the same at every level
+                wide = y.cpu().double()
+                squares += float(wide.square().sum())
+                sums += wide.sum(0)
     n = len(activations)
     return totals / (activations.n_blocks * n), squares / n - float((sums / n).square().sum())
 
@@ -53,32 +64,28 @@ def evaluate_oracle(
     unembedding: Unembedding,
     jumps: Sequence[FoldedJump],
     joint: FoldedJump,
-    cosines: str | Path,
+    cosines: torch.Tensor,
     score_levels: str,
     target: str,
     device: torch.device,
 ) -> pa.Table:
-    """Stage `evaluate-oracle`: the scores of each jump, and its precision on the validation slice; also the joint jump's.
+    """The scores of each jump beside its precision on the validation slice; the joint jump's precision too.
 
     Args:
         activations: of the train split.
-        head: of the model, on `device`.
+        unembedding: of the model, on `device`.
         jumps: jumps 0..K-1, on `device`.
         joint: the joint jump, on `device`.
-        cosines: the tensor file of `score-jumps`.
-        score_levels: what the cosines' scores are averaged over, `1..K` or `0..K-1`.
+        cosines: of the jumps, [jump, level, sentence].
+        score_levels: a key of SCORE_LEVELS, which the scores from cosines are averaged over.
         target: `pre_norm` or `post_norm`.
         device: where to compute.
 
     Returns:
         jump int32, null for the joint jump; the SCORES d_m, cosine, squared_cosine (null for the joint jump) and mse;
         explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
-
-    Raises:
-        OnejumpError: the cosines' file is damaged.
     """
-    values = TensorFile(cosines).tensor("cosine").double()
-    values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
+    values = cosines.double()[:, SCORE_LEVELS[score_levels]]
     n = len(activations)
     held_out = activations.rows(validation_start(n), n)
     scores = {

@@ -1,7 +1,7 @@
-"""Precision against rank: what a smaller or larger jump would have bought, from the nested exact solutions.
+"""Precision against rank: what smaller or larger jumps would have achieved, from nested exact solutions.
 
-One decomposition a level gives the optimum of every rank at once (`onejump.jumps.exact`), so a curve costs little
-more than a point. At the variant's own rank the curve passes through the variant's results.
+One decomposition for each level gives the optimum of every rank at once, so that a curve costs little more than a
+point. At the variant's own rank the curve passes through the variant's results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,10 @@ from onejump.activations.reading import Activations
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.scores import signed_square
+from onejump.analysis.selection import SCORE_LEVELS
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, metrics_by_method
+from onejump.exits.evaluation import metrics_by_method
+from onejump.exits.methods import JumpExits
 from onejump.files.atomic import OnejumpError
 from onejump.files.progress import progress_bar
 from onejump.files.tensors import TensorFile
@@ -25,13 +27,10 @@ from onejump.jumps.exact import RidgeSolver
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.moments import Moments, level_moments
 from onejump.models.unembedding import Unembedding
+from onejump.study.fits import FITS
 
 LARGEST = 8  # the curve's largest rank is H / LARGEST
-
-
 POINTS = 6
-
-
 BOOTSTRAP_SEED = 0
 
 
@@ -46,54 +45,60 @@ def evaluate_ranks(
     train: Activations,
     test: Activations,
     unembedding: Unembedding,
-    jumps: Sequence[Path],
-    joint: Path,
+    rank: int,
+    ridges: Sequence[float],
     target: str,
     score_levels: str,
     sentences: int,
     device: torch.device,
 ) -> pd.DataFrame:
-    """Stage `evaluate-ranks`: N-NJTC, OJFA and the joint jump of an exact variant at other ranks.
+    """Evaluate N-NJTC, OJFA and the joint jump of a variant at other ranks.
 
-    OJFA is chosen anew at each rank. Ridges are those that the variant's fits chose at its own rank.
+    OJFA is selected anew at each rank. The ridges are those that the variant's fits chose at its own rank.
 
     Args:
-        train: activations of the train split, which the jumps are fitted to and chosen on.
+        train: activations of the train split, for fits and selection.
         test: activations of the test split.
-        head: of the model, on `device`.
-        jumps: the variant's jumps 0..K-1, for their ridges and rank.
-        joint: its joint jump.
+        unembedding: of the model, on `device`.
+        rank: the variant's own.
+        ridges: of its jumps 0..K-1 and of its joint jump.
         target: `pre_norm` or `post_norm`.
-        score_levels: `1..K` or `0..K-1`, what D_m is averaged over.
+        score_levels: a key of SCORE_LEVELS, which D_m is averaged over.
         sentences: of the test split, the first ones, that are evaluated.
         device: where to compute.
 
     Returns:
         method, rank, jump (OJFA's, else null), n, and precision and surprisal, means over exit levels and sentences,
         with 95 % bootstrap intervals over sentences.
-
-    Raises:
-        OnejumpError: a jump's file is damaged, or it was not fitted exactly.
     """
-    files = [TensorFile(path) for path in (*jumps, joint)]
-    for file in files:
-        if file.metadata["fit"] != "exact":
-            raise OnejumpError(f"{file.path}: was fitted by {file.metadata['fit']}, expected exact fits")
-    ranks = curve_ranks(unembedding.hidden_size, files[0].value("rank"))
-    ridges = [file.value("ridge") for file in files]
+    ranks = curve_ranks(unembedding.hidden_size, rank)
     folded = [jump.to(device) for jump in _nested_jumps(train, unembedding, target, ridges, max(ranks), device)]
     chosen = _ojfa_by_rank(train, unembedding, folded[:-1], ranks, target, score_levels, device)
     part, rows = test.rows(0, sentences), []
-    for rank in ranks:
-        *single, shared = (FoldedJump(jump.P[:, :rank], jump.q[:rank], jump.B[:rank]) for jump in folded)
-        exits = JumpExits(single, chosen[rank], shared)
+    for r in ranks:
+        *single, shared = (FoldedJump(jump.P[:, :r], jump.q[:r], jump.B[:r]) for jump in folded)
+        exits = JumpExits(single, chosen[r], shared)
         for method, values in metrics_by_method(part, unembedding, exits, target, device).items():
-            row = [method, rank, chosen[rank] if method == "ojfa" else None, len(part)]
+            row = [method, r, chosen[r] if method == "ojfa" else None, len(part)]
             for metric in ("correct", "surprisal"):
                 by_sentence = values[:, METRICS.index(metric)].double().mean(0).numpy()
                 row += [by_sentence.mean(), *map(float, interval(by_sentence, BOOTSTRAP_SEED))]
             rows.append(row)
     return pd.DataFrame(rows, columns=RANK_COLUMNS).astype({"jump": "Int32"})
+
+
+def read_ridges(paths: Sequence[str | Path]) -> tuple[int, list[float]]:
+    """The rank of some jumps whose fits are nested in it, and the ridge of each.
+
+    Raises:
+        OnejumpError: a file is damaged, or its fit does not give every rank.
+    """
+    files = [TensorFile(path) for path in paths]
+    for file in files:
+        if not FITS[file.metadata["fit"]].nested:
+            nested = " or ".join(name for name, fit in FITS.items() if fit.nested)
+            raise OnejumpError(f"{file.path}: was fitted by {file.metadata['fit']}, expected {nested}")
+    return files[0].value("rank"), [file.value("ridge") for file in files]
 
 
 def _nested_jumps(
@@ -129,9 +134,9 @@ def _ojfa_by_rank(
     """The jump with the largest D_m at each rank.
 
     B's rows are orthonormal, so with z the coordinates and p the target's, the cosine at rank r is the sum of the first
-    r products z p, over the root of the sum of the first r squares of z: cumulative sums give all ranks.
+    r products z p, over |y| and the root of the sum of the first r squares of z: cumulative sums give all ranks.
     """
-    levels = range(1, train.n_blocks + 1) if score_levels == "1..K" else range(train.n_blocks)
+    levels = range(train.n_blocks + 1)[SCORE_LEVELS[score_levels]]
     last = torch.tensor(ranks, device=device) - 1
     scores = torch.zeros(len(jumps), len(ranks), dtype=torch.float64)
     for level in progress_bar(levels, "score ranks", "level"):
@@ -143,5 +148,5 @@ def _ojfa_by_rank(
                 products = (z * (y @ jump.B.T)).cumsum(1)[:, last]
                 norms = z.square().cumsum(1)[:, last].sqrt().clamp_min(1e-30)
                 cosines: Tensor = (products / norms / length).clamp(-1, 1)
-                scores[m] += signed_square(cosines).double().sum(0).cpu()
+                scores[m] += signed_square(cosines).cpu().double().sum(0)
     return dict(zip(ranks, scores.argmax(0).tolist(), strict=True))

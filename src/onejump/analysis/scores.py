@@ -1,6 +1,4 @@
-"""D_m, the score by which OJFA chooses one of the K jumps (OJFA, Eq. 4 and 5)."""
-
-from pathlib import Path
+"""The scores of each jump at each level (OJFA, Eq. 4): cosines of its output and the target."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +6,6 @@ import torch
 
 from onejump.activations.reading import Activations
 from onejump.files.progress import progress_bar
-from onejump.files.tables import write_table
-from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.models.unembedding import Unembedding
 
@@ -17,23 +13,23 @@ from onejump.models.unembedding import Unembedding
 def score_jumps(
     activations: Activations, unembedding: Unembedding, jumps: list[FoldedJump], target: str, device: torch.device
 ) -> torch.Tensor:
-    """Cosine of each jump's output and the target, at each level, for each training sentence.
+    """Cosine C of each jump's output and the target, at each level, for each training sentence.
 
-    No H-wide prediction is formed: with `B = L Q`, whose Q has orthonormal rows, y the target and z the jump's
+    No H-wide prediction is formed: with `B = L Q`, where Q has orthonormal rows, y the target and z the jump's
     coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [r K, H] x [H, N].
 
     Args:
         activations: of the train split.
-        head: of the model, on `device`.
+        unembedding: of the model, on `device`.
         jumps: jumps 0..K-1, on `device`.
         target: `pre_norm` or `post_norm`.
         device: where to compute.
 
     Returns:
-        [K, K+1, N] float32 on the CPU: jump, level, sentence. 0 where the output or the target is zero.
+        [jump, level, sentence] float32 on the CPU, levels 0..K; 0 where the output or the target is zero.
     """
     n_jumps, n_levels = len(jumps), activations.n_blocks + 1
-    # The rows of one jump stand K apart, so that sums over r are sums of r blocks of all jumps.
+    # The rows of one jump are K apart, so that sums over r are sums of r blocks of all jumps.
     P, q, Q = (torch.stack(parts, 1).flatten(0, 1).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
     targets = []  # of each shard `Q y / |y|`, the same at every level
     for (final,) in activations.shards(activations.n_blocks):
@@ -62,23 +58,21 @@ def _orthonormal(jump: FoldedJump) -> tuple[torch.Tensor, ...]:
 
 
 def signed_square(cosines: torch.Tensor) -> torch.Tensor:
-    """`sgn(C) C^2` (Eq. 4)."""
+    """Eq. 4's `sgn(C) C^2`."""
     return cosines.abs() * cosines
 
 
-def save_scores(
-    cosines: torch.Tensor,
-    activations: Activations,
-    target: str,
-    unembedding: Unembedding,
-    table: str | Path,
-    tensor: str | Path,
-) -> None:
-    """Stage `score-jumps`: means per jump and level (Parquet), and all cosines (safetensors) for any later score."""
+def scores_table(cosines: torch.Tensor) -> pa.Table:
+    """Means over sentences.
+
+    Args:
+        cosines: [jump, level, sentence].
+
+    Returns:
+        jump int32, level int32, and the means cosine and signed_squared_cosine.
+    """
     n_jumps, n_levels, _ = cosines.shape
     jump, level = np.divmod(np.arange(n_jumps * n_levels, dtype=np.int32), n_levels)
     means = {"cosine": cosines, "signed_squared_cosine": signed_square(cosines)}
     columns = {name: values.double().mean(2).flatten().numpy() for name, values in means.items()}
-    facts = {"target": target, "unembedding_sha256": unembedding.metadata["sha256"]}
-    write_tensors(tensor, {"cosine": cosines, "sentence_id": activations.sentence_ids}, facts)
-    write_table(table, pa.table({"jump": jump, "level": level, **columns}))
+    return pa.table({"jump": jump, "level": level, **columns})

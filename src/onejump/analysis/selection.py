@@ -1,14 +1,60 @@
-"""The choice of one of the K jumps by D_m."""
+"""D_m of each jump, and OJFA: the jump with the largest (OJFA, Eq. 5)."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.scores import signed_square
-from onejump.files.atomic import OnejumpError, read_json, write_json
+from onejump.files.atomic import OnejumpError, read_json
 from onejump.files.tensors import TensorFile
+
+# Which of the levels 0..K the mean of Eq. 5 is over: as it is printed, or the exit levels.
+SCORE_LEVELS = {"1..K": slice(1, None), "0..K-1": slice(None, -1)}
+TEMPERATURE = 5e-4  # of the softmax over D_m in the paper's Fig. 3
+
+
+def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
+    """D_m of each jump, and the number of the jump with the largest.
+
+    D_m is the mean over training sentences and levels of `sgn(C) C^2` (Eq. 5). The paper says once that it is
+    minimised; its equation and its results maximise it.
+
+    Args:
+        cosines: [jump, level, sentence] float32, levels 0..K.
+        score_levels: a key of SCORE_LEVELS.
+        seed: of the bootstrap over sentences.
+
+    Returns:
+        The content of selection.json: ojfa; for each jump its score, softmax, and bootstrap_share, the share of
+        resamples in which it is selected; score_levels and temperature.
+    """
+    by_sentence = signed_square(cosines)[:, SCORE_LEVELS[score_levels]].double().mean(1).T.numpy()  # [N, K]
+    scores = by_sentence.mean(0)
+    winners = np.concatenate([means.argmax(1) for means in resampled_means(by_sentence, seed)])
+    softmax = torch.softmax(torch.from_numpy(scores) / TEMPERATURE, 0)
+    return {
+        "ojfa": int(scores.argmax()),
+        "score_levels": score_levels,
+        "scores": scores.tolist(),
+        "softmax": softmax.tolist(),
+        "temperature": TEMPERATURE,
+        "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
+    }
+
+
+def read_cosines(path: str | Path) -> Tensor:
+    """The cosines of a variant's jumps, [jump, level, sentence] float32.
+
+    Raises:
+        OnejumpError: the file is damaged, or its cosines are not finite.
+    """
+    cosines = TensorFile(path).tensor("cosine")
+    if not cosines.isfinite().all():
+        raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
+    return cosines
 
 
 def read_selection(path: str | Path, n_jumps: int) -> dict:
@@ -23,43 +69,3 @@ def read_selection(path: str | Path, n_jumps: int) -> dict:
             f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
         )
     return selection
-
-
-SCORE_LEVELS = ("1..K", "0..K-1")
-
-
-TEMPERATURE = 5e-4  # of the softmax over D_m in the paper's Fig. 3
-
-
-def select_jump(cosines: str | Path, score_levels: str, seed: int, path: str | Path) -> None:
-    """Stage `select-jump`: D_m of each jump, and the jump with the largest (OJFA).
-
-    D_m is the mean over training sentences and levels of `sgn(C) C^2` (Eq. 5). The paper says once that it is
-    minimised; its equation and its results maximise it.
-
-    Args:
-        cosines: the tensor file of `score-jumps`.
-        score_levels: `1..K` as Eq. 5 is printed, or `0..K-1`, the exit levels.
-        seed: of the bootstrap over sentences.
-        path: selection.json.
-
-    Raises:
-        OnejumpError: the file is damaged or its cosines are not finite.
-    """
-    values = signed_square(TensorFile(cosines).tensor("cosine"))
-    if not values.isfinite().all():
-        raise OnejumpError(f"{cosines}: NaN or infinite cosines; rerun score-jumps")
-    values = values[:, 1:] if score_levels == "1..K" else values[:, :-1]
-    by_sentence = values.double().mean(1).T.numpy()  # [N, K]
-    scores = by_sentence.mean(0)
-    winners = np.concatenate([means.argmax(1) for means in resampled_means(by_sentence, seed)])
-    softmax = torch.softmax(torch.from_numpy(scores) / TEMPERATURE, 0)
-    selection = {
-        "ojfa": int(scores.argmax()),
-        "score_levels": score_levels,
-        "scores": scores.tolist(),
-        "softmax": softmax.tolist(),
-        "temperature": TEMPERATURE,
-        "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
-    }
-    write_json(path, selection)

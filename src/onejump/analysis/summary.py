@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
+from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.grids import EvaluationGrids
 from onejump.analysis.selection import read_selection
-from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import TABLES, Layout
@@ -74,8 +74,8 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     transfer, claims, oracle = (
         read_table(layout.path(name, **branch)).to_pandas() for name in ("transfer", "claims", "oracle")
     )
-    exact = files["joint"].metadata["fit"] == "exact"
-    ranks = read_table(layout.path("ranks", **branch)).to_pandas() if exact else pd.DataFrame(columns=RANK_COLUMNS)
+    nested = layout.is_nested(branch["variant"])
+    ranks = read_table(layout.path("ranks", **branch)).to_pandas() if nested else pd.DataFrame(columns=RANK_COLUMNS)
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
     size = jumps.set_index("jump")["parameters"]

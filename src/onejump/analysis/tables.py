@@ -9,7 +9,7 @@ from onejump.analysis.columns import SCORES, WITH_INTERVALS
 from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.exits.columns import METRICS
 from onejump.files.tensors import TensorFile
-from onejump.jumps.settings import KL_VALIDATE_EVERY
+from onejump.study.fits import FITS
 
 BOOTSTRAP_SEED = 0
 _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"correct_at_5": "precision_at_5"}
@@ -148,19 +148,16 @@ def jump_row(name: str, file: TensorFile) -> dict:
 
 
 def curve(name: str, file: TensorFile) -> pd.DataFrame:
-    """The progress of an iterative fit; `step` is Adam's epoch, or the step of a KL fit. No rows for other fits."""
+    """The progress of an iterative fit, at the epochs or steps at which it was validated. No rows for other fits."""
+    course = FITS[file.metadata["fit"]].course
     columns = ["jump", "step", "gap", "validation_mse", "validation_kl"]
-    if "validation_kl_curve" in file.metadata:
-        divergence = file.value("validation_kl_curve")
-        steps = np.arange(len(divergence)) * KL_VALIDATE_EVERY
-        return pd.DataFrame({"jump": name, "step": steps, "validation_kl": divergence}, columns=columns)
-    if "train_curve" not in file.metadata:
+    if course is None:
         return pd.DataFrame(columns=columns)
-    errors = np.array(file.value("train_curve"))
-    optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
-    gap = (errors - optimum) / (mean - optimum)
-    found = {"jump": name, "step": range(1, len(errors) + 1), "gap": gap}
-    return pd.DataFrame(found | {"validation_mse": file.value("validation_curve"), "validation_kl": None})
+    table = {"step": file.value("curve_steps"), course.column: file.value("validation_curve")}
+    if course.column == "validation_mse":
+        optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
+        table["gap"] = (np.array(file.value("train_curve")) - optimum) / (mean - optimum)
+    return pd.DataFrame(dict.fromkeys(columns) | {"jump": name} | table)
 
 
 def _intervals(columns: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:

@@ -1,1 +1,1 @@
-"""What an exit predicts at each level (Eq. 3), and what it costs."""
+"""What an exit predicts at each level (Eq. 3), measured against the full model."""

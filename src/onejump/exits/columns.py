@@ -1,4 +1,13 @@
-"""The names of the metrics of an exit, apart from their computation, which needs PyTorch."""
+"""The metrics of an exit, apart from their computation, which needs PyTorch.
 
-# Of an evaluation; `onejump.evaluation` says what they are.
-METRICS = ("correct", "correct_at_5", "surprisal", "exit_surprisal", "kl", "confidence")
+All are of the token after the chosen position; logarithms are natural.
+"""
+
+METRICS = (
+    "correct",  # the exit's most probable token is the full model's; its mean is the precision
+    "correct_at_5",  # the exit's most probable token is among the full model's five (Din et al. 2023)
+    "surprisal",  # -log p_exit(most probable token of the full model) (OJFA's text)
+    "exit_surprisal",  # -log p_full(most probable token of the exit) (Din et al.'s code)
+    "kl",  # KL(full || exit)
+    "confidence",  # the exit's largest probability
+)

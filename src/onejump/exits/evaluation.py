@@ -1,7 +1,6 @@
 """Every way of exiting at every exit level, on the test sentences."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,37 +9,18 @@ from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.columns import METRICS
-from onejump.exits.metrics import FullPrediction, _argmax, exit_metrics
+from onejump.exits.methods import JumpExits, Method
+from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.files.progress import progress_bar
 from onejump.jumps.jump import FoldedJump
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
-Key = tuple[str, int | None]
-
-
-# Rows whose full-width logits are held at once, and elements that metrics are computed on at once. On the CPU the
-# first must be many, so that a product with the output embedding is not bound by memory, and the second few, so that
-# they stay in the cache.
+# By kind of device, the rows whose full-width logits are held at once, and the elements that metrics are computed on at
+# once. On a CPU the first must be large, so that a product with the output embedding is not bound by memory, and the
+# second small, so that they stay in the cache.
 ROWS = {"cpu": 256, "cuda": 1024, "mps": 512}
-
-
 CACHED_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27, "mps": 1 << 25}
-
-
-@dataclass(frozen=True)
-class JumpExits:
-    """The jumps of one variant, on the device.
-
-    Attributes:
-        jumps: jumps 0..K-1.
-        ojfa: the selected one.
-        joint: the joint jump.
-    """
-
-    jumps: Sequence[FoldedJump]
-    ojfa: int
-    joint: FoldedJump
 
 
 def evaluate_jumps(
@@ -51,12 +31,12 @@ def evaluate_jumps(
     transfer_sentences: int,
     device: torch.device,
 ) -> tuple[pa.Table, pa.Table]:
-    """Stage `evaluate-jumps`: every way of exiting by a variant's jumps, at every exit level.
+    """Evaluate every way of exiting by a variant's jumps, at every exit level.
 
     Args:
         activations: of the test split.
-        head: of the model, on `device`.
-        exits: what to exit with.
+        unembedding: of the model, on `device`.
+        exits: the jumps, on `device`.
         target: `pre_norm` or `post_norm`.
         transfer_sentences: on how many of the rows, the first ones, every jump is evaluated at every level.
         device: where to compute.
@@ -66,23 +46,15 @@ def evaluate_jumps(
         boolean, the others float32). The transfer grid: jump, level, precision, surprisal (means over the sentences).
     """
     transfer_sentences = min(transfer_sentences, len(activations))  # `not_first` keeps fewer rows than there are
-    n = len(activations)
-
-    def methods(level: int) -> dict[Key, tuple[int, int]]:
-        return _methods(exits, level, n) | _arbitrary(len(exits.jumps), transfer_sentences)
-
-    results = _evaluate(activations, unembedding, (*exits.jumps, exits.joint), methods, target, device)
+    results = _evaluate(activations, unembedding, exits, transfer_sentences, target, device)
     return _table(results, activations.sentence_ids), _grid(results)
 
 
 def metrics_by_method(
     activations: Activations, unembedding: Unembedding, exits: JumpExits, target: str, device: torch.device
 ) -> dict[str, Tensor]:
-    """METRICS of `n_njtc`, `ojfa` and `joint` on all rows, each [K, 6, N]: the evaluation of `evaluate_jumps` alone."""
-    n = len(activations)
-    results = _evaluate(
-        activations, unembedding, (*exits.jumps, exits.joint), lambda level: _methods(exits, level, n), target, device
-    )
+    """METRICS of `n_njtc`, `ojfa` and `joint`, each [K, 6, N]: as `evaluate_jumps`, without the transfer grid."""
+    results = _evaluate(activations, unembedding, exits, 0, target, device)
     by_level = [{name: values for (name, _), values in methods.items()} for methods in results]
     return {name: torch.stack([methods[name] for methods in by_level]) for name in by_level[0]}
 
@@ -90,58 +62,48 @@ def metrics_by_method(
 def grid_precision(
     activations: Activations, unembedding: Unembedding, jumps: Sequence[FoldedJump], target: str, device: torch.device
 ) -> Tensor:
-    """Precision of every jump at every exit level on all rows, [jump, level] float64: no probabilities are formed."""
+    """Precision of every jump at every exit level on all rows, [jump, level] float64, without any probabilities."""
     fused = fuse(unembedding, [jump.B for jump in jumps], target)
     hits = torch.zeros(len(jumps), activations.n_blocks, dtype=torch.float64)
     for _, full, inputs in _chunks(activations, unembedding, device, "grid of jumps"):
         for level, x in enumerate(inputs):
             for m, jump in enumerate(jumps):
                 for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full):
-                    token, _ = _argmax(logits)
+                    token, _ = argmax(logits)
                     hits[m, level] += (token[:, 0] == full.token[part]).sum().cpu()
     return hits / len(activations)
-
-
-def _methods(exits: JumpExits, level: int, n: int) -> dict[Key, tuple[int, int]]:
-    every = {("n_njtc", level): level, ("ojfa", exits.ojfa): exits.ojfa, ("joint", None): len(exits.jumps)}
-    return {key: (m, n) for key, m in every.items()}
-
-
-def _arbitrary(n_jumps: int, n: int) -> dict[Key, tuple[int, int]]:
-    return {("arbitrary", m): (m, n) for m in range(n_jumps)}
 
 
 def _evaluate(
     activations: Activations,
     unembedding: Unembedding,
-    jumps: Sequence[FoldedJump],
-    methods: Callable[[int], Mapping[Key, tuple[int, int]]],
+    exits: JumpExits,
+    n_grid: int,
     target: str,
     device: torch.device,
-) -> list[dict[Key, Tensor]]:
-    """METRICS of a level's methods, each [6, n], for levels 0..K-1.
-
-    `methods` tells for a level which of the jumps each method uses, and on how many of the rows, the first ones.
-    """
+) -> list[dict[Method, Tensor]]:
+    """METRICS of each level's methods, each [6, n]; of every single jump on the first `n_grid` rows, if any."""
+    jumps, grid = exits.all_jumps, exits.arbitrary() if n_grid else {}
     fused = fuse(unembedding, [jump.B for jump in jumps], target)
     M = torch.cat([one.M for one in fused])
-    levels = range(activations.n_blocks)
-    results = [{key: torch.empty(len(METRICS), size) for key, (_, size) in methods(k).items()} for k in levels]
+    results = [
+        {method: torch.empty(len(METRICS), len(activations)) for method in exits.at(level)}
+        | {method: torch.empty(len(METRICS), n_grid) for method in grid}
+        for level in range(activations.n_blocks)
+    ]
     for rows, full, inputs in _chunks(activations, unembedding, device, "evaluate jumps"):
         mean_logits = _mean_logits(fused, M, full.probabilities, unembedding)
         for level, x in enumerate(inputs):
-            for key, (m, size) in methods(level).items():
-                n = min(rows.stop, size) - rows.start
-                if n > 0:
+            for method, m in (exits.at(level) | grid).items():
+                found = results[level][method][:, rows]
+                if n := found.shape[1]:
                     z = fused[m].normalise(jumps[m](x[:n]))
-                    results[level][key][:, rows.start : rows.start + n] = _metrics(
-                        _exits(fused[m], z, full), full, mean_logits(m, z)
-                    )
+                    found[:] = _metrics(_exits(fused[m], z, full), full, mean_logits(m, z))
     return results
 
 
-def _grid(results: Sequence[Mapping[Key, Tensor]]) -> pa.Table:
-    """Means over rows of the arbitrary jumps: jump, level, precision, surprisal."""
+def _grid(results: Sequence[Mapping[Method, Tensor]]) -> pa.Table:
+    """Means over rows for every single jump: jump, level, precision, surprisal."""
     cells = [(m, level) for (name, m) in results[0] if name == "arbitrary" for level in range(len(results))]
     columns = {
         "jump": pa.array([m for m, _ in cells], pa.int32()),
@@ -160,11 +122,11 @@ def evaluate_references(
     target: str,
     device: torch.device,
 ) -> pa.Table:
-    """Stage `evaluate-references`: identity and the full-rank jump (JTC), which variants share, at every exit level.
+    """Evaluate identity and the full-rank jump (JTC), which variants share, at every exit level.
 
     Args:
         activations: of the test split.
-        head: of the model, on `device`.
+        unembedding: of the model, on `device`.
         jtc: weight [H, H] and bias [H] of a level's full-rank jump.
         target: `pre_norm` or `post_norm`.
         device: where to compute.
@@ -192,9 +154,9 @@ def evaluate_references(
 def _mean_logits(
     fused: Sequence[FusedUnembedding], M: Tensor, probabilities: Tensor, unembedding: Unembedding
 ) -> Callable[[int, Tensor], Tensor | None]:
-    """The mean of an exit's logits under the full model's distribution p, from its normalised z: rank r, as they are.
+    """A function of a jump's number and normalised z [n, r] to its logits' means under the full model's distribution p.
 
-    `E_p[z M] = z (M p)`, and M p of all jumps is one product. A soft cap bends the logits: then it is not known.
+    `E_p[z M] = z (M p)`, and M p of all jumps is one product. A soft cap is not linear: then the mean is None.
     """
     if unembedding.softcap is not None:
         return lambda m, z: None
@@ -207,25 +169,25 @@ def _mean_logits(
 def _chunks(
     activations: Activations, unembedding: Unembedding, device: torch.device, progress: str
 ) -> Iterator[tuple[slice, FullPrediction, Iterator[Tensor]]]:
-    """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read as they are needed."""
+    """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read one at a time."""
     final = activations.level(activations.n_blocks)
     with torch.inference_mode():
-        for rows in progress_bar(_slices(len(final), ROWS[device.type]), progress, "chunk"):
+        for rows in progress_bar(_slices(len(final), _by_kind(ROWS, device)), progress, "chunk"):
             full = FullPrediction.of(unembedding.logits(final[rows].to(device)))
             chunk = activations.rows(rows.start, rows.stop)
             yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
 
 
 def _metrics(parts: Iterable[tuple[slice, Tensor]], full: FullPrediction, expected: Tensor | None = None) -> Tensor:
-    """`exit_metrics` of consecutive sentences of a chunk, given part by part with their logits: [6, n] on the CPU."""
+    """`exit_metrics` of a chunk's sentences, given as consecutive parts with their logits: [6, n] on the CPU."""
     found = [exit_metrics(logits, full[part], None if expected is None else expected[part]) for part, logits in parts]
     return torch.cat(found, 1).cpu()
 
 
 def _exits(unembedding: FusedUnembedding, z: Tensor, full: FullPrediction) -> Iterator[tuple[slice, Tensor]]:
-    """Logits from a jump's normalised z [n, r], of as many sentences at a time as the cache holds logits of.
+    """Logits from a jump's normalised z [n, r], for as many sentences at a time as fit into the cache.
 
-    A product reads all of M, which is r wide: of fewer than r sentences, that would take longer than their logits.
+    A product reads all of M, which has r rows: for fewer than r sentences, that would dominate.
     """
     rows = _cached_rows(full)
     for block in _slices(len(z), max(rows, z.shape[1])):
@@ -235,8 +197,13 @@ def _exits(unembedding: FusedUnembedding, z: Tensor, full: FullPrediction) -> It
 
 
 def _cached_rows(full: FullPrediction) -> int:
-    """How many sentences' logits the cache holds."""
-    return max(1, CACHED_ELEMENTS[full.probabilities.device.type] // full.probabilities.shape[1])
+    """How many sentences' logits fit into the cache."""
+    return max(1, _by_kind(CACHED_ELEMENTS, full.probabilities.device) // full.probabilities.shape[1])
+
+
+def _by_kind(sizes: Mapping[str, int], device: torch.device) -> int:
+    """A size for a device; accelerators that are not listed are treated as CUDA."""
+    return sizes[device.type if device.type in sizes else "cuda"]
 
 
 def _slices(n: int, size: int) -> list[slice]:
@@ -244,8 +211,8 @@ def _slices(n: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, n)) for first in range(0, n, size)]
 
 
-def _table(results: Sequence[Mapping[Key, Tensor]], sentence_ids: Tensor) -> pa.Table:
-    """From one mapping of methods to [6, n] for each level to one table."""
+def _table(results: Sequence[Mapping[Method, Tensor]], sentence_ids: Tensor) -> pa.Table:
+    """One table of all levels and methods, from METRICS [6, n] of each."""
     parts = [(level, key, values) for level, methods in enumerate(results) for key, values in methods.items()]
     sizes = np.array([values.shape[1] for _, _, values in parts])
 

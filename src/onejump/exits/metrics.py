@@ -1,14 +1,4 @@
-"""What each method predicts at an exit level, sentence by sentence, against the full model.
-
-Metrics (all of the token after the chosen position; logarithms are natural):
-
-- correct: the exit's most probable token is the full model's (its mean is the precision);
-- correct_at_5: the exit's most probable token is among the full model's five (Din et al. 2023);
-- surprisal: -log p_exit(most probable token of the full model) (OJFA's text);
-- exit_surprisal: -log p_full(most probable token of the exit) (Din et al.'s code);
-- kl: KL(full || exit);
-- confidence: the exit's largest probability.
-"""
+"""What each method predicts at an exit level, sentence by sentence, against the full model."""
 
 from dataclasses import dataclass
 
@@ -21,8 +11,11 @@ class FullPrediction:
     """The full model's distribution for some sentences.
 
     Attributes:
-        probabilities: [n, V]; log_probabilities: [n, V]; entropy: [n], nats.
-        token: [n], the most probable; fifth: [n], log probability of the fifth most probable.
+        probabilities: [n, V].
+        log_probabilities: [n, V].
+        entropy: [n], nats.
+        token: [n], the most probable.
+        fifth: [n], log probability of the fifth most probable.
     """
 
     probabilities: Tensor
@@ -34,7 +27,7 @@ class FullPrediction:
     @classmethod
     def of(cls, logits: Tensor) -> "FullPrediction":
         """From the full model's logits [n, V]."""
-        token, top = _argmax(logits)
+        token, top = argmax(logits)
         log_probabilities = logits - top
         probabilities = log_probabilities.exp()
         # Summed pairwise: log_softmax sums in a row, and over 50,000 terms in float32 that costs KL 1e-4 nats.
@@ -51,16 +44,19 @@ class FullPrediction:
 
 
 def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
-    """All METRICS of an exit, [6, n] float32.
+    """All METRICS of an exit.
 
     Args:
         logits: [n, V]; overwritten.
         full: of the same sentences.
-        expected: [n], the mean of the logits under the full model's distribution, where it is known already.
+        expected: [n], the mean of the logits under the full model's distribution, if already known.
+
+    Returns:
+        [6, n] float32.
     """
     if expected is None:
         expected = torch.linalg.vecdot(full.probabilities, logits)
-    token, top = _argmax(logits)
+    token, top = argmax(logits)
     token, top = token[:, 0], top[:, 0]
     target = logits.gather(1, full.token[:, None])[:, 0]
     log_normaliser = logits.sub_(top[:, None]).exp_().sum(1).log()
@@ -77,8 +73,8 @@ def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None =
     )
 
 
-def _argmax(logits: Tensor, width: int = 64) -> tuple[Tensor, Tensor]:
-    """Index and value of each row's maximum, each [n, 1]; by blocks, since the CPU's plain argmax is slow."""
+def argmax(logits: Tensor, width: int = 64) -> tuple[Tensor, Tensor]:
+    """Index and value of each row's maximum, each [n, 1]; by blocks, since PyTorch's argmax is slow on a CPU."""
     n, size = logits.shape
     whole = size // width * width
     if whole == 0:

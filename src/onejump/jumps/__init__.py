@@ -1,1 +1,1 @@
-"""The jump (OJFA, Eq. 1) and the ways to fit it (Eq. 2)."""
+"""The jump (OJFA, Eq. 1), and a file for each way to fit it (Eq. 2)."""

@@ -1,10 +1,10 @@
-"""The global optimum of the jump's objective (OJFA, Eq. 2) in closed form: reduced-rank regression.
+"""The fit `exact`: the global optimum of Eq. 2 (OJFA) in closed form, by reduced-rank regression.
 
 In training the BatchNorm standardises its input to xn, so a jump predicts `xn M + m` where [M; m] has rank r. The best
 such map is the reduced-rank regression of the uncentred target on [xn, 1] (Izenman 1975; Reinsel and Velu 1998). With
 `C = Xn'Xn / N` and `S = Xn'(Y - mean Y) / N`, the fitted second moment is `G = S' C^-1 S + mean(Y) mean(Y)'`, its top r
 eigenvectors V span the predictions, and the loss is `mean |y|^2` minus the sum of the r largest eigenvalues. Solutions
-are nested in r. A ridge (C + lambda I for C) keeps the fit from following the noise where H / N is not small.
+are nested in r. A ridge (C + lambda I for C) keeps the fit from overfitting where H / N is not small.
 """
 
 import logging
@@ -18,21 +18,24 @@ from torch.linalg import solve_triangular
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.jump import BATCH_NORM_EPS, Jump
 from onejump.jumps.moments import Moments
+from onejump.jumps.objective import Problem
 from onejump.jumps.settings import OVERSAMPLING, RIDGES
 
 logger = logging.getLogger(__name__)
 
-
-# Below this ratio of the smallest to the largest pivot, squared, a Cholesky factor has lost its digits.
+# A Cholesky factor whose smallest and largest pivots have a ratio with a smaller square has lost its precision.
 SINGULAR = 1e-12
-
-
-# Widths up to which, on a CPU, one decomposition into eigenvalues takes less time than ten of Cholesky.
+# Up to this width, on a CPU, one eigendecomposition takes less time than ten Cholesky decompositions.
 EIGEN_WIDTH = 1024
-
-
-# Share of the loss that may still move when the search for the largest eigenvalues ends.
+# The search for the largest eigenvalues ends when the loss changes by less than this share of itself.
 CONVERGED = 1e-8
+
+
+def fit(problem: Problem) -> tuple[Jump, dict]:
+    """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
+    exact = fit_exact(problem.fitting, problem.validation, problem.rank)
+    names = ("ridge", "train_mse", "validation_mse", "optimum_mse", "mean_mse")
+    return exact.map.jump(), {name: getattr(exact, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class AffineMap:
     """Predictions `(((x - mean_x) / std_x) W + c) V'`; Eq. 2's optimum, cut to its first r columns, is that of rank r.
 
     Attributes:
-        W: [H, R]; c: [R]; V: [H, R], with orthonormal columns in Eq. 2's optimum; mean_x, std_x: [H]. All float64.
+        W: [H, R] float64.
+        c: [R] float64.
+        V: [H, R] float64, with orthonormal columns in Eq. 2's optimum.
+        mean_x: [H] float64.
+        std_x: [H] float64.
     """
 
     W: Tensor
@@ -52,7 +59,7 @@ class AffineMap:
     def mse_by_rank(self, rows: Moments) -> Tensor:
         """Squared error, summed over H and averaged over rows, for ranks 1..R: [R].
 
-        V's columns are orthonormal, so each rank takes off `2 E[z_j (y.v_j)] - E[z_j^2]`, whatever the others do.
+        V's columns are orthonormal, so column j lowers the error by `2 E[z_j (y.v_j)] - E[z_j^2]`, whatever the others.
         """
         W = self.W / self.std_x[:, None]
         mean_z = (rows.mean_x - self.mean_x) @ W + self.c
@@ -88,10 +95,17 @@ class AffineMap:
 class RidgeSolver:
     """Optimal affine maps of all ranks from the moments of the fitting rows, for one ridge after another.
 
-    Neighbouring ridges predict into nearly the same span, so that each search starts from what the last one found.
+    Predictions at neighbouring ridges span nearly the same space, so each search starts from the result of the last.
+
+    Attributes:
+        moments: of the fitting rows.
+        std_x: what the inputs are divided by, [H] float64.
+        C: second moment of the standardised inputs, [H, H] float64.
+        S: cross moment of standardised inputs and centred targets, [H, H] float64.
     """
 
     def __init__(self, moments: Moments, eps: float = BATCH_NORM_EPS) -> None:
+        """A solver for these rows; `eps` is added to variances as the BatchNorm does."""
         self.moments = moments
         # As BatchNorm does: population variance, plus eps.
         self.std_x = (moments.xx.diagonal() / moments.n + eps).sqrt()
@@ -102,16 +116,16 @@ class RidgeSolver:
         self._said_singular = False
 
     def decompose(self) -> None:
-        """Solve by eigenvalues from here on: one decomposition serves all ridges."""
+        """Solve by eigenvalues from now on: one decomposition serves all ridges."""
         if self._eigen is None:
             values, Q = torch.linalg.eigh(self.C)
             self._eigen = values, Q, Q.T @ self.S
 
     def solve(self, ridge: float, rank: int) -> AffineMap:
-        """The optimum for `ridge`, cut to `rank` columns, 1..H."""
+        """The optimum for `ridge`, cut to its first `rank` columns, 1..H."""
         (S, inverse, back), mean_y = self._factors(ridge), self.moments.mean_y
         if rank == len(self.C):
-            V = torch.eye(rank, dtype=self.C.dtype, device=self.C.device)  # of full rank: any basis will do
+            V = torch.eye(rank, dtype=self.C.dtype, device=self.C.device)  # at full rank any basis will do
         else:
             total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
             self._span = _top_eigenvectors(
@@ -121,7 +135,7 @@ class RidgeSolver:
         return AffineMap(back(inverse(S @ V)), mean_y @ V, V, self.moments.mean_x, self.std_x)
 
     def full_rank_mse(self, ridges: Sequence[float], rows: Moments) -> list[float]:
-        """Squared error of the full-rank maps of all `ridges` on `rows`, as `mse_by_rank(rows)[-1]` but at once.
+        """Squared error on `rows` of the full-rank map of each ridge: `mse_by_rank(rows)[-1]`, but for all at once.
 
         In the eigenvectors Q of C the map is `Q D Q'S` with D diagonal, so that each error is a quadratic form in D.
         """
@@ -141,14 +155,14 @@ class RidgeSolver:
         return errors
 
     def _factors(self, ridge: float) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """S, the product of (C + ridge I)^-1 with [H, n], both in a basis of the inputs, and the way back from it."""
+        """S and the product of (C + ridge I)^-1 with [H, n], both in some basis of the inputs, and the way back."""
         if self._eigen is None:
             shifted = self.C.clone()
             shifted.diagonal().add_(ridge)
             L, failed = torch.linalg.cholesky_ex(shifted)
             pivots = L.diagonal()
             if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
-                # By halves, since cholesky_solve copies L each time.
+                # Two triangular solves, since cholesky_solve copies L each time.
                 return (
                     self.S,
                     lambda v: solve_triangular(L.T, solve_triangular(L, v, upper=False), upper=True),
@@ -158,7 +172,7 @@ class RidgeSolver:
         values, Q, T = self._eigen
         D = _inverse_values(values, ridge)
         if not (D.all() or self._said_singular):
-            # Fewer rows than dimensions, or inputs that repeat each other: what the rows span is inverted.
+            # Fewer rows than dimensions, or linearly dependent inputs: C is inverted on what the rows span.
             logger.warning("ridge %g: the covariance is singular, so its smallest eigenvalues are left out", ridge)
             self._said_singular = True
         return T, lambda v: D[:, None] * v, lambda z: Q @ z
@@ -175,19 +189,19 @@ def _top_eigenvectors(
 ) -> Tensor:
     """Eigenvectors of the `rank` largest eigenvalues of a symmetric matrix G [H, H], in decreasing order.
 
-    A block Krylov space (Golub and Underwood 1977) is widened until the loss `total - sum of the j largest eigenvalues`
-    of no rank j moves by more than CONVERGED of itself. Where the space would be a large part of the whole, all of G
+    A block Krylov space (Golub and Underwood 1977) is widened until at no rank j the loss `total - sum of the j largest
+    eigenvalues` changes by more than CONVERGED of itself. Where the space would be a large part of the whole, all of G
     is decomposed.
 
     Args:
-        product: v [H, n] -> G v.
-        like: [H], of the dtype and device wanted.
-        rank: how many.
-        total: of the loss.
-        start: what this has returned for a matrix like G, or None.
+        product: from v [H, n] to G v.
+        like: a vector [H] of the dtype and device wanted.
+        rank: how many eigenvectors.
+        total: the loss at rank 0.
+        start: what this has returned for a similar matrix, or None.
 
     Returns:
-        [H, rank + OVERSAMPLING], or [H, H] if that is less: the columns after the first `rank` are only near to
+        [H, rank + OVERSAMPLING], or [H, H] if that is less. Columns after the first `rank` are only approximately
         eigenvectors.
     """
     size, width = len(like), rank + OVERSAMPLING
@@ -199,7 +213,7 @@ def _top_eigenvectors(
     projected = like.new_empty(0, 0)  # basis' G basis, of which eigenvalues take what is on and below the diagonal
     previous = None
     while 2 * (basis.shape[1] + block.shape[1]) <= size:
-        for _ in range(2):  # once more, for what rounding left
+        for _ in range(2):  # twice, since rounding leaves some of the basis in the block
             block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
         basis, image = torch.cat([basis, block], 1), product(block)
         projected = torch.nn.functional.pad(projected, (0, block.shape[1]))
@@ -219,12 +233,13 @@ def _fixed_signs(V: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExactFit:
-    """An exact fit and the errors that every fit of these rows is measured by.
+    """An exact fit, and the two errors that every fit of these rows is measured against.
 
     Attributes:
-        map: affine map of the asked rank at the chosen ridge.
+        map: of the given rank, at the chosen ridge.
         ridge: chosen on the validation slice.
-        train_mse, validation_mse: of the map.
+        train_mse: error of the map on the fitting rows.
+        validation_mse: error of the map on the validation slice.
         optimum_mse: the smallest error on the fitting rows that any jump of this rank can have (ridge 0).
         mean_mse: error on the fitting rows of predicting mean(Y).
     """
@@ -236,31 +251,27 @@ class ExactFit:
     optimum_mse: float
     mean_mse: float
 
-    def gap(self, train_mse: float) -> float:
-        """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y)."""
-        return (train_mse - self.optimum_mse) / (self.mean_mse - self.optimum_mse)
 
-
-def fit_exact(fit: Moments, validation: Moments, rank: int, choose_ridge: bool = True) -> ExactFit:
+def fit_exact(fitting: Moments, validation: Moments, rank: int, choose_ridge: bool = True) -> ExactFit:
     """The exact optimum, at the ridge that is best on the validation slice.
 
     Args:
-        fit: moments of the fitting rows.
+        fitting: moments of the fitting rows.
         validation: moments of the validation slice.
         rank: columns of A; H gives the full-rank linear jump (JTC).
         choose_ridge: whether to try all RIDGES, or 0 alone.
     """
-    solver, ridges = RidgeSolver(fit), RIDGES if choose_ridge else (0.0,)
-    mean_mse = float(fit.yy / fit.n)
-    if rank == len(fit.mean_x):
+    solver, ridges = RidgeSolver(fitting), RIDGES if choose_ridge else (0.0,)
+    mean_mse = float(fitting.yy / fitting.n)
+    if rank == len(fitting.mean_x):
         errors = dict(zip(ridges, solver.full_rank_mse(ridges, validation), strict=True))
         ridge = min(errors, key=errors.get)
-        train_mse, optimum_mse = solver.full_rank_mse((ridge, 0.0), fit)
+        train_mse, optimum_mse = solver.full_rank_mse((ridge, 0.0), fitting)
         return ExactFit(solver.solve(ridge, rank), ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
     if choose_ridge and solver.C.device.type == "cpu" and len(solver.C) <= EIGEN_WIDTH:
         solver.decompose()
     maps = {ridge: solver.solve(ridge, rank) for ridge in ridges}
     errors = {ridge: float(candidate.mse_by_rank(validation)[-1]) for ridge, candidate in maps.items()}
     ridge = min(errors, key=errors.get)
-    train_mse, optimum_mse = (float(maps[chosen].mse_by_rank(fit)[-1]) for chosen in (ridge, 0.0))
+    train_mse, optimum_mse = (float(maps[chosen].mse_by_rank(fitting)[-1]) for chosen in (ridge, 0.0))
     return ExactFit(maps[ridge], ridge, train_mse, errors[ridge], optimum_mse, mean_mse)

@@ -1,9 +1,10 @@
-"""The jump that is nearest to the full model in logits, in closed form: the exact fit under the output head's metric.
+"""The fit `exact_logits`: the exact fit with errors weighted by the output head, so that it is closest in logits.
 
-Eq. 2 (OJFA) counts an error alike in all directions of the final representation; the output head does not. With E what
-the head multiplies a representation by, less each column's mean (a constant added to all logits changes nothing), the
-error `|(y - y_jump) E'|^2` is Eq. 2's for the target `y R` where `R R' = E'E`, and so has the same closed form. The
-division by the norm before the head differs from sentence to sentence and is left out; the post-norm target has none.
+Eq. 2 (OJFA) weights errors in all directions of the final representation alike; the output head does not. With E the
+matrix that the head multiplies a representation by, less each column's mean (a constant added to all logits changes
+nothing), the error `|(y - y_jump) E'|^2` is Eq. 2's for the target `y R` where `R R' = E'E`, and so has the same closed
+form. The division by the norm before the head differs from sentence to sentence and is left out; the post-norm target
+has none.
 """
 
 from dataclasses import replace
@@ -12,13 +13,23 @@ import torch
 from torch import Tensor
 
 from onejump.jumps.exact import AffineMap, fit_exact
-from onejump.jumps.moments import Moments
+from onejump.jumps.jump import Jump
+from onejump.jumps.moments import Moments, level_moments
+from onejump.jumps.objective import Problem
 from onejump.models.unembedding import Unembedding
 
-BLOCK = 8192  # rows of the output embedding at once in float64
-
-
+BLOCK = 8192  # rows of the output embedding in float64 at once
 FLOOR = 1e-9  # of the metric's mean eigenvalue: added to all, since LayerNorm's centring leaves one at zero
+
+
+def fit(problem: Problem) -> tuple[Jump, dict]:
+    """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
+    root = metric_root(problem.unembedding, problem.target, problem.device)
+    weighted = level_moments(
+        problem.activations, problem.levels, problem.unembedding, problem.target, problem.device, root
+    )
+    found, ridge = fit_logits(*weighted, problem.rank, root)
+    return found.jump(), {"ridge": ridge}
 
 
 def metric_root(unembedding: Unembedding, target: str, device: torch.device) -> Tensor:
@@ -37,15 +48,16 @@ def metric_root(unembedding: Unembedding, target: str, device: torch.device) -> 
     return torch.linalg.cholesky(metric)
 
 
-def fit_logits(fit: Moments, validation: Moments, rank: int, root: Tensor) -> tuple[AffineMap, float]:
+def fit_logits(fitting: Moments, validation: Moments, rank: int, root: Tensor) -> tuple[AffineMap, float]:
     """The optimum under the metric, and its ridge, chosen on the validation slice under the same metric.
 
     Args:
-        fit, validation: moments of inputs and of the targets times `root`.
+        fitting: moments of the inputs and of the targets times `root`, of the fitting rows.
+        validation: the same of the validation slice.
         rank: r.
         root: from `metric_root`.
     """
-    exact = fit_exact(fit, validation, rank)
-    # The map predicts `y R` in the columns of V; the jump's B takes R back.
+    exact = fit_exact(fitting, validation, rank)
+    # The map predicts `y R`; B undoes R.
     B = torch.linalg.solve_triangular(root, exact.map.V.T, upper=False, left=False)
     return replace(exact.map, V=B.T), exact.ridge

@@ -1,18 +1,16 @@
-"""The training stages: one jump, the joint jump, and the full-rank reference (JTC), each from dumped activations."""
+"""Fitting one jump, or the joint jump, by any of the registered fits."""
 
-from pathlib import Path
+from importlib import import_module
 
 import torch
 
 from onejump.activations.reading import Activations
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
-from onejump.jumps.adam import Rows, fit_adam
 from onejump.jumps.exact import fit_exact
-from onejump.jumps.exact_logits import fit_logits, metric_root
-from onejump.jumps.jump import default_rank, target_of
-from onejump.jumps.kl import fit_kl
-from onejump.jumps.moments import level_moments, validation_start
+from onejump.jumps.jump import Jump, default_rank
+from onejump.jumps.moments import level_moments
+from onejump.jumps.objective import Problem, exit_levels, gap
 from onejump.models.unembedding import Unembedding
 
 
@@ -20,30 +18,33 @@ def fit_jump(
     activations: Activations,
     unembedding: Unembedding,
     level: int | None,
-    path: str | Path,
     fit: str,
     target: str,
     rank: int | None,
     joint_batches: str,
     seed: int,
     device: torch.device,
-) -> None:
-    """Stage `fit-jump`: fit the jump of one level, or the joint jump of all exit levels, and write it.
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Jump, dict]:
+    """Fit the jump of one level, or the joint jump of all exit levels.
 
     Args:
         activations: of the train split.
-        head: of the model.
+        unembedding: of the model.
         level: 0..K-1, or None for the joint jump.
-        path: the jump's file.
-        fit: `adam`, `exact`, `exact_logits` or `kl`.
+        fit: name of a fit; its module's `fit` returns the jump and what else its file says.
         target: `pre_norm` or `post_norm`.
         rank: r, or None for floor(H / 100).
-        joint_batches: `mixed` or `per_level`; used by the joint Adam fit alone.
-        seed: of the Adam and KL fits.
+        joint_batches: `mixed` or `per_level`, for joint fits that depend on it.
+        seed: of fits that draw random numbers.
         device: where to fit.
+        checkpoint: for fits that may take long, or None.
+
+    Returns:
+        The jump in evaluation mode, and the metadata of its file.
 
     Raises:
-        OnejumpError: the level is not an exit level, the rank is out of range, or the rows are too few.
+        OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, or as the fit.
     """
     levels = exit_levels(activations, level)
     rank = default_rank(activations.hidden_size) if rank is None else rank
@@ -52,10 +53,22 @@ def fit_jump(
             f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
         )
     fitting, validation = level_moments(activations, levels, unembedding, target, device)
-    # Other fits need only the optimum that they are measured by, or start from.
-    exact = fit_exact(fitting, validation, rank, choose_ridge=fit == "exact")
     name = "joint" if level is None else str(level)
-    metadata = {
+    problem = Problem(
+        activations, levels, unembedding, target, rank, fitting, validation,
+        per_level=level is None and joint_batches == "per_level",
+        # Each jump has its own stream of random numbers, so that no two start alike.
+        seed=seed * 1000 + (999 if level is None else level),
+        device=device, title=f"jump {name}", checkpoint=checkpoint,
+    )  # fmt: skip
+    jump, facts = import_module(f"onejump.jumps.{fit}").fit(problem)
+    if "optimum_mse" not in facts:
+        exact = fit_exact(fitting, validation, rank, choose_ridge=False)
+        facts |= {"optimum_mse": exact.optimum_mse, "mean_mse": exact.mean_mse}
+    if "train_mse" not in facts:
+        folded = jump.fold()
+        facts |= {"train_mse": fitting.mse(folded), "validation_mse": validation.mse(folded)}
+    return jump, facts | {
         "level": name,
         "n_blocks": activations.n_blocks,
         "fit": fit,
@@ -64,68 +77,5 @@ def fit_jump(
         "seed": seed,
         "unembedding_sha256": unembedding.metadata["sha256"],
         "n_rows": len(activations),
-        "optimum_mse": exact.optimum_mse,
-        "mean_mse": exact.mean_mse,
+        "gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"]),
     }
-    # Each level its own stream of random numbers, so that no two jumps start alike.
-    stream = seed * 1000 + (999 if level is None else level)
-    checkpoint = None
-    if fit == "exact":
-        jump, train_mse, validation_mse = exact.map.jump(), exact.train_mse, exact.validation_mse
-        metadata |= {"ridge": exact.ridge}
-    elif fit == "adam":
-        per_level = level is None and joint_batches == "per_level"
-        facts = metadata | {"per_level": per_level, "activations_sha256": activations.sha256}
-        checkpoint = Checkpoint(path, facts, device)
-        rows = _rows(activations, levels, unembedding, target, device)
-        result = fit_adam(*rows, rank, stream, per_level=per_level, progress=f"jump {name}", checkpoint=checkpoint)
-        jump, train_mse, validation_mse = result.jump, result.train_mse, result.validation_mse
-        metadata |= {
-            "best_epoch": result.best_epoch,
-            "train_curve": result.train_curve,
-            "validation_curve": result.validation_curve,
-        }
-    else:
-        if fit == "exact_logits":
-            root = metric_root(unembedding, target, device)
-            weighed = level_moments(activations, levels, unembedding, target, device, root)
-            found, metadata["ridge"] = fit_logits(*weighed, rank, root)
-        else:
-            rows = _rows(activations, levels, unembedding, target, device)
-            result = fit_kl(*rows, exact.map, unembedding.to(device), target, stream, progress=f"jump {name}")
-            found = result.map
-            metadata |= {
-                "best_step": result.best_step,
-                "train_kl_curve": result.train_curve,
-                "validation_kl_curve": result.validation_curve,
-            }
-        jump = found.jump()
-        train_mse, validation_mse = (rows.mse(jump.fold()) for rows in (fitting, validation))
-    metadata |= {"train_mse": train_mse, "validation_mse": validation_mse, "gap": exact.gap(train_mse)}
-    jump.save(path, metadata)
-    if checkpoint is not None:
-        checkpoint.remove()
-
-
-def exit_levels(activations: Activations, level: int | None) -> list[int]:
-    """The levels that a fit takes its inputs from: one exit level, or all for None.
-
-    Raises:
-        OnejumpError: the level is not in 0..K-1.
-    """
-    if level is None:
-        return list(range(activations.n_blocks))
-    if not 0 <= level < activations.n_blocks:
-        raise OnejumpError(
-            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
-        )
-    return [level]
-
-
-def _rows(
-    activations: Activations, levels: list[int], unembedding: Unembedding, target: str, device: torch.device
-) -> tuple[Rows, Rows]:
-    y = target_of(activations.level(activations.n_blocks), unembedding, target).to(device)
-    x = torch.stack([activations.level(level) for level in levels]).to(device)
-    cut = validation_start(len(activations))
-    return Rows(x[:, :cut].contiguous(), y[:cut]), Rows(x[:, cut:], y[cut:])

@@ -1,8 +1,8 @@
-"""The jump that is trained on what an exit is for: the KL divergence of its prediction from the full model's.
+"""The fit `kl`: Adam on the KL divergence of the exit's prediction from the full model's, starting at the optimum.
 
-The objective of the tuned lens (Belrose et al. 2023), for jumps of rank r. It starts at the exact optimum of Eq. 2
-(OJFA) and goes on by Adam. The exit head is fused, so a step never forms an H-wide prediction; the logits of one level
-at a time are the largest thing in memory.
+The divergence is the objective of the tuned lens (Belrose et al. 2023); the start is the exact optimum of Eq. 2 (OJFA).
+The unembedding is fused, so that a step never forms an H-wide prediction; the largest array in memory is the logits of
+one level.
 """
 
 import math
@@ -15,11 +15,34 @@ from torch.nn.functional import cross_entropy
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.progress import progress_bar
-from onejump.jumps.adam import Adam, Rows
-from onejump.jumps.exact import AffineMap
+from onejump.jumps.adam import one_cycle_adam
+from onejump.jumps.exact import AffineMap, fit_exact
+from onejump.jumps.jump import Jump
+from onejump.jumps.objective import Problem, Rows
 from onejump.jumps.settings import KL_BATCH_SIZE, KL_LEARNING_RATE, KL_STEPS, KL_VALIDATE_EVERY
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
+
+
+def fit(problem: Problem) -> tuple[Jump, dict]:
+    """The jump, and what its file says of the fit.
+
+    Raises:
+        OnejumpError: the divergence became NaN or infinite, or as `AffineMap.jump`.
+    """
+    start = fit_exact(problem.fitting, problem.validation, problem.rank, choose_ridge=False)
+    unembedding = problem.unembedding.to(problem.device)
+    found = fit_kl(
+        *problem.rows(), start.map, unembedding, problem.target, problem.seed, progress=problem.title
+    )  # fmt: skip
+    return found.map.jump(), {
+        "best_step": found.best_step,
+        "curve_steps": [i * KL_VALIDATE_EVERY for i in range(len(found.validation_curve))],
+        "train_curve": found.train_curve,
+        "validation_curve": found.validation_curve,
+        "optimum_mse": start.optimum_mse,
+        "mean_mse": start.mean_mse,
+    }
 
 
 @dataclass(frozen=True)
@@ -29,8 +52,8 @@ class KlFit:
     Attributes:
         map: at the step with the lowest validation divergence.
         best_step: 0 is the start.
-        train_curve: mean divergence of each stretch of KL_VALIDATE_EVERY steps' batches, nats.
-        validation_curve: mean divergence on the validation slice, at the start and after each stretch, nats.
+        train_curve: mean divergence of the batches between two validations, nats.
+        validation_curve: mean divergence on the validation slice, at the start and every KL_VALIDATE_EVERY steps, nats.
     """
 
     map: AffineMap
@@ -42,14 +65,15 @@ class KlFit:
 class _Objective:
     """KL(full || exit) of a map as a function of parameters of similar size, with gradients.
 
-    The coordinates z of a typical row are about 1, and B takes them to the size of a typical target: one learning rate
-    then serves every model. Typical is the median, since a few massive activations would rule a mean.
+    The coordinates z of a typical row are about 1, and B scales them to the size of a typical target: one learning rate
+    then suits every model. Typical is the median, since a few massive activations would dominate a mean.
 
     Attributes:
-        parameters: W [H, r], c [r], B [r, H], float32, of the start.
+        parameters: W [H, r], c [r], B [r, H], float32, in this order.
     """
 
     def __init__(self, start: AffineMap, rows: Rows, unembedding: Unembedding, target: str) -> None:
+        """The objective at a start, scaled by what is typical of the rows."""
         self.unembedding, self.target, self._start = unembedding, target, start
         W, c, B, self._mean_x, self._std_x = (
             part.to(rows.y.device, torch.float32) for part in (start.W, start.c, start.V.T, start.mean_x, start.std_x)
@@ -57,26 +81,28 @@ class _Objective:
         z = torch.cat([self._coordinates(x, W, c) for x in rows.x])
         spread = z.abs().median(0).values.clamp_min(1e-30)
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
-        self.parameters = {"W": W / spread, "c": c / spread, "B": B * (spread / self._scale)[:, None]}
+        scaled = (W / spread, c / spread, B * (spread / self._scale)[:, None])
+        self.parameters = [part.requires_grad_() for part in scaled]
 
     def map(self) -> AffineMap:
         """The parameters as they are now, as a map in float64."""
-        W, c, B = (self.parameters[name].detach().to(self._start.W) for name in ("W", "c", "B"))
+        W, c, B = (parameter.detach().to(self._start.W) for parameter in self.parameters)
         return replace(self._start, W=W, c=c, V=(B * self._scale).T)
 
     def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
         return (x - self._mean_x) / self._std_x @ W + c
 
     def divergence(self, x: Tensor, y: Tensor, backward: bool) -> float:
-        """Of inputs x [L, n, H] and targets y [n, H], mean over both, in nats; `backward` sets the gradients."""
-        parameters = {name: value.detach().requires_grad_(backward) for name, value in self.parameters.items()}
-        fused = fuse(self.unembedding, [parameters["B"] * self._scale], self.target)[0]
-        normed = [fused.normalise(self._coordinates(level, parameters["W"], parameters["c"])) for level in x]
+        """Mean divergence over inputs x [L, n, H], with targets y [n, H], in nats; `backward` sets the gradients."""
+        W, c, B = self.parameters
+        with torch.set_grad_enabled(backward):
+            fused = fuse(self.unembedding, [B * self._scale], self.target)[0]
+            normed = [fused.normalise(self._coordinates(level, W, c)) for level in x]
         with torch.no_grad():
             logits = self.unembedding.project(y) if self.target == "post_norm" else self.unembedding.logits(y)
             full = torch.softmax(logits, 1)
             entropy = float(cross_entropy(logits, full, reduction="sum"))
-        # Gradients stop at what is small, level by level, and from there go on once for all levels.
+        # Level by level, gradients are propagated to what is small; from there once, for all levels together.
         leaves = [part.detach().requires_grad_(backward) for part in normed]
         M = fused.M.detach().requires_grad_(backward)
         exit_head, total = FusedUnembedding(M, fused.gram, fused.constant, self.unembedding), 0.0
@@ -86,19 +112,22 @@ class _Objective:
             if backward:
                 loss.backward()
         if backward:
+            for parameter in self.parameters:
+                parameter.grad = None
             torch.autograd.backward([*normed, fused.M], [*(leaf.grad for leaf in leaves), M.grad])
-            self.gradients = {name: value.grad / (len(x) * len(y)) for name, value in parameters.items()}
+            for parameter in self.parameters:
+                parameter.grad /= len(x) * len(y)
         return total / (len(x) * len(y))
 
     def mean(self, rows: Rows) -> float:
-        """The divergence over all rows, a batch at a time."""
+        """The mean divergence over all rows, a batch at a time."""
         parts = [slice(first, first + KL_BATCH_SIZE) for first in range(0, len(rows.y), KL_BATCH_SIZE)]
         sums = [self.divergence(rows.x[:, part], rows.y[part], backward=False) * len(rows.y[part]) for part in parts]
         return sum(sums) / len(rows.y)
 
 
 def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of sentences, each at all levels, for ever: the full model's logits serve all levels of a sentence."""
+    """Endless batches of sentences, each at all levels, which share the full model's logits."""
     n = len(rows.y)
     size = min(KL_BATCH_SIZE, n)
     while True:
@@ -107,7 +136,7 @@ def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, T
 
 
 def fit_kl(
-    fit: Rows,
+    fitting: Rows,
     validation: Rows,
     start: AffineMap,
     unembedding: Unembedding,
@@ -117,29 +146,34 @@ def fit_kl(
     learning_rate: float = KL_LEARNING_RATE,
     progress: str | None = None,
 ) -> KlFit:
-    """Train a jump on the divergence, and keep the map with the lowest on the validation slice.
+    """Fit by the divergence, and keep the map with the lowest one on the validation slice.
 
     Args:
-        fit, validation: rows to fit, and rows that choose the step.
-        start: where training starts: the exact optimum.
-        head: of the model, on the rows' device.
+        fitting: rows to fit.
+        validation: rows that choose the step.
+        start: where to start, such as the exact optimum.
+        unembedding: of the model, on the rows' device.
         target: `pre_norm` or `post_norm`.
-        seed: of the batches' order.
+        seed: of the order of batches.
         steps: of Adam.
-        learning_rate: peak of the one-cycle rate.
+        learning_rate: peak of the one-cycle schedule.
         progress: title of the progress bar, or None.
+
+    Returns:
+        The fitted map and its course.
 
     Raises:
         OnejumpError: the divergence became NaN or infinite.
     """
-    objective = _Objective(start, fit, unembedding, target)
-    optimiser = Adam(objective.parameters, learning_rate, steps)
+    objective = _Objective(start, fitting, unembedding, target)
+    optimiser, schedule = one_cycle_adam(objective.parameters, learning_rate, steps)
     best, train_curve, validation_curve = start, [], [objective.mean(validation)]
     stretch = 0.0
-    batches = _batches(fit, torch.Generator().manual_seed(seed))
+    batches = _batches(fitting, torch.Generator().manual_seed(seed))
     for step in progress_bar(range(1, steps + 1), progress, "step"):
         stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY
-        optimiser.step(objective.gradients)
+        optimiser.step()
+        schedule.step()
         if step % KL_VALIDATE_EVERY:
             continue
         train_curve.append(stretch)

@@ -14,17 +14,18 @@ from onejump.models.unembedding import Unembedding
 
 
 def validation_start(n_rows: int) -> int:
-    """First row of the validation slice: the last tenth of the training rows, which stand in random order."""
+    """First row of the validation slice: the last tenth of the training rows, which are in random order."""
     return n_rows - max(1, int(n_rows * VALIDATION_SHARE))
 
 
 @dataclass
 class Moments:
-    """Moments of n rows, centred so that a large mean costs no digits, in float64.
+    """Moments of n rows in float64, centred so that a large mean costs no precision.
 
     Attributes:
         n: number of rows.
-        mean_x, mean_y: [H].
+        mean_x: [H].
+        mean_y: [H].
         xx: [H, H], sum of (x - mean_x)(x - mean_x)'.
         xy: [H, H], sum of (x - mean_x)(y - mean_y)'.
         yy: sum of |y - mean_y|^2.
@@ -40,13 +41,18 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "Moments":
         """Moments of rows x [n, H] and y [n, H], any float dtype."""
-        H = x.shape[1]
-        moments = cls(0, *(x.new_zeros(shape, dtype=torch.float64) for shape in ((H,), (H,), (H, H), (H, H), ())))
+        moments = cls.of_none(x.shape[1], x.device)
         moments.add(x, y)
         return moments
 
+    @classmethod
+    def of_none(cls, H: int, device: torch.device) -> "Moments":
+        """Moments of no rows, to add to."""
+        shapes = ((H,), (H,), (H, H), (H, H), ())
+        return cls(0, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Count in more rows, without a copy of anything H x H."""
+        """Add more rows, without a copy of anything H x H."""
         x, y = (rows.to(torch.float64, copy=True) for rows in (x, y))
         mean_x, mean_y = x.mean(0), y.mean(0)
         x.sub_(mean_x)
@@ -57,7 +63,7 @@ class Moments:
         self._add_means(len(x), mean_x, mean_y)
 
     def __iadd__(self, other: "Moments") -> "Moments":
-        """Count in the rows of other moments: levels pool exactly, as shards do."""
+        """Add the rows of other moments: levels pool exactly, as shards do."""
         self.xx += other.xx
         self.xy += other.xy
         self.yy += other.yy
@@ -75,7 +81,7 @@ class Moments:
         self.mean_y += dy * (n / self.n)
 
     def mse(self, jump: FoldedJump) -> float:
-        """Squared error of any jump on the rows, summed over H and averaged (OJFA, Eq. 2)."""
+        """Squared error of any jump on the rows (OJFA, Eq. 2), summed over H and averaged over rows."""
         P, q, B = (part.to(self.xx) for part in (jump.P, jump.q, jump.B))
         mean_z = self.mean_x @ P + q
         zz = P.T @ self.xx @ P / self.n + torch.outer(mean_z, mean_z)
@@ -85,7 +91,7 @@ class Moments:
 
 
 def _add_gram(xx: Tensor, x: Tensor, n_blocks: int = 4) -> None:
-    """xx += x'x for x [n, H]; blocks above the diagonal are copied, which saves three eighths of the products."""
+    """Add x'x for x [n, H] to xx; blocks above the diagonal are copied, which saves three eighths of the products."""
     for block in torch.arange(len(xx)).chunk(n_blocks):
         first, last = int(block[0]), int(block[-1]) + 1
         xx[first:last, :last].addmm_(x[:, first:last].T, x[:, :last])
@@ -100,15 +106,15 @@ def level_moments(
     device: torch.device,
     root: Tensor | None = None,
 ) -> tuple[Moments, Moments]:
-    """Moments of some levels' fitting rows, all together, and of their validation slices, one shard at a time.
+    """Pooled moments of the fitting rows of some levels, and of their validation slices, read a shard at a time.
 
     Args:
         activations: of the train split.
         levels: of the inputs.
-        head: of the model.
+        unembedding: of the model.
         target: `pre_norm` or `post_norm`.
         device: where to compute.
-        root: [H, H] float64, what targets are multiplied by: a root of the metric that errors are weighed by.
+        root: [H, H] float64, what targets are multiplied by: a root of the metric that weights errors; or None.
 
     Raises:
         OnejumpError: there are too few rows to fit, or as `Activations.shards`.
@@ -117,7 +123,7 @@ def level_moments(
         raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
     device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
     boundary = validation_start(len(activations))
-    sums: list[Moments | None] = [None, None]  # of the fitting rows and of the validation slice
+    fitting, validation = (Moments.of_none(activations.hidden_size, device) for _ in range(2))
     for level in levels:
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
@@ -125,12 +131,8 @@ def level_moments(
             y = y if root is None else y.double() @ root
             x = x.to(device)
             cut = min(max(boundary - first, 0), len(x))
-            for part, rows in enumerate((slice(None, cut), slice(cut, None))):
-                if len(x[rows]) == 0:
-                    continue
-                if sums[part] is None:
-                    sums[part] = Moments.of(x[rows], y[rows])
-                else:
-                    sums[part].add(x[rows], y[rows])
+            for moments, rows in ((fitting, slice(None, cut)), (validation, slice(cut, None))):
+                if len(x[rows]):
+                    moments.add(x[rows], y[rows])
             first += len(x)
-    return sums[0], sums[1]
+    return fitting, validation

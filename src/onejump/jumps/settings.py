@@ -1,35 +1,20 @@
-"""Settings of the fits, none of which the paper states; apart from the fits, since plan and report need no PyTorch."""
+"""Settings of the fits, none of which the paper gives; apart from the fits, since plan and report need no PyTorch."""
 
-# Of the training sentences, the last of them: the slice that chooses epoch, step or ridge.
+# Share of the training sentences, the last of them, that chooses epoch, step or ridge.
 VALIDATION_SHARE = 0.1
-
 
 # Adam on Eq. 2.
 EPOCHS = 80
-
-
 BATCH_SIZE = 128
-
-
 LEARNING_RATE = 0.03
-
 
 # Ridges that an exact fit tries, in units of the standardised inputs' variance; the validation slice chooses.
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
-
-
 # Columns beyond the rank in its search for the largest eigenvalues.
 OVERSAMPLING = 10
 
-
 # Adam on KL.
 KL_STEPS = 200
-
-
 KL_BATCH_SIZE = 64
-
-
 KL_LEARNING_RATE = 0.005
-
-
 KL_VALIDATE_EVERY = 25  # steps

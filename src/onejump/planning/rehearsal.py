@@ -26,7 +26,7 @@ from torch import nn
 from onejump.activations.dump import TOKEN_BUDGETS, length_sorted_batches
 from onejump.files.atomic import OnejumpError, read_json, write_json
 from onejump.files.tables import read_table, write_table
-from onejump.jumps.jump import Jump
+from onejump.jumps.storage import load_jump, save_jump
 from onejump.models.devices import DTYPES
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding
@@ -310,14 +310,14 @@ class Rehearsal:
             path = folder / f"level-{level:02d}.safetensors"
             if level not in self.levels:
                 nearest = min(self.levels, key=lambda fitted, level=level: abs(fitted - level))
-                jump, file = Jump.load(folder / f"level-{nearest:02d}.safetensors", head)
+                jump, file = load_jump(folder / f"level-{nearest:02d}.safetensors", head)
                 target = file.metadata["target"]
                 facts = {
                     "level": str(level),
                     "target": target,
                     "unembedding_sha256": file.metadata["unembedding_sha256"],
                 }
-                jump.save(path, facts | {"stand_in_for": nearest})
+                save_jump(path, jump, facts | {"stand_in_for": nearest})
         return [folder / f"level-{level:02d}.safetensors" for level in range(self.plan.architecture.n_blocks)]
 
     def _stage(

@@ -19,6 +19,7 @@ from onejump.report.inline_svg import InlineFigures
 from onejump.report.plots.selection import SOFTMAX_TEMPERATURE
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
+from onejump.study.fits import FITS
 from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
 from onejump.study.variants import VARIANT_DEFAULTS, seeds_of
 
@@ -31,14 +32,6 @@ CLAIMS = {
     "C4": "OJFA beats identity early, identity wins late",
     "C5": "OJFA largely matches N-NJTC",
     "C6": "OJFA is stable over levels",
-}
-
-# What the validation slice decides, by fit.
-DECIDED_BY_VALIDATION = {
-    "adam": "the best epoch of Adam fits",
-    "exact": "the ridge of exact fits",
-    "exact_logits": "the ridge of fits weighted by the output head",
-    "kl": "the best step of KL fits",
 }
 
 
@@ -101,9 +94,9 @@ def render_report(
             timings=timings.to_dict("records"),
             hardware=hardware.to_dict("records"),
             decided_by_validation=[
-                words
-                for fit, words in DECIDED_BY_VALIDATION.items()
-                if fit in (choices["fit"] for choices in config["variants"].values())
+                fit.chosen
+                for name, fit in FITS.items()
+                if name in (choices["fit"] for choices in config["variants"].values())
             ],
             # The page links to files beside it, but can be read without them.
             links=links,

@@ -1,3 +1,63 @@
-"""The registry of fits."""
+"""The registry of fits: what schema, command line, plan, report and docs need to know of each.
 
-FITS = ("adam", "exact", "exact_logits", "kl")
+The module `onejump.jumps.NAME` computes the fit called NAME, so that a new fit is that file and one entry here. The
+first entry is the default.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Course:
+    """What an iterative fit is followed by while it trains.
+
+    Attributes:
+        unit: what its points are numbered in, `epoch` or `step`.
+        column: the column of summary/curves.csv that holds its values on the validation slice.
+    """
+
+    unit: str
+    column: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is known of a fit without computing it.
+
+    Attributes:
+        description: one line, to be read after the name.
+        chosen: what the validation slice chooses, if anything.
+        nested: whether one solution holds those of all lower ranks, which gives the variant a curve over ranks.
+        joint_batches: whether the joint jump depends on the variant's `joint_batches`.
+        course: of an iterative fit; None for a closed form.
+    """
+
+    description: str
+    chosen: str | None = None
+    nested: bool = False
+    joint_batches: bool = False
+    course: Course | None = None
+
+
+FITS = {
+    "adam": Fit(
+        "Adam on the paper's objective, as the paper most likely did",
+        chosen="the best epoch of Adam fits",
+        joint_batches=True,
+        course=Course("epoch", "validation_mse"),
+    ),
+    "exact": Fit("the optimum of the paper's objective in closed form", chosen="the ridge of exact fits", nested=True),
+    "exact_logits": Fit(
+        "the optimum with errors weighted by the output head", chosen="the ridge of fits weighted by the output head"
+    ),
+    "kl": Fit(
+        "Adam on the KL divergence of the predictions, starting at the optimum",
+        chosen="the best step of KL fits",
+        course=Course("step", "validation_kl"),
+    ),
+}
+
+
+def describe_fits() -> str:
+    """All fits with their descriptions, in one sentence without its full stop."""
+    return "; ".join(f"{name}, {fit.description}" for name, fit in FITS.items())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from onejump.study.fits import FITS
 from onejump.study.variants import joint_of, jumps_of, seeds_of
 
 # Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
@@ -107,7 +108,7 @@ class Layout:
 
     def is_nested(self, variant: str) -> bool:
         """Whether one fit of a variant gives the jumps of every rank."""
-        return self.config["variants"][variant]["fit"] == "exact"
+        return FITS[self.config["variants"][variant]["fit"]].nested
 
     def every(self, name: str, model: str | None = None) -> list[Path]:
         """All files of a kind, of one model or of all models: once each, in the order of the config."""

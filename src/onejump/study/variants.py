@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+from onejump.study.fits import FITS
+
 # Each choice that the paper leaves open, with its default.
 VARIANT_DEFAULTS = {
-    "fit": "adam",
+    "fit": next(iter(FITS)),
     "target": "pre_norm",
     "positions": "all",
     "score_levels": "1..K",
@@ -21,10 +23,10 @@ def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
 
 
 def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
-    """The variant whose joint jump this one uses; only an Adam fit depends on what a batch holds."""
+    """The variant whose joint jump this one uses; not every fit depends on what a batch holds."""
 
     def fitted_by(choices: Mapping) -> list:
-        batches = choices["joint_batches"] if choices["fit"] == "adam" else None
+        batches = choices["joint_batches"] if FITS[choices["fit"]].joint_batches else None
         return [*(choices[key] for key in FITTED_BY), batches]
 
     return _canonical(variant, variants, fitted_by)

@@ -7,8 +7,9 @@ from tiny_models import N_BLOCKS, make_dump
 
 from onejump.activations.reading import Activations
 from onejump.analysis.oracle import evaluate_oracle
-from onejump.analysis.scores import save_scores, score_jumps
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, grid_precision
+from onejump.analysis.scores import score_jumps
+from onejump.exits.evaluation import evaluate_jumps, grid_precision
+from onejump.exits.methods import JumpExits
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_start
 from onejump.models.unembedding import Unembedding
@@ -33,13 +34,12 @@ def dump(tmp_path_factory):
 @pytest.mark.parametrize(
     ("target", "score_levels", "positions"), [("pre_norm", "1..K", "all"), ("post_norm", "0..K-1", "not_first")]
 )
-def test_scores_and_precision_are_their_definitions(dump, tmp_path, target, score_levels, positions):
+def test_scores_and_precision_are_their_definitions(dump, target, score_levels, positions):
     unembedding, jumps = Unembedding.load(dump.unembedding), make_jumps(N_BLOCKS + 1)
     train = Activations(dump.train, dump.positions, unembedding, "train", positions)
     cosines = score_jumps(train, unembedding, jumps[:-1], target, CPU)
-    save_scores(cosines, train, target, unembedding, tmp_path / "scores.parquet", tmp_path / "cosines.safetensors")
     *single, joint = jumps
-    arguments = (tmp_path / "cosines.safetensors", score_levels, target, CPU)
+    arguments = (cosines, score_levels, target, CPU)
     found = evaluate_oracle(train, unembedding, single, joint, *arguments).to_pandas()
 
     final = train.level(N_BLOCKS)

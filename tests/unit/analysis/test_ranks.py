@@ -6,13 +6,15 @@ from tiny_models import N_BLOCKS, make_dump
 
 from onejump.activations.reading import Activations
 from onejump.analysis.columns import RANK_COLUMNS
-from onejump.analysis.ranks import curve_ranks, evaluate_ranks
+from onejump.analysis.ranks import curve_ranks, evaluate_ranks, read_ridges
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, metrics_by_method
+from onejump.exits.evaluation import metrics_by_method
+from onejump.exits.methods import JumpExits
 from onejump.files.atomic import OnejumpError
+from onejump.files.tensors import TensorFile
 from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jump import load_folded_jumps, load_joint_jump
+from onejump.jumps.storage import load_folded_jumps, load_joint_jump, save_jump
 from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
@@ -27,14 +29,15 @@ def fit_all(train, unembedding, folder, rank: int, target: str, fit: str = "exac
     folder.mkdir(parents=True, exist_ok=True)
     files = {level: folder / f"{'joint' if level is None else level}.safetensors" for level in (*range(N_BLOCKS), None)}
     for level, path in files.items():
-        fit_jump(train, unembedding, level, path, fit, target, rank, "mixed", 0, CPU)
+        save_jump(path, *fit_jump(train, unembedding, level, fit, target, rank, "mixed", 0, CPU))
     return [files[level] for level in range(N_BLOCKS)], files[None]
 
 
 def check(found, rank: int, exits: JumpExits, unembedding, test, target: str) -> None:
     """The curve's rows of one rank against the evaluation's own way of exiting."""
     of_rank = found[found["rank"] == rank].set_index("method")
-    assert of_rank.loc["ojfa", "jump"] == exits.ojfa and of_rank["jump"].isna().sum() == 2
+    assert of_rank.loc["ojfa", "jump"] == exits.ojfa
+    assert of_rank["jump"].isna().sum() == 2
     assert (of_rank["n"] == 20).all()
     for method, values in metrics_by_method(test.rows(0, 20), unembedding, exits, target, CPU).items():
         row = of_rank.loc[method]
@@ -57,12 +60,12 @@ def test_each_rank_is_what_fits_of_that_rank_give(dump, tmp_path, monkeypatch, t
     train = Activations(dump.train, dump.positions, unembedding, "train")
     test = Activations(dump.test, dump.positions, unembedding, "test")
     jumps, joint = fit_all(train, unembedding, tmp_path / "ridged", 2, target)
-    found = evaluate_ranks(train, test, unembedding, jumps, joint, target, score_levels, 20, CPU)
+    found = evaluate_ranks(train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, 20, CPU)
     check(found, 2, exits_of(train, unembedding, jumps, joint, target, score_levels), unembedding, test, target)
 
     monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))  # else each rank might choose another
     jumps, joint = fit_all(train, unembedding, tmp_path / "own", 2, target)
-    found = evaluate_ranks(train, test, unembedding, jumps, joint, target, score_levels, 20, CPU)
+    found = evaluate_ranks(train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, 20, CPU)
     assert tuple(found.columns) == RANK_COLUMNS
     ranks = curve_ranks(unembedding.hidden_size, 2)
     assert found["rank"].tolist() == [rank for rank in ranks for _ in range(3)]
@@ -79,11 +82,11 @@ def test_the_curves_ranks(hidden_size, rank, expected):
     assert curve_ranks(hidden_size, rank) == expected
 
 
-def test_only_exact_fits_are_nested(dump, tmp_path):
+def test_only_fits_that_are_nested_have_ridges_for_every_rank(dump, tmp_path):
     unembedding = Unembedding.load(dump.unembedding)
     train = Activations(dump.train, dump.positions, unembedding, "train")
-    test = Activations(dump.test, dump.positions, unembedding, "test")
-    jumps, _ = fit_all(train, unembedding, tmp_path / "own", 1, "pre_norm")
-    fit_jump(train, unembedding, None, tmp_path / "joint.safetensors", "exact_logits", "pre_norm", 1, "mixed", 0, CPU)
-    with pytest.raises(OnejumpError, match="joint.safetensors: was fitted by exact_logits, expected exact"):
-        evaluate_ranks(train, test, unembedding, jumps, tmp_path / "joint.safetensors", "pre_norm", "1..K", 20, CPU)
+    for fit in ("exact", "exact_logits"):
+        save_jump(tmp_path / fit, *fit_jump(train, unembedding, None, fit, "pre_norm", 1, "mixed", 0, CPU))
+    assert read_ridges([tmp_path / "exact"]) == (1, [TensorFile(tmp_path / "exact").value("ridge")])
+    with pytest.raises(OnejumpError, match="exact_logits: was fitted by exact_logits, expected exact"):
+        read_ridges([tmp_path / "exact", tmp_path / "exact_logits"])

@@ -14,8 +14,8 @@ from tiny_study import CONFIG, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_sum
 
 from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
+from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.summary import _across_seeds
-from onejump.exits.dynamic import METHODS, Costs, dynamic_exit_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
 

@@ -14,8 +14,9 @@ from onejump.activations.positions import rows_digest
 from onejump.activations.reading import Activations
 from onejump.exits import evaluation
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
-from onejump.exits.metrics import FullPrediction, _argmax, exit_metrics
+from onejump.exits.evaluation import evaluate_jumps, evaluate_references
+from onejump.exits.methods import JumpExits
+from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump
@@ -107,7 +108,7 @@ def naive_project(unembedding: Unembedding, normed: np.ndarray) -> np.ndarray:
 
 
 def naive_metrics(exit_logits: np.ndarray, full_logits: np.ndarray) -> dict[str, float]:
-    """The definitions at the top of `evaluation`, for one sentence."""
+    """The definitions beside METRICS, for one sentence."""
     p_exit, p_full = (np.exp(logits) / np.exp(logits).sum() for logits in (exit_logits, full_logits))
     return {
         "correct": p_exit.argmax() == p_full.argmax(),
@@ -191,7 +192,8 @@ def random_logits(n: int, vocabulary: int, seed: int) -> torch.Tensor:
 def test_an_exit_that_is_the_full_model_is_right_and_has_no_divergence(vocabulary):
     logits = random_logits(40, vocabulary, seed=0)
     found = dict(zip(METRICS, exit_metrics(logits.clone(), FullPrediction.of(logits)), strict=True))
-    assert (found["correct"] == 1).all() and (found["correct_at_5"] == 1).all()
+    assert (found["correct"] == 1).all()
+    assert (found["correct_at_5"] == 1).all()
     torch.testing.assert_close(found["kl"], torch.zeros(40), rtol=0, atol=1e-5)
     torch.testing.assert_close(found["surprisal"], found["exit_surprisal"])
     torch.testing.assert_close((-found["surprisal"]).exp(), found["confidence"])
@@ -228,7 +230,7 @@ def test_extreme_logits_give_finite_metrics():
 def test_the_argmax_by_blocks_is_the_first_index_of_the_maximum(n, size, values, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(-values, values + 1, (n, size), generator=generator).float()  # with many ties
-    index, value = _argmax(logits)
+    index, value = argmax(logits)
     assert index.shape == value.shape == (n, 1)
     assert index[:, 0].tolist() == [row.index(max(row)) for row in logits.tolist()]
     assert value[:, 0].tolist() == [max(row) for row in logits.tolist()]
@@ -272,7 +274,8 @@ def test_the_grids_diagonal_is_n_njtc_and_its_selected_row_is_ojfa_on_the_same_s
         for method, jump in (("n_njtc", level), ("ojfa", OJFA)):
             every = table[table["method"] == method]
             arbitrary = table[(table["method"] == "arbitrary") & (table["jump"] == jump)]
-            assert (every["jump"] == jump).all() and len(arbitrary) == TRANSFER
+            assert (every["jump"] == jump).all()
+            assert len(arbitrary) == TRANSFER
             columns = ["sentence_id", *METRICS]
             np.testing.assert_allclose(
                 every[columns].head(TRANSFER).astype(float), arbitrary[columns].astype(float), rtol=1e-4, atol=1e-5
@@ -306,7 +309,8 @@ def test_the_transfer_grid_is_the_mean_of_each_jump_at_each_level(tmp_path):
     expected = rows.groupby(["jump", "level"])[["correct", "surprisal"]].mean().reset_index()
     found = grid.to_pandas()
     assert list(found.columns) == ["jump", "level", "precision", "surprisal"]
-    assert len(found) == K * K and found["surprisal"].nunique() == K * K
+    assert len(found) == K * K
+    assert found["surprisal"].nunique() == K * K
     assert found[["jump", "level"]].to_numpy().tolist() == expected[["jump", "level"]].to_numpy().tolist()
     np.testing.assert_allclose(found["precision"], expected["correct"], rtol=1e-12)
     np.testing.assert_allclose(found["surprisal"], expected["surprisal"], rtol=1e-6)

@@ -8,11 +8,10 @@ import torch
 from refusals import error_of
 from tiny_models import dump_shard, make_dump
 
-from onejump.activations.reading import Activations
 from onejump.files.checkpoints import Checkpoint
-from onejump.jumps.adam import Rows
-from onejump.jumps.fitting import fit_jump
-from onejump.models.unembedding import Unembedding
+from onejump.jumps.objective import Rows
+from onejump.parameters import Compute, Dump
+from onejump.stages import fit_jump
 
 CPU = torch.device("cpu")
 
@@ -44,9 +43,9 @@ def cut_power_after(monkeypatch, owner, name: str, calls: int) -> None:
 
 
 def fit(dump, path: Path, level: int | None, joint_batches: str = "mixed", seed: int = 0) -> bytes:
-    unembedding = Unembedding.load(dump.unembedding)
-    activations = Activations(dump.train, dump.positions, unembedding, "train")
-    fit_jump(activations, unembedding, level, path, "adam", "pre_norm", 2, joint_batches, seed, CPU)
+    shards = Dump(dump.unembedding, dump.positions, dump.train)
+    name = "joint" if level is None else str(level)
+    fit_jump(shards, Compute("cpu"), [name], [path], "adam", rank=2, joint_batches=joint_batches, seed=seed)
     return path.read_bytes()
 
 

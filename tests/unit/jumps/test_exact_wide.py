@@ -86,7 +86,8 @@ def test_only_part_of_the_spectrum_is_searched_and_another_ridge_starts_from_it(
 
     monkeypatch.setattr(exact_module, "_top_eigenvectors", counted)
     fit_exact(Moments.of(*rows("plain")), Moments.of(*rows("plain", 200, seed=1)), RANK)
-    assert len(columns) == len(RIDGES) and max(columns) < WIDTH
+    assert len(columns) == len(RIDGES)
+    assert max(columns) < WIDTH
     assert max(columns[1:]) < columns[0]
 
 
@@ -116,4 +117,5 @@ def test_a_singular_covariance_is_said_to_be_and_decomposed_once(kind, eigen_wid
 def test_fewer_rows_than_dimensions_fit_without_failing():
     x, y = rows("massive", 100)
     fit = fit_exact(Moments.of(x[:90], y[:90]), Moments.of(x[90:], y[90:]), RANK)
-    assert fit.ridge > 0 and fit.validation_mse < float(y[90:].square().sum(1).mean())
+    assert fit.ridge > 0
+    assert fit.validation_mse < float(y[90:].square().sum(1).mean())

@@ -1,8 +1,8 @@
-"""Dynamic exit: stop at the first level whose confidence passes a threshold.
+"""Dynamic exit: stop at the first level whose confidence reaches a threshold.
 
-A low threshold saves blocks and loses agreement with the full model; the curve over thresholds is a method's worth.
-Each level passed costs an exit check, which a plain output head makes dear and a fused one (`onejump.exit_head`) nearly
-free.
+A low threshold saves blocks and loses agreement with the full model; the curve over thresholds shows what a method is
+worth. Each level that is passed costs an exit check, which is expensive with the whole output head and nearly free with
+a fused one.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,21 @@ import pandas as pd
 from onejump.analysis.bootstrap import interval
 
 METHODS = ("identity", "n_njtc", "ojfa", "joint")
-
-
 POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
-
-
-TOP_POINTS = 41  # and of each sentence's largest, which spread the share of sentences that exit at all
-
-
+TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the share of sentences that exit at all
 BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Multiply-adds of a token, without attention's own, which grow with the context.
+    """Multiply-adds for one token, without those of attention that grow with the context.
 
     Attributes:
-        n_blocks: K; hidden_size: H; vocabulary: V; rank: r.
-        block: of one block, one for each of its weights.
+        n_blocks: K.
+        hidden_size: H.
+        vocabulary: V.
+        rank: r.
+        block: multiply-adds of one block, one for each of its weights.
     """
 
     n_blocks: int
@@ -42,24 +39,24 @@ class Costs:
 
     @property
     def plain_check(self) -> int:
-        """Of an exit check by the whole output head, `H V`; a jump before it adds `2 H r`, a hundredth or less."""
+        """An exit check by the whole output head: `H V`; a jump before it adds `2 H r`, at most a hundredth of it."""
         return self.hidden_size * self.vocabulary
 
     @property
     def fused_check(self) -> int:
-        """Of an exit check by a fused head: `H r` to the coordinates, `r V` to the logits."""
+        """An exit check by a fused head: `H r` to the coordinates, `r V` to the logits."""
         return self.rank * (self.hidden_size + self.vocabulary)
 
     @property
     def full(self) -> int:
-        """Of the full model: all blocks and the output head."""
+        """The full model: all blocks and the output head."""
         return self.n_blocks * self.block + self.plain_check
 
 
 def dynamic_exit_table(
     correct: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], costs: Costs
 ) -> pd.DataFrame:
-    """The trade-off of each of METHODS over thresholds.
+    """The trade-off of each of METHODS, over thresholds.
 
     Args:
         correct: method -> [K, N], whether the exit's token is the full model's.
@@ -67,20 +64,20 @@ def dynamic_exit_table(
         costs: of the model.
 
     Returns:
-        method; threshold (confidence at or above it exits; infinite: never); blocks, mean share of the K blocks that
-        are run; agreement with the full model, with its 95 % bootstrap interval; checks, mean number of levels looked
-        at; plain_cost and fused_cost, multiply-adds as a share of the full model's, checks included, with either head
-        (fused_cost is null for identity, which has no low rank to fuse).
+        method; threshold (a token exits where confidence reaches it; infinite: never); blocks, mean share of the K
+        blocks that are run; agreement with the full model, with its 95 % bootstrap interval; checks, mean number of
+        levels that are checked; plain_cost and fused_cost, multiply-adds including checks as a share of the full
+        model's, with either head (fused_cost is null for identity, which has no low rank to fuse).
     """
     curves = {}
     for method in METHODS:
-        # Thresholds are confidences that occur: between two of them, rounding would decide who exits.
+        # Thresholds are confidences that occur: between two of them, rounding would decide what exits.
         quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS), method="higher")
         largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS), method="higher")
         thresholds = np.unique(np.concatenate([quantiles, largest])).tolist()
         columns = [_exit(correct[method], confidence[method], threshold) for threshold in (*thresholds, np.inf)]
         curves[method] = ([*thresholds, np.inf], *(np.stack(values, 1) for values in zip(*columns, strict=True)))
-    # Together, so that resamples are drawn once.
+    # All methods together, so that resamples are drawn once.
     ends = np.cumsum([len(thresholds) for thresholds, _, _ in curves.values()])[:-1]
     bounds = interval(np.concatenate([agreement for _, agreement, _ in curves.values()], 1), BOOTSTRAP_SEED)
     parts = []
@@ -89,7 +86,7 @@ def dynamic_exit_table(
     ):
         never = (levels == costs.n_blocks).mean(0)
         checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
-        # Who never exits pays for the output head at the end.
+        # Tokens that never exit still pay for the output head at the end.
         work = levels.mean(0) * costs.block + never * costs.plain_check
         fused = (work + checks * costs.fused_check) / costs.full
         parts.append(
@@ -114,5 +111,5 @@ def _exit(correct: np.ndarray, confidence: np.ndarray, threshold: float) -> tupl
     """Agreement and number of blocks run of each sentence, at one threshold."""
     passed = confidence >= threshold
     level = np.where(passed.any(0), passed.argmax(0), len(passed))
-    full = np.ones((1, correct.shape[1]))  # who never exits agrees with the full model
+    full = np.ones((1, correct.shape[1]))  # what never exits agrees with the full model
     return np.concatenate([correct, full])[level, np.arange(correct.shape[1])], level

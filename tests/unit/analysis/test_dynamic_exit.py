@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onejump.exits.dynamic import METHODS, POINTS, TOP_POINTS, Costs, dynamic_exit_table
+from onejump.analysis.dynamic_exit import METHODS, POINTS, TOP_POINTS, Costs, dynamic_exit_table
 
 K, N = 5, 60
 COSTS = Costs(n_blocks=K, hidden_size=8, vocabulary=50, rank=2, block=300)
@@ -44,7 +44,8 @@ def test_every_curve_is_that_of_a_plain_loop(exits):
     correct, confidence = exits
     table = dynamic_exit_table(correct, confidence, COSTS)
     counts = table["method"].value_counts()
-    assert set(counts.index) == set(METHODS) and counts.between(POINTS, POINTS + TOP_POINTS + 1).all()
+    assert set(counts.index) == set(METHODS)
+    assert counts.between(POINTS, POINTS + TOP_POINTS + 1).all()
     for row in table.itertuples():
         expected = naive(correct[row.method], confidence[row.method], row.threshold)
         if row.method == "identity":

@@ -1,0 +1,123 @@
+"""What a fit minimises: by the paper, the squared error of Eq. 2 (OJFA); and the rows and choices it is given.
+
+Eq. 2 is `|h^K - BatchNorm_m(h^m) A_m B_m|^2`, summed over H and averaged over the training rows; for the joint jump,
+over those of all exit levels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from onejump.activations.reading import Activations
+from onejump.files.atomic import OnejumpError
+from onejump.files.checkpoints import Checkpoint
+from onejump.jumps.jump import FoldedJump, target_of
+from onejump.jumps.moments import Moments, validation_start
+from onejump.models.unembedding import Unembedding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs and targets of one or more levels, on the device that fits.
+
+    Attributes:
+        x: inputs of L levels, [L, n, H] float32.
+        y: targets, the same for every level, [n, H] float32.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def batches(self, batch_size: int, per_level: bool, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, without the last incomplete batch.
+
+        Args:
+            batch_size: rows of each level in a batch.
+            per_level: whether a batch holds `batch_size` rows of one level, or of all levels as many for each, so that
+                the joint fit takes as many steps an epoch as a single one.
+            generator: of the order.
+
+        Yields:
+            Inputs and targets, each [rows, H].
+        """
+        n_levels, n, hidden_size = self.x.shape
+        batch_size = min(batch_size, n)
+        if per_level:
+            orders = torch.stack([torch.randperm(n, generator=generator) + level * n for level in range(n_levels)])
+            parts = orders[:, : n // batch_size * batch_size].reshape(-1, batch_size)
+            parts = parts[torch.randperm(len(parts), generator=generator)]
+        else:
+            order, rows = torch.randperm(n_levels * n, generator=generator), batch_size * n_levels
+            parts = order[: len(order) // rows * rows].reshape(-1, rows)
+        for part in parts.to(self.y.device):
+            yield self.x.view(-1, hidden_size).index_select(0, part), self.y.index_select(0, part % n)
+
+    @torch.no_grad()
+    def mse(self, jump: FoldedJump) -> float:
+        """Eq. 2's error of a jump in evaluation mode, averaged over levels."""
+        errors = [float(mse_loss(jump(x) @ jump.B, self.y, reduction="sum")) for x in self.x]
+        return sum(errors) / (len(errors) * len(self.y))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a fit is given.
+
+    Attributes:
+        activations: of the train split.
+        levels: of the inputs: one exit level, or all of them for the joint jump.
+        unembedding: of the model.
+        target: `pre_norm` or `post_norm`.
+        rank: r.
+        fitting: moments of the rows to fit.
+        validation: moments of the validation slice, which chooses epoch, step or ridge.
+        per_level: whether a batch holds rows of one level, or of all.
+        seed: of all random choices; no two jumps share it.
+        device: where to fit.
+        title: of the progress bar.
+        checkpoint: where a long fit saves its state, and resumes; or None.
+    """
+
+    activations: Activations
+    levels: list[int]
+    unembedding: Unembedding
+    target: str
+    rank: int
+    fitting: Moments
+    validation: Moments
+    per_level: bool
+    seed: int
+    device: torch.device
+    title: str
+    checkpoint: Checkpoint | None
+
+    def rows(self) -> tuple[Rows, Rows]:
+        """The rows to fit and the validation slice, for fits that need more than their moments."""
+        final = self.activations.level(self.activations.n_blocks)
+        y = target_of(final, self.unembedding, self.target).to(self.device)
+        x = torch.stack([self.activations.level(level) for level in self.levels]).to(self.device)
+        cut = validation_start(len(self.activations))
+        return Rows(x[:, :cut].contiguous(), y[:cut]), Rows(x[:, cut:], y[cut:])
+
+
+def gap(mse: float, optimum_mse: float, mean_mse: float) -> float:
+    """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y)."""
+    return (mse - optimum_mse) / (mean_mse - optimum_mse)
+
+
+def exit_levels(activations: Activations, level: int | None) -> list[int]:
+    """The levels that a fit takes its inputs from: one exit level, or all for None.
+
+    Raises:
+        OnejumpError: the level is not in 0..K-1.
+    """
+    if level is None:
+        return list(range(activations.n_blocks))
+    if not 0 <= level < activations.n_blocks:
+        raise OnejumpError(
+            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
+        )
+    return [level]

@@ -1,0 +1,89 @@
+"""Files of jumps: writing them, and reading them with a check that they belong together."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onejump.activations.reading import level_name
+from onejump.files.atomic import OnejumpError
+from onejump.files.tensors import TensorFile, write_tensors
+from onejump.jumps.jump import FoldedJump, Jump
+from onejump.models.unembedding import Unembedding
+
+
+def save_jump(path: str | Path, jump: Jump, metadata: dict) -> None:
+    """Write a jump's tensors; `metadata` must hold level, target and unembedding_sha256."""
+    write_tensors(path, jump.tensors(), {"kind": "jump", "eps": jump.bn.eps} | metadata)
+
+
+def load_jump(path: str | Path, unembedding: Unembedding) -> tuple[Jump, TensorFile]:
+    """Read a jump, in evaluation mode, and the file that says how it was fitted.
+
+    Raises:
+        OnejumpError: the file is missing, damaged, not a jump, or was fitted for another unembedding.
+    """
+    file = _open(path, unembedding, "jump")
+    tensors = file.tensors()
+    jump = Jump(*tensors["A"].shape)
+    jump.bn.eps = file.value("eps")
+    with torch.no_grad():
+        for name, tensor in jump.tensors().items():
+            tensor.copy_(tensors[name])
+    return jump.eval(), file
+
+
+def load_folded_jumps(paths: Iterable[str | Path], unembedding: Unembedding, target: str) -> list[FoldedJump]:
+    """Jumps 0..K-1, folded.
+
+    Raises:
+        OnejumpError: as `load_jump`, or the files are not levels 0..K-1 in order, or were fitted to another target.
+    """
+    jumps = [_load_folded(path, unembedding, target, str(level)) for level, path in enumerate(paths)]
+    if len(jumps) != unembedding.metadata["n_blocks"]:
+        raise OnejumpError(
+            f"{len(jumps)} jumps were given, but {unembedding.metadata['model']} has {unembedding.metadata['n_blocks']}"
+        )
+    return jumps
+
+
+def load_joint_jump(path: str | Path, unembedding: Unembedding, target: str) -> FoldedJump:
+    """The joint jump, folded; errors as in `load_folded_jumps`."""
+    return _load_folded(path, unembedding, target, "joint")
+
+
+def _load_folded(path: str | Path, unembedding: Unembedding, target: str, level: str) -> FoldedJump:
+    jump, file = load_jump(path, unembedding)
+    found = (file.metadata["level"], file.metadata["target"])
+    if found != (level, target):
+        raise OnejumpError(
+            f"{path}: is the jump of level {found[0]} for the {found[1]} target, expected level {level} and {target}; "
+            "give the jumps of one variant, in order"
+        )
+    return jump.fold()
+
+
+def open_jtc(path: str | Path, unembedding: Unembedding, target: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """A reader of weight [H, H] and bias [H] of a level's full-rank jump, `y = h weight + bias`.
+
+    Raises:
+        OnejumpError: the file is of another unembedding or target; from the reader: the level is missing or damaged.
+    """
+    file = _open(path, unembedding, "jtc")
+    if file.metadata["target"] != target:
+        raise OnejumpError(f"{path}: was fitted to the {file.metadata['target']} target, expected {target}")
+    return lambda level: (file.tensor(f"{level_name(level)}.weight"), file.tensor(f"{level_name(level)}.bias"))
+
+
+def _open(path: str | Path, unembedding: Unembedding, kind: str) -> TensorFile:
+    """Open a fitted file (`jump` or `jtc`) and check that it was made for this unembedding."""
+    file, facts = TensorFile(path), unembedding.metadata
+    if file.metadata.get("kind") != kind:
+        raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected {kind}")
+    if file.metadata["unembedding_sha256"] != facts["sha256"]:
+        raise OnejumpError(
+            f"{path}: was fitted for the unembedding {file.metadata['unembedding_sha256']}, not for {facts['sha256']} "
+            f"of {facts['model']}; use jumps only with the model that they were fitted for"
+        )
+    return file
