@@ -310,7 +310,7 @@ def evaluate_jumps(
 ) -> None:
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = compute.start()
-    from onejump.analysis.selection import read_selection
+    from onejump.analysis.grids import read_selection
     from onejump.exits.evaluation import evaluate_jumps
     from onejump.exits.methods import JumpExits
     from onejump.files.tables import write_table
@@ -382,8 +382,7 @@ def assess_claims(
     import pyarrow as pa
 
     from onejump.analysis.claims import claims_table, n_parameters
-    from onejump.analysis.grids import EvaluationGrids
-    from onejump.analysis.selection import read_selection
+    from onejump.analysis.grids import EvaluationGrids, read_selection
     from onejump.files.tables import write_table
     from onejump.files.tensors import TensorFile
 

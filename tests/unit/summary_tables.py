@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from onejump.report.figures import plot_figure
-from onejump.report.plots.selection import SOFTMAX_TEMPERATURE
+from onejump.report.plots.selection import TEMPERATURE
 from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
 from onejump.study.variants import VARIANT_DEFAULTS
 
@@ -133,7 +133,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     surprisal_grid = 9.5 - 11 * grid + random.normal(0, 0.05, grid.shape)
 
     scores = 0.30 + 0.05 * np.exp(-((depth - 0.62) ** 2) / 0.03) + random.normal(0, 0.0002, n_levels)
-    softmax = np.exp((scores - scores.max()) / SOFTMAX_TEMPERATURE)
+    softmax = np.exp((scores - scores.max()) / TEMPERATURE)
     ojfa = int(scores.argmax())
     share = np.exp((scores - scores.max()) / 9e-4)
 

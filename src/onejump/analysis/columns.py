@@ -11,3 +11,6 @@ RANK_COLUMNS = (
     *("method", "rank", "jump", "n"),
     *(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high")),
 )
+
+# Of the softmax over D_m, as in the paper's Figure 3.
+TEMPERATURE = 5e-4

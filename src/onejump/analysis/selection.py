@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from onejump.analysis.bootstrap import resampled_means
+from onejump.analysis.columns import TEMPERATURE
 from onejump.analysis.scores import signed_square
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile
 
 # Which of the levels 0..K the mean of Eq. 5 is over: as it is printed, or the exit levels.
 SCORE_LEVELS = {"1..K": slice(1, None), "0..K-1": slice(None, -1)}
-TEMPERATURE = 5e-4  # of the softmax over D_m in the paper's Fig. 3
 
 
 def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
@@ -55,17 +55,3 @@ def read_cosines(path: str | Path) -> Tensor:
     if not cosines.isfinite().all():
         raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
     return cosines
-
-
-def read_selection(path: str | Path, n_jumps: int) -> dict:
-    """A selection.json, checked.
-
-    Raises:
-        OnejumpError: the file is damaged, or selects among another number of jumps.
-    """
-    selection = read_json(path)
-    if len(selection["scores"]) != n_jumps:
-        raise OnejumpError(
-            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
-        )
-    return selection

@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from onejump.analysis.columns import TEMPERATURE
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import RIDGES
 from onejump.report.branch import DYNAMIC_AGREEMENT, METHOD_ORDER, branch_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
-from onejump.report.plots.selection import SOFTMAX_TEMPERATURE
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
 from onejump.study.fits import FITS
@@ -84,7 +84,7 @@ def render_report(
             dynamic_agreement=DYNAMIC_AGREEMENT,
             ridges=[f"{ridge:g}" for ridge in RIDGES],
             method_styles=METHOD_STYLES,
-            temperature=SOFTMAX_TEMPERATURE,
+            temperature=TEMPERATURE,
             config=config,
             config_yaml=yaml.dump(config, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=100),
             corpus_source=_flat(config["corpus"]["source"]),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from onejump.analysis.selection import SCORE_LEVELS, read_cosines, read_selection, select_jump
+from onejump.analysis.grids import read_selection
+from onejump.analysis.selection import SCORE_LEVELS, read_cosines, select_jump
 from onejump.files.atomic import OnejumpError, write_json
 from onejump.files.tensors import write_tensors
 

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from onejump.analysis.columns import TEMPERATURE
 from onejump.report.plots.axes import JUMP_LABEL, LEVEL_LABEL, METRIC_LABELS, set_level_axis
 from onejump.report.style import INK, METHOD_STYLES
 from onejump.report.tables import BranchTables
 
-SOFTMAX_TEMPERATURE = 5e-4  # of D_m, as in the paper's Figure 3; the `softmax` column of the table is taken at it
 GRID_ID = "part-grid"  # by this id the report finds the area of the K x K cells in the SVG of `transfer`
 
 
@@ -45,9 +45,7 @@ def plot_scores(tables: BranchTables) -> Figure:
     )
     colour = METHOD_STYLES["ojfa"].colour
     top.text(side, 0.97, note, transform=top.transAxes, ha=align, va="top", color=colour, linespacing=1.35)
-    bars = Patch(
-        color=METHOD_STYLES["arbitrary"].colour, label=f"softmax of $D_m$ (temperature {SOFTMAX_TEMPERATURE:g})"
-    )
+    bars = Patch(color=METHOD_STYLES["arbitrary"].colour, label=f"softmax of $D_m$ (temperature {TEMPERATURE:g})")
     figure.legend(handles=[bars, *votes], loc="outside upper left", ncols=2)
 
     bottom.plot(table.index, table["score"], color="#999999", linewidth=1, zorder=1)
