@@ -105,11 +105,13 @@ def _check_numbers(config: Mapping) -> None:
         for split, shards in facts["shards"].items():
             if shards > corpus[split]:
                 raise OnejumpError(
-                    f"config: models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = {corpus[split]}"
+                    f"config: models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = "
+                    f"{corpus[split]}"
                 )
     if strangers := config["published"].keys() - config["models"].keys():
         raise OnejumpError(
-            f"config: published has {min(strangers)}, which is none of the study's models: {', '.join(config['models'])}"
+            f"config: published has {min(strangers)}, which is none of the study's models: "
+            f"{', '.join(config['models'])}"
         )
     used = {seed for name in config["variants"] for seed in seeds_of(name, config)}
     if unused := set(config["seeds"]) - used:
