@@ -1,16 +1,16 @@
-# `make demo` runs the embedded study and `make test` the tests; both install what they need into .venv first. The tests
-# on Slurm need root on Debian or Ubuntu, and install a one-node Slurm from their packages; elsewhere `make test` skips
-# them, and says so. `make test-cluster` adds a study whose jobs, node and Snakemake are killed, for some 15 minutes.
+# `make demo` runs the embedded study, `make test` the tests; both first install what they need into .venv. The Slurm
+# tests need root on Debian or Ubuntu, where they install a one-node Slurm from the distribution's packages; elsewhere
+# `make test` skips them and says so. `make test-cluster` also kills the jobs, the node and Snakemake itself (15 minutes).
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# The study takes nothing from the hub, so nothing may try to reach it.
+# Neither the demo nor the tests need the Hugging Face hub, so nothing may try to reach it.
 export HF_HUB_OFFLINE := 1
 
-# The study that `make provenance` and `make screenshots` are about.
+# The study that `make provenance` and `make screenshots` work on.
 CONFIG ?= config/config.yaml
-STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
+STUDY = $(shell $(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["study"])' '$(CONFIG)')
 
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
@@ -20,8 +20,8 @@ BENCHMARKS := machine dump fits exact scores evaluation claims growth startup ov
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
 
-# The embedded model at the paper's sample sizes; hours on two cores, and it goes on where it stopped. Its tables are kept
-# but for the course of each fit, which is large.
+# The embedded model at the paper's sample sizes: hours on two cores; run it again to resume. All its tables are kept in
+# docs/results except the training curves, which are large.
 study: $(INSTALLED)
 	snakemake --profile profiles/local --configfile config/study.yaml
 	mkdir -p docs/results
@@ -30,7 +30,7 @@ study: $(INSTALLED)
 	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } > docs/results/made-by.txt
 	python docs/describe_results.py
 
-# Each figure and table of a finished study with the jobs that made it, their code and times: a zip with a page in it.
+# A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.
 provenance: $(INSTALLED)
 	snakemake --cores 1 --configfile $(CONFIG) --report reports/$(STUDY)-provenance.zip
 
@@ -40,19 +40,19 @@ test: $(INSTALLED) lint
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
 
-# The paper's models at full size with random weights: predicted beside measured time, memory and disk of each stage.
+# The paper's models at full size with random weights: each stage's predicted time, memory and disk beside the measured.
 rehearse: $(INSTALLED)
 	onejump rehearse gpt2-xl --dtype float32
 	onejump rehearse phi-3-mini --dtype bfloat16
 	onejump rehearse llama-2-7b --dtype float16
 
-# Each claim of speed, measured beside a baseline in the same run: some 40 minutes on two cores that do nothing else.
-# The share of `make demo` beside its stages is that of the run that is there: `make clean demo bench` measures it anew.
+# Measures each claim of speed against a baseline in the same run: about 40 minutes on two otherwise idle cores. The
+# overhead of `make demo` is taken from the demo's last run; `make clean demo bench` measures it from scratch.
 bench: demo
 	for name in $(BENCHMARKS); do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 	python benchmarks/page.py
 
-# What in the docs is made from code and results: the table of all keys, and pictures of a finished study's report.
+# The parts of the docs that are generated: the table of config keys, and screenshots of a finished study's report.
 docs: $(INSTALLED)
 	python docs/describe_config.py
 
