@@ -1,18 +1,17 @@
-"""The claims of one model and variant, beside a bootstrap that copies the rows of each resample.
+"""The claims of one model and variant, compared with a bootstrap that copies the rows of each resample.
 
-- ours: `claims_table`, as the stage `assess-claims` calls it: all statistics of all claims over 10,000 resamples;
-- rows copied: the mean of the rows of each resample, without the statistics; it does 200 resamples a turn, which count
-  fifty times;
-- limit: one matrix product of all resamples' weights and the columns.
+- ours: `claims_table`, as the stage `assess-claims` calls it: every statistic of every claim, over 10,000 resamples;
+- rows copied: only the mean over the rows of each resample, no statistics; a turn does 200 resamples and counts fifty
+  times;
+- limit: one matrix product of the weights of all resamples and the columns.
 
-Both must spread the means alike: their standard deviations, averaged over columns, to 5 %.
+Both must give the same spread: the standard deviation of the means, averaged over columns, agrees to 5 %.
 
     python benchmarks/claims.py
 """
 
 import measure
 import numpy as np
-import torch
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.claims import RESAMPLES, _test_columns, claims_table
@@ -24,7 +23,7 @@ FEW = 200
 
 
 def synthetic_grids(levels: int, sentences: int, transfer: int) -> EvaluationGrids:
-    """Evaluation grids of random numbers."""
+    """Evaluation grids filled with random numbers."""
     rng = np.random.default_rng(0)
     grids = object.__new__(EvaluationGrids)
     shape = (len(METRICS), levels, sentences)
@@ -34,7 +33,7 @@ def synthetic_grids(levels: int, sentences: int, transfer: int) -> EvaluationGri
 
 
 def copied_means(columns: np.ndarray, seed: int) -> np.ndarray:
-    """Means of FEW resamples of the rows [N, c]: [FEW, c]."""
+    """Means over the rows, [N, c], of FEW resamples: [FEW, c]."""
     rng = np.random.default_rng(seed)
     return np.stack([columns[rng.integers(0, len(columns), len(columns))].mean(0) for _ in range(FEW)])
 
@@ -43,7 +42,7 @@ def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[mea
     """Rows of the table for one size.
 
     Raises:
-        OnejumpError: the means spread differently.
+        OnejumpError: the spreads differ.
     """
     grids = synthetic_grids(levels, sentences, transfer)
     columns = np.concatenate(list(_test_columns(grids).values()), 1)
@@ -62,16 +61,12 @@ def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[mea
     return measure.rows_of(turns, f"K={levels} N={sentences}", "float64 product of weights and columns")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--levels", type=int, default=30)
-    parser.add_argument("--sentences", type=int, default=3000, help="of the test split")
-    parser.add_argument("--transfer", type=int, default=300, help="of them for the K x K grid")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    measure.write("claims", compare(given.levels, given.sentences, given.transfer, given.rounds))
-
-
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(
+        __doc__,
+        lambda given: {"claims": compare(given.levels, given.sentences, given.transfer, given.rounds)},
+        levels=(30, "exit levels"),
+        sentences=(3000, "test sentences"),
+        transfer=(300, "of them in the K x K grid"),
+        rounds=(3, "rounds"),
+    )

@@ -1,21 +1,22 @@
-"""The dump of activations, beside plain ways to the same hidden states and beside the bare model, on one shard.
+"""The dump of activations, compared with simpler ways to get the same hidden states and with the bare model.
 
 - ours: `gather_levels`, as the stage `dump-activations` calls it, on sentences cut after their positions;
 - one sentence at a time: whole sentences, with all hidden states and all logits;
 - unsorted batches of 32: the same, padded, with an attention mask;
-- bare model: our very batches through the backbone, nothing kept;
-- limit: the products of our tokens, without padding, with all matrices of the blocks.
+- bare model: exactly our batches through the backbone, keeping nothing;
+- limit: our tokens, without padding, multiplied by every matrix of the blocks.
 
-Batches of similar length need sentences to choose from: their number is a shard's, as in the embedded study, and each
-turn runs a share of its batches. The two plain ways run one in ten and one in three of a turn's sentences, which count
-as all. They must give the same hidden states as ours, to 1e-3 of a level's largest.
+Batching by length needs many sentences to choose from, so the sentences are a whole shard of the embedded study, and
+each turn runs an equal share of its batches. The two simpler ways run every tenth and every third sentence of a turn,
+and their times are scaled up. They must give the same hidden states as ours, to 1e-3 of the largest value in a level.
 
     python benchmarks/dump.py
     python benchmarks/dump.py --model MODEL_FOLDER --sentences SENTENCES_PARQUET
 
-By default with the model and the sentences of the embedded study, which `make demo` leaves.
+By default it uses the model and the sentences of the embedded study, so `make demo` has to run first.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 
 import measure
@@ -30,7 +31,7 @@ from onejump.models.devices import resolve_device
 from onejump.models.sources import ModelSource
 
 ONE_BY_ONE, UNSORTED, BARE = "one sentence at a time", "unsorted batches of 32", "bare model, same batches"
-STEPS = {ONE_BY_ONE: 10, UNSORTED: 3}  # of how many sentences a plain way runs one
+STEPS = {ONE_BY_ONE: 10, UNSORTED: 3}  # a simpler way runs every tenth or every third sentence
 Sentence = list[int]
 
 
@@ -41,9 +42,10 @@ def padded(model, sentences: list[Sentence]) -> Tensor:
 
 
 def plain(model, sentences: list[Sentence], last: list[int], batch_size: int) -> Tensor:
-    """Every hidden state and all logits of whole sentences, in the order given; of them kept: [K+1, n, H] at `last`.
+    """Compute all hidden states and logits of whole sentences, in the order given; keep the states at `last`.
 
-    As Transformers has it, the last level is after the final norm.
+    Returns:
+        [K+1, n, H]. As is usual in Transformers, the last level is after the final norm.
     """
     kept = []
     for first in range(0, len(sentences), batch_size):
@@ -57,13 +59,13 @@ def plain(model, sentences: list[Sentence], last: list[int], batch_size: int) ->
 
 
 def bare_model(model, batches: list[list[Sentence]]) -> None:
-    """The dump's batches through the backbone alone."""
+    """Run the dump's batches through the backbone alone."""
     for batch in batches:
         find_anatomy(model).backbone(input_ids=padded(model, batch), use_cache=False)
 
 
 def block_products(model, batches: list[list[Sentence]]) -> None:
-    """The batches' tokens times each matrix of each block."""
+    """Multiply the batches' tokens by each matrix of each block."""
     matrices = [parameter for parameter in find_anatomy(model).blocks.parameters() if parameter.ndim == 2]
     numbers = [sum(map(len, batch)) for batch in batches]
     widest = max(matrix.shape[1] for matrix in matrices)
@@ -79,16 +81,16 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
     Args:
         model: in evaluation mode.
         whole: token ids of each sentence.
-        positions: of each.
-        token_budget: of the dump's batches.
-        rounds: into which the sentences are shared out.
+        positions: position chosen in each sentence.
+        token_budget: tokens in a batch of the dump.
+        rounds: turns, each of which takes an equal share of the sentences.
 
     Raises:
         OnejumpError: the hidden states differ.
     """
     cut = [ids[: position + 1] for ids, position in zip(whole, positions, strict=True)]
     sorted_rows = length_sorted_batches([len(ids) for ids in cut], token_budget)
-    # A turn's share of our batches falls into the same batches again.
+    # Dividing a turn's share of the sentences into batches gives the same batches again.
     batches = [[[cut[row] for row in rows] for rows in sorted_rows[turn::rounds]] for turn in range(rounds)]
     unsorted = [slice(turn * len(cut) // rounds, (turn + 1) * len(cut) // rounds) for turn in range(rounds)]
 
@@ -100,7 +102,7 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
         return lambda turn: plain(model, whole[unsorted[turn]][::step], positions[unsorted[turn]][::step], batch_size)
 
     with torch.inference_mode():
-        block_products(model, batches[0])  # a model's first touch of its weights is slow
+        block_products(model, batches[0])  # the first read of the weights is slow
         turns = measure.take_turns(
             {
                 measure.OURS: ours,
@@ -121,26 +123,24 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
     return measure.rows_of(turns, f"{len(cut)} sentences, {dtype}", f"{dtype} products of the blocks")
 
 
-def main() -> None:
-    results, folder = measure.embedded_study()
-    parser = measure.parser(__doc__)
-    parser.add_argument("--model", default=folder, help="folder in Transformers' format, or hub id")
-    parser.add_argument(
-        "--sentences", default=results / "corpus/seed-0/sentences.parquet", help="sentences.parquet of sample-sentences"
-    )
-    parser.add_argument("--number", type=int, default=1500, help="sentences to run")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that the ways take")
-    parser.add_argument("--device", default="cpu", help="as the stages take it")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-
-    device, source = resolve_device(given.device), ModelSource(str(given.model))
+def tables(given: Namespace) -> dict[str, list[measure.Row]]:
+    """The table, for the model and the sentences that the options name."""
+    device, source = resolve_device(given.device), ModelSource(given.model)
     model, tokenizer = source.load_model(device=device), source.load_tokenizer()
     table = read_table(given.sentences, ["sentence_id", "split", "text"]).slice(0, given.number)
     positions = choose_positions(table, tokenizer, None, {}, seed=0)["position"].to_pylist()
     whole = tokenizer(table["text"].to_pylist())["input_ids"]
-    measure.write("dump", compare(model, whole, positions, TOKEN_BUDGETS[device.type], given.rounds))
+    return {"dump": compare(model, whole, positions, TOKEN_BUDGETS[device.type], given.rounds)}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    results, folder = measure.embedded_study()
+    measure.run(
+        __doc__,
+        tables,
+        model=(str(folder), "folder in Transformers' format, or hub id"),
+        sentences=(results / "corpus/seed-0/sentences.parquet", "sentences.parquet of sample-sentences"),
+        number=(1500, "sentences to run"),
+        rounds=(5, "rounds"),
+        device=("cpu", "device, as for the stages"),
+    )

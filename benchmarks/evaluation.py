@@ -1,19 +1,18 @@
-"""Every exit by a jump at an exit level, beside the same through the norm and the full output head.
+"""Every exit by a jump at an exit level, compared with the same exits through the norm and the full output head.
 
 - ours: `evaluate_jumps`, as the stage `evaluate-jumps` calls it: all metrics of N-NJTC, OJFA, the joint jump and every
-  jump, through the fused heads, logits block by block in the cache;
-- norm, full head: the jump's output [n, H], final norm, logits [n, V], softmax, metrics. It does one level a turn,
-  which counts as many times as there are levels;
-- limit: the products of rank r alone, and one exponential for each logit, block by block in the cache.
+  single jump, through fused unembeddings, with the logits computed in blocks that fit the cache;
+- norm, full head: the jump's output [n, H], final norm, logits [n, V], softmax, metrics; a turn does one level and
+  counts once for each level;
+- limit: the products of rank r alone, and one exponential for each logit, in the same blocks.
 
-Both must give the same metrics: surprisals, KL and confidence to 1e-3, precision to two sentences of a hundred. All K
-jumps are there, but only six exit levels, which all take the same time.
+Both must give the same metrics: surprisals, KL and confidence to 1e-3, precision except in two sentences of a hundred.
+All K jumps are evaluated, but at six exit levels only, since every level takes the same time.
 
     python benchmarks/evaluation.py
 """
 
-import tempfile
-from pathlib import Path
+from argparse import Namespace
 
 import measure
 import pyarrow as pa
@@ -31,7 +30,7 @@ from onejump.models.unembedding import Unembedding
 CPU = torch.device("cpu")
 FULL_HEAD = "norm, full head"
 LEVELS = 6
-# Model and number of its jumps.
+# Number of jumps -> the model that has so many.
 SIZES = {30: Size.of("smollm2-135m", 2, 256, LEVELS), 32: Size.of("llama-2-7b", 2, 256, LEVELS)}
 
 
@@ -48,7 +47,7 @@ def metrics(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
 def full_head(
     activations: Activations, unembedding: Unembedding, exits: JumpExits, level: int
 ) -> dict[str, torch.Tensor]:
-    """METRICS [6, N] of every way of exiting at one level, by name and for `arbitrary` by the jump's number."""
+    """METRICS [6, N] of every method at one level, by name; arbitrary jumps by their number too."""
     final, x = activations.level(activations.n_blocks), activations.level(level)
     methods = {"n_njtc": exits.jumps[level], "ojfa": exits.jumps[exits.ojfa], "joint": exits.joint}
     methods |= {f"arbitrary {m}": jump for m, jump in enumerate(exits.jumps)}
@@ -60,7 +59,7 @@ def full_head(
 
 
 def least_work(activations: Activations, unembedding: Unembedding, exits: JumpExits) -> None:
-    """As many logits of rank r, and exponentials of them, as there are in all exits at all levels."""
+    """Compute as many logits of rank r, and their exponentials, as all exits at all levels have."""
     V = len(unembedding.weight)
     z, M = torch.randn(len(activations), len(exits.joint.q)), torch.randn(len(exits.joint.q), V)
     logits = torch.empty(max(1, CACHED_ELEMENTS["cpu"] // V), V)
@@ -70,7 +69,7 @@ def least_work(activations: Activations, unembedding: Unembedding, exits: JumpEx
 
 
 def require_same(tables: tuple[pa.Table, pa.Table], expected: dict[str, torch.Tensor], level: int) -> None:
-    """Compare the stage's tables at one level with the plain way's metrics.
+    """Compare the stage's tables at one level with the metrics computed in full width.
 
     Raises:
         OnejumpError: they differ.
@@ -79,7 +78,7 @@ def require_same(tables: tuple[pa.Table, pa.Table], expected: dict[str, torch.Te
     for method in ("n_njtc", "ojfa", "joint"):
         table = evaluation.filter(pc.field("method") == method)
         for name, values in zip(METRICS, expected[method], strict=True):
-            if name.startswith("correct"):  # equal but for what rounding moves across a tie
+            if name.startswith("correct"):  # equal, except where rounding breaks a tie differently
                 differing = table[name].to_numpy() != values.bool().numpy()
                 measure.require_close(f"{method} {name}", 1 + differing.mean(), 1.0, 0.02)
             else:
@@ -112,17 +111,13 @@ def compare(dump: Dump, size: Size, n_jumps: int, rounds: int) -> list[measure.R
     return measure.rows_of(turns, told, "products of rank r and one exponential a logit")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+def tables(given: Namespace) -> dict[str, list[measure.Row]]:
+    """The table, for both models."""
     rows = []
     for n_jumps, size in SIZES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows += compare(make_dump(Path(folder), size), size, n_jumps, given.rounds)
-    measure.write("evaluation", rows)
+        rows += compare(make_dump(given.folder / size.name, size), size, n_jumps, given.rounds)
+    return {"evaluation": rows}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, tables, rounds=(3, "rounds"))

@@ -1,14 +1,16 @@
-"""The exact fit at the width of Llama-2-7B (H = 4096, N = 9000, r = 40) from moments, beside whole decompositions.
+"""The exact fit at the width of Llama-2-7B (H = 4096, N = 9000, r = 40), compared with full decompositions.
 
-- ours: `fit_exact`, as the stage `fit-jump` calls it: the optimum of rank r at ten ridges, and the best of them;
-- whole decompositions: all eigenvalues of the fitted second moment, for each ridge; one is run, and counts ten times;
-- limit: the least that ten ridges take: a Cholesky decomposition each, and the fitted second moment of r columns.
+- ours: `fit_exact`, as the stage `fit-jump` calls it: the optimum of rank r at ten ridges, and the best of the ten;
+- full decompositions: all eigenvalues of the fitted second moment, for each ridge; a turn does one, counted ten times;
+- limit: the least that ten ridges need, a Cholesky decomposition each and a solve for r columns.
 
-Both must take the same off the loss at the chosen ridge, to 1e-6.
+Both must reduce the loss by the same amount at the chosen ridge, to 1e-6.
 
     python benchmarks/exact.py
     python benchmarks/exact.py --hidden-size 1024    # for a quick look
 """
+
+from argparse import Namespace
 
 import measure
 import torch
@@ -18,11 +20,11 @@ from onejump.jumps.exact import RidgeSolver, fit_exact
 from onejump.jumps.moments import Moments
 from onejump.jumps.settings import RIDGES
 
-WHOLE = "whole decompositions"
+FULL = "full decompositions"
 
 
 def moments(size: Size, rows: int, generator: torch.Generator) -> Moments:
-    """Of as many rows of level 0 and level K."""
+    """Moments of so many rows of level 0 and level K."""
     return Moments.of(*levels_of(rows, size, generator))
 
 
@@ -52,28 +54,30 @@ def compare(size: Size, rounds: int) -> list[measure.Row]:
     turns = measure.take_turns(
         {
             measure.OURS: lambda turn: fit_exact(fit, validation, size.rank),
-            WHOLE: lambda turn: torch.linalg.eigvalsh(fitted_second_moment(fit, ridge)),
+            FULL: lambda turn: torch.linalg.eigvalsh(fitted_second_moment(fit, ridge)),
             measure.LIMIT: least_work,
         },
         rounds,
-        parts={WHOLE: len(RIDGES)},
+        parts={FULL: len(RIDGES)},
     )
     V = turns.results[measure.OURS].map.V
     gained = torch.trace(V.T @ fitted_second_moment(fit, ridge) @ V)
-    measure.require_close("gain", gained, turns.results[WHOLE][-size.rank :].sum(), 1e-6)
-    return measure.rows_of(turns, size, "ten Cholesky decompositions, and r columns solved by each")
+    measure.require_close("gain", gained, turns.results[FULL][-size.rank :].sum(), 1e-6)
+    return measure.rows_of(turns, size, "ten Cholesky decompositions, each solving r columns")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__, threads=2)
-    parser.add_argument("--hidden-size", type=int, default=4096)
-    parser.add_argument("--sentences", type=int, default=9000)
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each way")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+def tables(given: Namespace) -> dict[str, list[measure.Row]]:
+    """The table, for the width and number of sentences that the options give."""
     size = Size("llama-2-7b", 1, given.hidden_size, 0, given.sentences, 0)
-    measure.write("exact", compare(size, given.rounds))
+    return {"exact": compare(size, given.rounds)}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(
+        __doc__,
+        tables,
+        threads=2,
+        hidden_size=(4096, "H"),
+        sentences=(9000, "training sentences"),
+        rounds=(2, "rounds"),
+    )

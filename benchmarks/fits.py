@@ -1,13 +1,14 @@
-"""The exact fits of all K levels beside least squares, Adam and their moments alone; Adam beside autograd.
+"""The exact fits of all levels compared with least squares, Adam and their moments alone; Adam compared with autograd.
 
 Exact fits:
 
-- ours: from the shards to the jump's file, as the stage `fit-jump` does it: with no ridge, which is the optimum that
-  every fit is measured against, and by `fit: exact`, which tries ten and takes the best on the validation slice;
-- least squares, SVD: LAPACK's least squares of target on input and constant, and an SVD of the fitted values; for ten
-  ridges, ridge regressions of all of them by one SVD of the inputs, and an SVD of the fitted values of each;
-- Adam to a gap of 5 %: `fit_adam` for as few epochs (5, 10, 20, ...) as bring it so near to the optimum;
-- moments alone: `level_moments`, all that the exact fit needs of the rows;
+- ours: from the shards to the jump's file, as the stage `fit-jump` does it: without a ridge, which gives the optimum
+  that every fit is measured against, and as `fit: exact`, which tries ten ridges and keeps the best on the validation
+  slice;
+- least squares, SVD: LAPACK's least squares of the target on input and constant, and an SVD of the fitted values; for
+  ten ridges, all ridge regressions from one SVD of the inputs, and an SVD of the fitted values of each;
+- Adam to a gap of 5 %: `fit_adam` for the fewest epochs (of 5, 10, 20, ...) that bring it that close to the optimum;
+- moments alone: `level_moments`, all that the exact fit needs from the rows;
 - limit: the float64 products x'x and x'y of all levels, from memory.
 
 The Adam fit of one level:
@@ -16,16 +17,15 @@ The Adam fit of one level:
 - automatic differentiation: the same with PyTorch's gradients;
 - limit: the products of all batches with A and with the gradient of z, from memory.
 
-The exact fits and least squares must have the same loss, to 1e-6: the smallest on the fitting rows, and that of the
-best ridge on the validation slice. The two Adam fits must have the same loss to 1e-2, since rounding grows over epochs.
-Baselines that take long do one level a turn, which counts K times.
+The exact fits and least squares must reach the same loss, to 1e-6: without a ridge the smallest on the fitting rows,
+with ten the best on the validation slice. The two Adam fits must have the same loss to 1e-2, since rounding errors grow
+over the epochs. In a turn, the slower baselines do one level, which counts K times.
 
     python benchmarks/fits.py
 """
 
-import tempfile
+from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 import measure
 import torch
@@ -54,7 +54,7 @@ SIZE = Size.of("smollm2-135m", 3000, 1)
 
 
 def least_squares(activations: Activations, level: int, rank: int) -> float:
-    """Loss on the fitting rows of the best map of input and constant to the target that has the given rank."""
+    """Loss on the fitting rows of the best map of the given rank from input and constant to the target."""
     cut = validation_start(len(activations))
     x, y = (activations.level(k)[:cut].double() for k in (level, activations.n_blocks))
     design = torch.cat([x, torch.ones(cut, 1, dtype=torch.float64)], 1)
@@ -74,7 +74,7 @@ def ridge_regressions(activations: Activations, level: int, rank: int) -> float:
     losses = []
     for ridge in RIDGES:
         shrunk = (s / (s.square() + ridge * cut))[:, None] * Uy
-        # Fitted values of the rows and of the ridge's own, in coordinates of U, and of the constant.
+        # Fitted values of the rows, of the ridge's virtual rows (both in coordinates of U) and of the constant.
         fitted = torch.cat([shrunk * (s.square() + ridge * cut).sqrt()[:, None], mean_y[None] * cut**0.5])
         span = torch.linalg.svd(fitted, full_matrices=False).Vh[:rank]
         losses.append(float(((seen @ shrunk + mean_y) @ span.T @ span - y[cut:]).square().sum(1).mean()))
@@ -88,7 +88,7 @@ def rows_to_fit(activations: Activations, level: int) -> tuple[Rows, Rows]:
 
 
 def epochs_to_gap(activations: Activations, unembedding: Unembedding, rank: int) -> int:
-    """As few of EPOCHS as bring Adam's fit of level 0 to GAP.
+    """The fewest of EPOCHS that bring Adam's fit of level 0 within GAP.
 
     Raises:
         OnejumpError: none does.
@@ -98,7 +98,7 @@ def epochs_to_gap(activations: Activations, unembedding: Unembedding, rank: int)
         mse = fit_adam(*rows_to_fit(activations, 0), rank, seed=0, epochs=epochs).train_mse
         if gap(mse, exact.optimum_mse, exact.mean_mse) <= GAP:
             return epochs
-    raise OnejumpError(f"Adam comes to no gap of {GAP} in {EPOCHS[-1]} epochs; take more sentences")
+    raise OnejumpError(f"Adam does not reach a gap of {GAP} in {EPOCHS[-1]} epochs; use more sentences")
 
 
 def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
@@ -145,7 +145,7 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
 
 
 def autograd_gradients(jump: Jump, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """What `set_gradients` does, by automatic differentiation."""
+    """Do by automatic differentiation what `set_gradients` does."""
     jump.zero_grad()
     error = mse_loss(jump(x), y, reduction="sum") / len(x)
     error.backward()
@@ -185,15 +185,11 @@ def compare_gradients(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
     return measure.rows_of(turns, f"Adam, one level, {size}", "products of the batches")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        dump = make_dump(Path(folder), SIZE)
-        measure.write("fits", compare(dump, SIZE, given.rounds) + compare_gradients(dump, SIZE, given.rounds))
+def tables(given: Namespace) -> dict[str, list[measure.Row]]:
+    """The table: exact fits, then Adam's."""
+    dump = make_dump(given.folder, SIZE)
+    return {"fits": compare(dump, SIZE, given.rounds) + compare_gradients(dump, SIZE, given.rounds)}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, tables, rounds=(5, "rounds"))

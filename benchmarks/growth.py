@@ -1,16 +1,16 @@
-"""How time and memory of each stage grow with the number of sentences N and with the width H.
+"""How time and memory of each stage grow with the number of sentences N and the width H.
 
-Each stage but the dump runs as a process of the command line, on files as a study has them, with one core and two exit
-levels; its wall time and its largest resident memory are taken. N grows at H = 576, H at N = 9000; a third as many
-sentences are for the test. What a stage takes at the smallest size is mostly its start and what does not depend on the
-size; the exponent is that of what the other sizes take beyond it, where that is at least a twentieth of the largest's.
-Where the largest takes less than 1 s or 30 MB more than the smallest, there is nothing to tell.
+Each stage except the dump runs as a process of the command line, on files like a study's, with one core and two exit
+levels; its wall time and peak resident memory are recorded. N grows at H = 576, H at N = 9000; the test split has N / 3
+sentences. At the smallest size a stage mostly starts up and does work that does not depend on the size. The
+exponent is fitted to what the other sizes take in addition, leaving out sizes where that is less than a twentieth of
+the largest. Where the largest size takes less than 1 s or 30 MB more than the smallest, no exponent is fitted.
 
-The theory: every stage passes a fixed number of times over the sentences. Exact fits form moments, N H^2, and decompose
-them, H^3, and so do others for the optimum they are measured by. Adam passes over its batches, N H, and multiplies them
-at rank r = H / 100, N H r, as D_m does; exits take N V r, the heads that they are fused to r H V, the full head N H V.
-Memory holds shards, N H, and the moments, H^2; evaluations hold a slice of the logits beside them, which grows with N
-only until it is full.
+The theory: every stage passes over the sentences a fixed number of times. Exact fits compute moments, N H^2, and
+decompose them, H^3; so do the other fits, for the optimum that they are measured against. Adam passes over its batches,
+N H, and multiplies them at rank r = H / 100, N H r, as D_m does; exits take N V r, fusing their unembeddings r H V, the
+full unembedding N H V. Memory holds shards, N H, and moments, H^2; evaluations also hold a slice of the logits, which
+grows with N only until it is full.
 
     python benchmarks/growth.py
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +31,17 @@ from synthetic import Size, make_dump
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_table
-from onejump.planning.rehearsal import PREFIX, WORDS, repeated, watch
+from onejump.planning.rehearsal import PREFIX, watch
 
 LEVELS, VOCABULARY, TRANSFER = 2, 8192, 300
 WIDTH, WIDTHS = 576, (64, 576, 1600, 4096)
 SENTENCES, NUMBERS = 9000, (1000, 3000, 9000, 27000, 81000)
-SLACK = 0.25  # of an exponent from the theory's
+SLACK = 0.25  # allowed difference from the theory's exponent
 LEAST = {"seconds": 1.0, "peak_mb": 30.0}
-COUNTS = 0.05  # share of the largest size's growth from which on a size says something about the exponent
+COUNTS = 0.05  # smaller shares of the largest size's growth are not fitted
 
 Range = tuple[float, float]
-# Exponents of time and of memory; a range where terms of several exponents add up.
+# Exponents of time and of memory; a range where terms with different exponents add up.
 IN_SENTENCES: dict[str, tuple[Range, Range]] = {
     "choose-positions": ((1, 1), (1, 1)),
     "fit-jump exact": ((1, 1), (1, 1)),
@@ -66,7 +67,7 @@ IN_WIDTH: dict[str, tuple[Range, Range]] = {
 
 @dataclass(frozen=True)
 class Taken:
-    """What one stage took at one size: seconds of wall time, and peak_mb of resident memory."""
+    """What one stage took at one size: wall time in seconds, and peak resident memory in MB."""
 
     grows_in: str
     size: int
@@ -77,12 +78,16 @@ class Taken:
 
 @dataclass(frozen=True)
 class Growth:
-    """A fitted exponent beside the theory's.
+    """A fitted exponent and the theory's.
 
     Attributes:
-        grows_in: N or H; stage; quantity: seconds or peak_mb.
-        constant: what the smallest size takes; exponent: empty where there is nothing to tell.
-        theory: range of the exponent; agrees: whether it lies there, give or take SLACK.
+        grows_in: N or H.
+        stage: command and, for fits, which one.
+        quantity: seconds or peak_mb.
+        constant: what the smallest size takes.
+        exponent: empty where none is fitted.
+        theory: the exponent, or its range.
+        agrees: whether the fitted exponent is within SLACK of the theory; empty where none is fitted.
     """
 
     grows_in: str
@@ -95,14 +100,14 @@ class Growth:
 
 
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Slope of log(value - first value) over log(size), of the sizes whose values have grown by enough."""
+    """Slope of log(value - first value) over log(size), over the sizes whose values have grown enough."""
     grown = np.asarray(values[1:]) - values[0]
     counts = grown >= COUNTS * grown[-1]
     return float(np.polyfit(np.log(sizes[1:])[counts], np.log(grown[counts]), 1)[0])
 
 
 def growth(taken: Sequence[Taken], theory: dict[str, tuple[Range, Range]]) -> list[Growth]:
-    """Exponents of each stage's time and memory, from what it took at several sizes of one kind."""
+    """Exponents of each stage's time and memory, from what it took as N or H grew."""
     rows = []
     for stage, ranges in theory.items():
         points = [one for one in taken if one.stage == stage]
@@ -121,14 +126,14 @@ def run_stage(stage: str, *arguments: object) -> tuple[float, float]:
     """Wall seconds and peak megabytes of one stage.
 
     Raises:
-        OnejumpError: it failed; with the last line that it said.
+        OnejumpError: the stage failed; the message has the last line of its output.
     """
     with tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "onejump.cli", stage, *map(str, arguments)], stderr=said)
         status, _, peak = watch(process.pid)
         seconds = time.perf_counter() - began
-        process.returncode = status  # which `watch` has waited for
+        process.returncode = status  # `watch` has already waited for it
         if status:
             said.seek(0)
             raise OnejumpError(f"{stage} failed: {said.read().strip().rpartition(chr(10))[2]}")
@@ -136,16 +141,21 @@ def run_stage(stage: str, *arguments: object) -> tuple[float, float]:
 
 
 def sentences(folder: Path, size: Size) -> Path:
-    """sentences.parquet of random words."""
+    """Write sentences.parquet with random words."""
     rng, n = np.random.default_rng(0), size.train + size.test
-    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 50))) for _ in range(n)]
+    texts = [" ".join(f"word{i}" for i in rng.integers(2000, size=rng.integers(1, 50))) for _ in range(n)]
     columns = {"sentence_id": pa.array(range(n), pa.int32()), "split": ["train"] * size.train + ["test"] * size.test}
     write_table(folder / "sentences.parquet", pa.table(columns | {"text": texts}))
     return folder / "sentences.parquet"
 
 
+def repeated(option: str, files: Sequence[Path]) -> list:
+    """An option of the command line, once for each file."""
+    return [part for file in files for part in (option, file)]
+
+
 def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float, float]]:
-    """Seconds and peak megabytes of every stage but the dump, which needs a model."""
+    """Seconds and peak megabytes of every stage except the dump, which needs a model."""
     dump, took = make_dump(folder, size), {}
     common = ["--unembedding", dump.unembedding, "--positions-file", dump.positions, "--threads", threads]
     train, test = ([*common, *repeated("--shard", dump.shards[split])] for split in ("train", "test"))
@@ -187,13 +197,8 @@ def measured(grows_in: str, sizes: dict[int, Size], stages: Sequence[str], threa
     return taken
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, help="of training sentences")
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="H")
-    parser.add_argument("--width", type=int, default=WIDTH, help="H where N grows")
-    parser.add_argument("--sentences", type=int, default=SENTENCES, help="N where H grows; more than the largest H")
-    given = parser.parse_args()
+def tables(given: Namespace) -> dict[str, list]:
+    """What the stages took, and the exponents fitted to it."""
 
     def size(sentences: int, width: int) -> Size:
         return Size("growth", LEVELS, width, VOCABULARY, sentences, sentences // 3)
@@ -202,9 +207,16 @@ def main() -> None:
     by_width = {width: size(given.sentences, width) for width in given.widths}
     in_sentences = measured("N", by_number, list(IN_SENTENCES), given.threads)
     in_width = measured("H", by_width, list(IN_WIDTH), given.threads)
-    measure.write("growth", in_sentences + in_width)
-    measure.write("exponents", growth(in_sentences, IN_SENTENCES) + growth(in_width, IN_WIDTH))
+    exponents = growth(in_sentences, IN_SENTENCES) + growth(in_width, IN_WIDTH)
+    return {"growth": in_sentences + in_width, "exponents": exponents}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(
+        __doc__,
+        tables,
+        numbers=(NUMBERS, "training sentences, N"),
+        widths=(WIDTHS, "H"),
+        width=(WIDTH, "H while N grows"),
+        sentences=(SENTENCES, "N while H grows; more than the largest H"),
+    )

@@ -1,7 +1,7 @@
-"""Small sizes of the comparisons, whose ratios a test holds against those recorded here: docs/benchmarks/guard.csv.
+"""The comparisons at small sizes, as a guard against slow code: `make test` measures these ratios again.
 
-A change that makes a stage slower than half its recorded ratio to the baseline fails `make test`. Ratios are of ways
-that took turns in one process, so a slow or busy machine moves both alike.
+It fails where a ratio has fallen below half of the one recorded in docs/benchmarks/guard.csv. Both sides of a ratio
+take turns in one process, so a slow or busy machine affects them alike.
 
     python benchmarks/guard.py
 """
@@ -24,12 +24,12 @@ from synthetic import Size, make_dump
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 ROUNDS = 5
-MAY_FALL_TO = 0.5  # of the recorded ratio
+SMALLEST_SHARE = 0.5  # of the recorded ratio
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long as ours a baseline of a script takes, at one of its sizes."""
+    """A baseline's time over ours, in one script at one of its sizes."""
 
     script: str
     size: str
@@ -74,30 +74,25 @@ GUARDED: dict[str, Callable[[Path], list[measure.Row]]] = {
 
 
 def ratios(script: str) -> list[Ratio]:
-    """The ratios of one script at its small size, now."""
+    """The ratios of one script at its small size, measured now."""
     with tempfile.TemporaryDirectory() as folder:
         return [Ratio(script, row.size, row.baseline, row.ratio) for row in GUARDED[script](Path(folder))]
 
 
 def recorded(script: str) -> list[Ratio]:
-    """The ratios of one script that docs/benchmarks/guard.csv has."""
+    """The ratios of one script in docs/benchmarks/guard.csv."""
     rows = [row for row in measure.read("guard", measure.RESULTS) if row["script"] == script]
     return [Ratio(script, row["size"], row["baseline"], float(row["ratio"])) for row in rows]
 
 
 def fallen(found: Sequence[Ratio], before: Sequence[Ratio]) -> list[str]:
-    """A line for each ratio that has fallen too far; both lists have the same sizes and baselines."""
+    """A line for each ratio that has fallen too far; both lists must have the same sizes and baselines."""
     return [
-        f"{now.script}, {now.size}: {now.baseline} takes {now.ratio:.2f} times as long, recorded was {then.ratio:.2f}"
+        f"{now.script}, {now.size}: {now.baseline} takes {now.ratio:.2f} times as long, was {then.ratio:.2f}"
         for now, then in zip(found, before, strict=True)
-        if now.ratio < MAY_FALL_TO * then.ratio
+        if now.ratio < SMALLEST_SHARE * then.ratio
     ]
 
 
-def main() -> None:
-    torch.set_num_threads(measure.parser(__doc__).parse_args().threads)
-    measure.write("guard", [ratio for script in GUARDED for ratio in ratios(script)])
-
-
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, lambda given: {"guard": [ratio for script in GUARDED for ratio in ratios(script)]})

@@ -1,15 +1,16 @@
-"""What the machine is and what it can do at most, for the page: docs/benchmarks/machine.json.
+"""What the machine is and the most it can do, for the page: docs/benchmarks/machine.json.
 
     python benchmarks/machine.py
 
-Matrix products per second in each dtype and bytes of memory per second, on one core and on all, as `onejump rehearse`
-measures them; and bytes per second that a file is written to the disk with, and read from it again.
+FLOP/s of matrix products in each dtype and memory bandwidth, on one core and on all, as `onejump rehearse` measures
+them; and the rates at which a file is written to disk and read back.
 """
 
 import os
 import platform
 import tempfile
 import time
+from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,7 @@ BLOCK = 1 << 24  # bytes of a write
 
 
 def disk_rates(folder: Path, size: int) -> tuple[float, float]:
-    """Bytes per second of writing a new file of `size` bytes through to the disk, and of reading it from there."""
+    """Bytes per second of writing a new file of `size` bytes to disk, synced, and of reading it back."""
     block = np.random.default_rng(0).bytes(BLOCK)
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         began = time.perf_counter()
@@ -35,7 +36,7 @@ def disk_rates(folder: Path, size: int) -> tuple[float, float]:
         file.flush()
         os.fsync(file.fileno())
         written = time.perf_counter() - began
-        if hasattr(os, "posix_fadvise"):  # not on macOS, where reading is then from memory
+        if hasattr(os, "posix_fadvise"):  # not on macOS, which then reads from memory
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
         began = time.perf_counter()
@@ -45,7 +46,7 @@ def disk_rates(folder: Path, size: int) -> tuple[float, float]:
 
 
 def describe(disk_bytes: int) -> dict:
-    """Names, versions and rates."""
+    """The machine's name, versions and rates."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     cores = os.cpu_count()
     rates = {str(threads): measure_machine(threads) for threads in sorted({1, cores})}
@@ -65,12 +66,11 @@ def describe(disk_bytes: int) -> dict:
     }
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--disk-bytes", type=int, default=1 << 29, help="size of the file for the disk's rates")
-    given = parser.parse_args()
+def tables(given: Namespace) -> dict[str, list]:
+    """Write machine.json; there are no tables."""
     write_json(measure.RESULTS / "machine.json", describe(given.disk_bytes))
+    return {}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, tables, disk_bytes=(1 << 29, "size of the file that measures the disk"))

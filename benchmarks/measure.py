@@ -1,6 +1,6 @@
-"""What all benchmarks share: ways that take turns, the rows of a comparison, and the CSV files of the page.
+"""What all benchmarks share: timing in turns, the rows of a comparison, the CSV files, and the command line.
 
-The machine's speed drifts, so no way is timed alone: each round runs every way once, and what is reported is the median
+The machine's speed drifts, so nothing is timed alone: each round times every way once, and the result is the median
 over rounds of the ratios within a round, with their range.
 """
 
@@ -10,12 +10,13 @@ import dataclasses
 import io
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# One thread for NumPy, as Snakemake gives every rule; NumPy looks when it is imported.
+# One thread for NumPy, as in the rules; NumPy reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -26,21 +27,23 @@ from onejump.files.atomic import OnejumpError, write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
-OURS, LIMIT = "ours", "limit"  # names of two ways that each comparison has
+OURS, LIMIT = "ours", "limit"  # two ways that every comparison has
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: ours beside one baseline.
+    """One line of a table: ours and one baseline.
 
     Attributes:
         size: what was run.
         baseline: its name.
-        seconds, baseline_seconds: median over rounds.
-        ratio: how many times as long as ours the baseline takes; median over rounds.
-        lowest, highest: of the ratio.
-        limit: what the machine would need for our work alone.
-        share: of the limit that ours reaches: its seconds over ours.
+        seconds: of ours, median over rounds.
+        baseline_seconds: of the baseline, median over rounds.
+        ratio: baseline's time over ours, median over rounds.
+        lowest: smallest ratio.
+        highest: largest ratio.
+        limit: the work whose time is the limit.
+        share: the limit's time over ours.
     """
 
     size: str
@@ -56,10 +59,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Turns:
-    """What `take_turns` found.
+    """What `take_turns` measured.
 
     Attributes:
-        seconds: way -> [rounds], of the way's whole work.
+        seconds: way -> [rounds], scaled up to the way's full work.
         results: way -> what its last turn returned.
     """
 
@@ -70,12 +73,12 @@ class Turns:
 def take_turns(
     ways: Mapping[str, Callable[[int], object]], rounds: int, parts: Mapping[str, float] | None = None
 ) -> Turns:
-    """Run every way once a round, each told the number of the turn.
+    """Time every way once a round.
 
     Args:
-        ways: name -> action.
-        rounds: turns of each.
-        parts: name -> into how many equal parts a way's work falls, where a turn runs only one of them.
+        ways: name -> action; it is passed the number of the round.
+        rounds: turns of each way.
+        parts: name -> number of equal parts of a way's work, where a turn does only one of them.
     """
     seconds, results = {name: np.empty(rounds) for name in ways}, {}
     for turn in range(rounds):
@@ -89,7 +92,7 @@ def take_turns(
 
 
 def rows_of(turns: Turns, size: object, limit: str) -> list[Row]:
-    """A row for each way but OURS and LIMIT, which stand in every one; `limit` says what the latter is."""
+    """A row for each baseline; `limit` describes the work of LIMIT."""
     ours = turns.seconds[OURS]
     share = float(np.median(turns.seconds[LIMIT] / ours))
     rows = []
@@ -102,10 +105,10 @@ def rows_of(turns: Turns, size: object, limit: str) -> list[Row]:
 
 
 def require_close(what: str, found: object, expected: object, tolerance: float) -> None:
-    """A fast wrong answer is no answer.
+    """Refuse a fast wrong answer.
 
     Raises:
-        OnejumpError: the largest difference is more than `tolerance` of the largest expected value, or not finite.
+        OnejumpError: the largest difference exceeds `tolerance` times the largest expected value, or is not finite.
     """
     found, expected = (np.asarray(value, dtype=np.float64) for value in (found, expected))
     difference = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
@@ -114,7 +117,7 @@ def require_close(what: str, found: object, expected: object, tolerance: float) 
 
 
 def write(name: str, rows: Sequence) -> None:
-    """Print rows, dataclasses of one kind, as a table, and write them as docs/benchmarks/<name>.csv."""
+    """Print rows, dataclasses of one type, as a table, and write them to docs/benchmarks/<name>.csv."""
     table = [dataclasses.asdict(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, table[0], lineterminator="\n")
@@ -136,23 +139,16 @@ def read(name: str, folder: Path) -> list[dict[str, str]]:
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
-        raise OnejumpError(f"{path}: no such file; make it by `make bench`")
+        raise OnejumpError(f"{path}: no such file; run `make bench`")
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def shown(value: object) -> str:
-    """A cell as it is printed: three digits of a fraction."""
+    """A cell as it is printed: floats with three digits."""
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value)
-
-
-def parser(description: str, threads: int = 1) -> argparse.ArgumentParser:
-    """Options that all benchmarks have; by default as many threads as the rules of the workflow take."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--threads", type=int, default=threads, help=f"CPU threads ({threads})")
-    return made
 
 
 def embedded_study() -> tuple[Path, Path]:
@@ -162,9 +158,30 @@ def embedded_study() -> tuple[Path, Path]:
     return ROOT / "results" / config["study"], ROOT / "resources" / "models" / model["source"]["gguf"]["sha256"]
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script; what a user can fix is said in one line."""
+def run(
+    script: str,
+    tables: Callable[[argparse.Namespace], Mapping[str, Sequence]],
+    threads: int = 1,
+    **options: tuple[object, str],
+) -> None:
+    """Run a script: read its options, write and print its tables, and report an OnejumpError in one line.
+
+    Args:
+        script: its docstring.
+        tables: table name -> rows, from the options; `folder` among them is a temporary folder.
+        threads: default number of CPU threads; 1, as in the workflow's rules.
+        options: name -> default and help.
+    """
+    parser = argparse.ArgumentParser(description=script, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, (default, text) in ({"threads": (threads, "CPU threads")} | options).items():
+        first, several = (default[0], "+") if isinstance(default, tuple) else (default, None)
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(first), nargs=several, default=default, help=f"{text} ({default})")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     try:
-        main()
+        with tempfile.TemporaryDirectory() as folder:
+            for name, rows in tables(argparse.Namespace(folder=Path(folder), **vars(given))).items():
+                write(name, rows)
     except OnejumpError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")

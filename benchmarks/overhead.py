@@ -1,12 +1,12 @@
-"""What a study on one machine takes beside its stages: its wall time on all cores, less the time that jobs worked.
+"""Time that a study on one machine spends outside its stages: its wall time minus the time in which the cores ran jobs.
 
-From the benchmark file that Snakemake writes when a job ends: the job ran until then, for the seconds in it. The run is
-from the first job's begin to the last job's end; each job has one core, as all rules ask for. The rest is Snakemake's
-own work between jobs, and cores that had no job to do.
+Snakemake writes a benchmark file when a job ends: its modification time is the job's end, and the seconds in it are the
+job's duration. The run lasts from the first start to the last end; each job has one core, as all rules request.
+What remains is Snakemake's own work between jobs, and cores without a job.
 
-    python benchmarks/overhead.py [results/STUDY]
+    python benchmarks/overhead.py [--results results/STUDY]
 
-For a study that ran in one go, on the machine where it ran: `make clean demo` makes one.
+The study must have run without interruption, on this machine: `make clean demo` makes one.
 """
 
 import os
@@ -24,12 +24,13 @@ class Overhead:
     """One run of a study.
 
     Attributes:
-        study: its name; jobs: how many.
-        cores: that could work.
-        wall_seconds: from the first job's begin to the last job's end.
+        study: its name.
+        jobs: their number.
+        cores: cores of the run.
+        wall_seconds: from the start of the first job to the end of the last.
         stage_seconds: of all jobs together.
-        beside_seconds: wall_seconds less what the jobs take on all cores.
-        share: of the wall time.
+        beside_seconds: wall_seconds minus stage_seconds spread over the cores.
+        share: beside_seconds over wall_seconds.
     """
 
     study: str
@@ -42,7 +43,7 @@ class Overhead:
 
 
 def overhead(results: Path, cores: int) -> Overhead:
-    """From the benchmark files of a finished study.
+    """The overhead, from the benchmark files of a finished study.
 
     Raises:
         OnejumpError: there are none.
@@ -50,7 +51,7 @@ def overhead(results: Path, cores: int) -> Overhead:
     folder = results / "benchmarks"
     files = list(folder.rglob("*.tsv"))
     if not files:
-        raise OnejumpError(f"{folder}: has no benchmark files; give the folder of a study that has run")
+        raise OnejumpError(f"{folder}: no benchmark files; name the folder of a finished study")
     seconds = [float(pd.read_csv(file, sep="\t")["s"].iloc[-1]) for file in files]
     ends = [file.stat().st_mtime for file in files]
     wall = max(ends) - min(end - took for end, took in zip(ends, seconds, strict=True))
@@ -58,13 +59,10 @@ def overhead(results: Path, cores: int) -> Overhead:
     return Overhead(results.name, len(files), cores, wall, sum(seconds), beside, beside / wall)
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("results", nargs="?", type=Path, default=measure.embedded_study()[0])
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="that the run had (all)")
-    given = parser.parse_args()
-    measure.write("overhead", [overhead(given.results, given.cores)])
-
-
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(
+        __doc__,
+        lambda given: {"overhead": [overhead(given.results, given.cores)]},
+        results=(measure.embedded_study()[0], "folder of the study"),
+        cores=(os.cpu_count(), "cores of the run"),
+    )

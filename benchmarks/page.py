@@ -1,4 +1,4 @@
-"""Render docs/benchmarks.md from docs/benchmarks/: numbers are those of the CSV files, words are those of the scripts.
+"""Render docs/benchmarks.md: numbers from the CSV files of docs/benchmarks/, text from the scripts' docstrings.
 
 python benchmarks/page.py
 """
@@ -14,7 +14,7 @@ import measure
 from onejump.files.atomic import read_json, write_text
 
 PAGE = measure.ROOT / "docs" / "benchmarks.md"
-# Titles of the sections, and their tables, each made by the script of the section's name.
+# Script -> title of its section, and the tables that it makes.
 SECTIONS = {
     "dump": ("Dump of activations", ["dump"]),
     "fits": ("Exact fits of all levels", ["fits"]),
@@ -24,29 +24,31 @@ SECTIONS = {
     "claims": ("Claims", ["claims"]),
     "growth": ("Growth", ["exponents", "growth"]),
     "startup": ("Start-up", ["startup"]),
-    "overhead": ("Beside the stages", ["overhead"]),
+    "overhead": ("Time outside the stages", ["overhead"]),
     "guard": ("The guard", ["guard"]),
 }
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `make bench`: one script a claim, in `benchmarks/`, which also checks that ours and the baseline give the same
-result. The ways that are compared take turns. A ratio says how many times as long as ours the baseline takes, as the
-median over turns with the lowest and the highest; a share is how much of the limit ours reaches, the limit being
-what the machine, in the same turns, takes for the work alone.
+Made by `make bench`, with one script in `benchmarks/` for each claim of speed. A script times our code, the baselines
+and a limit in turns, and checks that ours and the baseline give the same result. *Ratio* is the baseline's time over
+ours: the median over rounds, with the lowest and the highest. The limit is the time that the machine needs, in the same
+rounds, for the unavoidable work alone; *share* is the limit's time over ours.
 """
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted of one column in the rows of a table; of several rows the worst counts.
+    """A target for one column of a table; the worst of several rows counts.
 
     Attributes:
-        what: is measured.
-        side: `>=` or `<=`; bound: of the value.
-        table, column: where it stands.
+        what: description.
+        side: `>=` or `<=`.
+        bound: of the value.
+        table: name of the table.
+        column: name of the column.
+        rows: column -> how its cell starts, in the rows that count; all rows if empty.
         inverse: whether the value is 1 over the column's.
-        rows: column -> beginning of the cells in the rows that are meant; all rows where empty.
     """
 
     what: str
@@ -68,7 +70,7 @@ class Target:
         return min(values) if self.side == ">=" else max(values)
 
     def reached(self, value: float) -> bool:
-        """Whether a value is on the wanted side."""
+        """Whether a value meets the target."""
         return value >= self.bound if self.side == ">=" else value <= self.bound
 
 
@@ -95,26 +97,40 @@ TARGETS = (
     Target("exact fit at H = 4096, N = 9000, seconds", "<=", 60, "growth", "seconds", WIDE_FIT),
     Target("exact fit at H = 4096, N = 9000, megabytes", "<=", 3000, "growth", "peak_mb", WIDE_FIT),
     Target("D_m, times as fast as full-width predictions", ">=", 10, "scores", "ratio"),
-    Target("D_m, times the time of one product of its FLOPs", "<=", 1.5, "scores", "share", inverse=True),
-    Target("evaluation at SmolLM2, times as fast as full head", ">=", 4, "evaluation", "ratio", {"size": "smollm2"}),
+    Target("D_m, times the time of one product with its FLOPs", "<=", 1.5, "scores", "share", inverse=True),
     Target(
-        "evaluation at Llama-2-7B, times as fast as full head", ">=", 12, "evaluation", "ratio", {"size": "llama-2-7b"}
+        "evaluation at SmolLM2, times as fast as the full head", ">=", 4, "evaluation", "ratio", {"size": "smollm2"}
     ),
-    Target("`make demo`, share of its time beside the stages", "<=", 0.2, "overhead", "share"),
+    Target(
+        "evaluation at Llama-2-7B, times as fast as the full head",
+        ">=",
+        12,
+        "evaluation",
+        "ratio",
+        {"size": "llama-2-7b"},
+    ),
+    Target("`make demo`, share of its time outside the stages", "<=", 0.2, "overhead", "share"),
     Target("`make demo`, seconds", "<=", 360, "overhead", "wall_seconds"),
     Target("`onejump --help`, seconds", "<=", 0.5, "startup", "seconds", {"command": "onejump --help"}),
-    Target("start of a stage, seconds", "<=", 0.5, "startup", "seconds", {"command": "onejump write-config"}),
+    Target(
+        "start of a stage without PyTorch, seconds",
+        "<=",
+        0.5,
+        "startup",
+        "seconds",
+        {"command": "imports of fetch-wheel"},
+    ),
 )
 
 
-def table(unembedding: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [unembedding, ["---"] * len(unembedding), *rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def overall(folder: Path) -> str:
-    """What was wanted beside what was measured, and how many of the fitted exponents are the theory's."""
+    """Targets and measurements, and how many of the fitted exponents agree with the theory."""
     rows = []
     for target in TARGETS:
         value = target.measured(folder)
@@ -123,8 +139,8 @@ def overall(folder: Path) -> str:
     told = [row["agrees"] for row in measure.read("exponents", folder) if row["agrees"]]
     agree = told.count("yes")
     reached = "yes" if agree == len(told) else "**no**"
-    rows.append(["exponents of growth that are the theory's", f"{len(told)} of {len(told)}", str(agree), reached])
-    return table(["what", "wanted", "measured", "reached"], rows)
+    rows.append(["exponents of growth that agree with the theory", f"{len(told)} of {len(told)}", str(agree), reached])
+    return table(["what", "target", "measured", "reached"], rows)
 
 
 def machine(folder: Path) -> str:
@@ -146,12 +162,12 @@ def machine(folder: Path) -> str:
 
 
 def cell(text: str) -> str:
-    """A cell of a CSV file as the page has it: fractions with three digits."""
+    """A cell of a CSV file as the page shows it: decimals with three digits."""
     return measure.shown(float(text)) if re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", text) and "." in text else text
 
 
 def section(name: str, folder: Path) -> str:
-    """Title, the script's docstring without its commands, and its tables."""
+    """A script's title, docstring without its commands, and tables."""
     title, tables = SECTIONS[name]
     said = ast.get_docstring(ast.parse((measure.ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
     words = "\n\n".join(part for part in said.split("\n\n") if not part.startswith("    "))
@@ -163,14 +179,14 @@ def section(name: str, folder: Path) -> str:
 
 
 def page(folder: Path) -> str:
-    """docs/benchmarks.md, from the files of numbers in a folder.
+    """docs/benchmarks.md, from the tables in a folder.
 
     Raises:
-        OnejumpError: a file of numbers is not there.
+        OnejumpError: a table is missing.
     """
     parts = [INTRODUCTION, overall(folder), f"## Machine\n\n{machine(folder)}"]
     return "\n".join([*parts, *(section(name, folder) for name in SECTIONS)])
 
 
 if __name__ == "__main__":
-    measure.run(lambda: write_text(PAGE, page(measure.RESULTS)))
+    write_text(PAGE, page(measure.RESULTS))

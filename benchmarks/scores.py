@@ -1,17 +1,17 @@
-"""D_m for all K jumps at all K+1 levels, beside forming each prediction in full width, and beside one matrix product.
+"""D_m of all K jumps at all K+1 levels, compared with full-width predictions and with a single matrix product.
 
 - ours: `score_jumps`, as the stage `score-jumps` calls it, from the shards to all cosines;
-- full-width predictions: for each jump and level, the jump's output [N, H] and its cosine with the target;
-- limit: one matrix product of as many FLOPs as D_m needs at least: the K+1 levels into all jumps, and the target into
-  all jumps' outputs.
+- full-width predictions: for each jump and level, the jump's output [N, H] and its cosine with the target; a turn does
+  every second jump and counts twice;
+- limit: one matrix product with as many FLOPs as D_m needs at least: the K+1 levels times all P, and the target times
+  all B.
 
-Both must give the same cosines, to 1e-4. Predictions are formed for every second jump a turn, which count twice.
+Both must give the same cosines, to 1e-4.
 
     python benchmarks/scores.py
 """
 
-import tempfile
-from pathlib import Path
+from argparse import Namespace
 
 import measure
 import torch
@@ -25,7 +25,7 @@ from onejump.jumps.jump import FoldedJump
 CPU = torch.device("cpu")
 FULL_WIDTH = "full-width predictions"
 SIZES = (Size.of("smollm2-135m", 3000, 1), Size.of("llama-2-7b", 1024, 1))
-PARTS = 2  # of the jumps, of which a turn of the slow way takes one
+PARTS = 2  # the jumps are divided into, of which a turn of the slow way takes one
 
 
 def full_width(activations: Activations, jumps: list[FoldedJump]) -> torch.Tensor:
@@ -63,17 +63,13 @@ def compare(dump: Dump, size: Size, rounds: int) -> list[measure.Row]:
     return measure.rows_of(turns, size, "one float32 product of the same FLOPs")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+def tables(given: Namespace) -> dict[str, list[measure.Row]]:
+    """The table, for both sizes."""
     rows = []
     for size in SIZES:
-        with tempfile.TemporaryDirectory() as folder:
-            rows += compare(make_dump(Path(folder), size), size, given.rounds)
-    measure.write("scores", rows)
+        rows += compare(make_dump(given.folder / size.name, size), size, given.rounds)
+    return {"scores": rows}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, tables, rounds=(5, "rounds"))

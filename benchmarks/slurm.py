@@ -1,8 +1,8 @@
-"""Seconds that a Slurm job takes of its allocation beside its stage, over the jobs of one study.
+"""Seconds of its allocation that a Slurm job spends outside its stage, on average over the jobs of one study.
 
     scontrol -o show jobs | python benchmarks/slurm.py results/STUDY
 
-Run it soon after the study, on a cluster where nothing else has run: Slurm forgets jobs after some minutes.
+Run it right after the study, on a cluster that runs nothing else: Slurm forgets finished jobs after a few minutes.
 """
 
 import re
@@ -15,7 +15,7 @@ from collect_timings import read_timings  # noqa: E402
 
 
 def main(results: str) -> None:
-    """Compare what Slurm counts with what the stages' benchmark files do."""
+    """Compare the time that Slurm counts with that in the stages' benchmark files."""
     allocated, jobs = 0.0, 0
     for line in sys.stdin:
         facts = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -24,10 +24,14 @@ def main(results: str) -> None:
             allocated, jobs = allocated + (end - begin).total_seconds(), jobs + 1
     stages = read_timings(Path(results) / "benchmarks")
     if jobs == 0 or jobs != stages["jobs"].sum():
-        sys.exit(f"{results}: Slurm knows {jobs} finished jobs, the study has {stages['jobs'].sum()}; run it anew")
+        sys.exit(
+            f"{results}: Slurm knows {jobs} finished jobs, the study has {stages['jobs'].sum()}; run the study again"
+        )
     seconds = stages["seconds_total"].sum()
     beside = (allocated - seconds) / jobs
-    print(f"{jobs} jobs, {allocated:.0f} s allocated, {seconds:.1f} s in stages: {beside:.1f} s a job beside its stage")
+    print(
+        f"{jobs} jobs, {allocated:.0f} s allocated, {seconds:.1f} s in stages: {beside:.1f} s per job outside its stage"
+    )
 
 
 if __name__ == "__main__":

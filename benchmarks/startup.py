@@ -1,8 +1,8 @@
-"""How long a command takes before it does anything, and what each stage imports.
+"""How long the command line and each stage take to start, and what they import.
 
-- `onejump --help`, and `onejump write-config`, a stage without PyTorch: whole processes;
-- the imports of each stage: a new Python that runs the import statements of the stage and of its helpers in the command
-  line. What the stage imports later, inside other functions, is not counted.
+- `onejump --help`: the whole process;
+- imports of each stage: a new Python process that imports the command line, then runs the import statements of the
+  stage's function and of the methods that it calls on its parameters. Imports inside other functions are not counted.
 
     python benchmarks/startup.py
 """
@@ -11,18 +11,18 @@ import ast
 import inspect
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, is_dataclass
 
 import measure
 import numpy as np
 
-from onejump import cli
+from onejump import stages
 
+STAGES = [stage for stage in vars(stages).values() if getattr(stage, "__module__", None) == stages.__name__]
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "matplotlib", "datasets")
 
 
@@ -31,8 +31,10 @@ class Start:
     """The start of a command.
 
     Attributes:
-        command: what ran; seconds: of the whole process, median over rounds.
-        modules: how many it imports; heavy: those of HEAVY among them.
+        command: what ran.
+        seconds: of the whole process, median over rounds.
+        modules: number of modules imported.
+        heavy: those of HEAVY among them.
         torch: whether PyTorch is one of them.
     """
 
@@ -44,21 +46,23 @@ class Start:
 
 
 def imports_of(function: Callable) -> list[str]:
-    """Import statements in a function of the command line, and in the helpers there that it names."""
+    """Import statements in a function, and in the methods that it calls on its parameters."""
     nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))))
-    helpers = {node.id for node in nodes if isinstance(node, ast.Name) and node.id.startswith("_")} & vars(cli).keys()
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    kinds = [p.annotation for p in inspect.signature(function).parameters.values() if is_dataclass(p.annotation)]
+    methods = [method for kind in kinds for name, method in vars(kind).items() if name in attributes]
     found = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    return [line for name in sorted(helpers) for line in imports_of(getattr(cli, name))] + found
+    return [line for method in filter(inspect.isfunction, methods) for line in imports_of(method)] + found
 
 
 def process_of(function: Callable) -> list[str]:
-    """Python's arguments for the imports of a stage alone; it begins and ends as `onejump.cli.main` does."""
+    """Arguments of a Python that only imports what a stage does, and starts and ends as the command line does."""
     begin = ["import gc, os, onejump.cli", "gc.set_threshold(100_000, 50, 50)"]
     return ["-c", "\n".join([*begin, *imports_of(function), "os._exit(0)"])]
 
 
 def start(command: str, arguments: list[str], rounds: int) -> Start:
-    """Time Python with the arguments, then ask it once what it imports."""
+    """Time Python with these arguments, then run it once more to list its imports."""
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -70,20 +74,12 @@ def start(command: str, arguments: list[str], rounds: int) -> Start:
     return Start(command, float(np.median(seconds)), len(modules), " ".join(heavy), "yes" if "torch" in heavy else "no")
 
 
-def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        write = ["write-config", "--config", "{}", "--out", str(Path(folder) / "config.json")]
-        rows = [
-            start(f"onejump {arguments[0]}", ["-m", "onejump.cli", *arguments], given.rounds)
-            for arguments in (["--help"], write)
-        ]
-    stages = cli.cli.commands.items()
-    rows += [start(f"imports of {name}", process_of(stage.callback), given.rounds) for name, stage in stages]
-    measure.write("startup", rows)
+def tables(given: Namespace) -> dict[str, list[Start]]:
+    """The table: the command line, then the stages."""
+    commands = {"onejump --help": ["-m", "onejump.cli", "--help"]}
+    commands |= {f"imports of {stage.__name__.replace('_', '-')}": process_of(stage) for stage in STAGES}
+    return {"startup": [start(command, arguments, given.rounds) for command, arguments in commands.items()]}
 
 
 if __name__ == "__main__":
-    measure.run(main)
+    measure.run(__doc__, tables, rounds=(3, "processes of each command"))

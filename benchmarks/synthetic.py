@@ -1,7 +1,7 @@
-"""Activations of a model that does not exist, as `dump-activations` would leave them: files for the benchmarks' stages.
+"""Activations of a model that does not exist, in the files that `dump-activations` would write.
 
-The levels share a signal of low rank, which turns from one of its bases into another as it goes through the blocks, and
-each has noise of its own; a few dimensions are massive, as they are in real models.
+All levels share a low-rank signal whose basis changes gradually from the first level to the last, and each level adds
+noise; a few dimensions are massive, as in real models.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump, default_rank
 from onejump.models.unembedding import Unembedding
-from onejump.planning.architecture import load_architecture
 
 SIGNAL_RANK = 64
-MASSIVE = 3  # dimensions, the first ones
+MASSIVE = 3  # number of massive dimensions, the first ones
+MODELS = {"smollm2-135m": (30, 576, 49152), "llama-2-7b": (32, 4096, 32000)}  # K, H, V
 SHARDS = {"train": 2, "test": 1}
 
 
@@ -30,8 +30,11 @@ class Size:
 
     Attributes:
         name: of the model that it resembles.
-        n_blocks: K; hidden_size: H; vocabulary: V.
-        train, test: sentences.
+        n_blocks: K.
+        hidden_size: H.
+        vocabulary: V.
+        train: sentences in the train split.
+        test: sentences in the test split.
     """
 
     name: str
@@ -43,13 +46,13 @@ class Size:
 
     @classmethod
     def of(cls, name: str, train: int, test: int, n_blocks: int | None = None) -> "Size":
-        """A model that `onejump plan` knows, with all its blocks or some of them."""
-        a = load_architecture(name)
-        return cls(name, n_blocks or a.n_blocks, a.hidden_size, a.vocabulary, train, test)
+        """One of MODELS, with all its blocks or so many of them."""
+        K, H, V = MODELS[name]
+        return cls(name, n_blocks or K, H, V, train, test)
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The rank r that the paper gives to jumps of this width."""
         return default_rank(self.hidden_size)
 
     def __str__(self) -> str:
@@ -61,7 +64,8 @@ class Dump:
     """Files that a study has after its dump.
 
     Attributes:
-        head: unembedding.safetensors; positions: positions.parquet.
+        unembedding: unembedding.safetensors.
+        positions: positions.parquet.
         shards: split -> its shards, in order.
     """
 
@@ -70,7 +74,7 @@ class Dump:
     shards: dict[str, list[Path]]
 
     def open(self, split: str) -> tuple[Unembedding, Activations]:
-        """The head, and one split's activations."""
+        """The unembedding, and one split's activations."""
         unembedding = Unembedding.load(self.unembedding)
         return unembedding, Activations(self.shards[split], self.positions, unembedding, split)
 
@@ -90,7 +94,7 @@ def levels_of(n: int, size: Size, generator: torch.Generator) -> torch.Tensor:
 
 
 def make_dump(folder: Path, size: Size) -> Dump:
-    """Write head, positions and shards of a study into a folder."""
+    """Write the unembedding, positions and shards of a study into a folder."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(size.vocabulary, size.hidden_size, generator=generator) * (2 / size.hidden_size**0.5)
     facts = {"model": "synthetic", "revision": "none", "dtype": "float32"}
@@ -119,7 +123,7 @@ def make_dump(folder: Path, size: Size) -> Dump:
 
 
 def random_jumps(size: Size, number: int) -> list[FoldedJump]:
-    """Jumps that say nothing, but take as long as any."""
+    """Jumps with random weights; they take as long as any."""
     generator = torch.Generator().manual_seed(2)
     H, r = size.hidden_size, size.rank
 

@@ -1,5 +1,4 @@
-"""The benchmarks: no stage has lost half its recorded lead over its baseline, wrong answers are refused, and the page
-has the measured numbers and no others."""
+"""The benchmarks: no stage has lost half its recorded lead, wrong answers are refused, and the page is up to date."""
 
 import csv
 import os
@@ -16,13 +15,13 @@ import startup
 import torch
 from refusals import error_of
 
-from onejump import cli
+from onejump import stages
 
 torch.set_num_threads(1)  # ratios are recorded on one core
 
 
 def slow_score_jumps(activations, unembedding, jumps, target, device):
-    """The stage as it would be without its products in rank r."""
+    """What score_jumps would be without its products in rank r."""
     return scores.full_width(activations, jumps)
 
 
@@ -41,7 +40,7 @@ def test_no_stage_has_lost_half_of_its_recorded_lead(script):
     assert guard.fallen(guard.ratios(script), guard.recorded(script)) == []
 
 
-def test_the_guard_tells_when_a_stage_takes_the_slow_way(monkeypatch):
+def test_the_guard_notices_a_slow_stage(monkeypatch):
     before = guard.ratios("scores")
     assert guard.fallen(before, before) == []
     monkeypatch.setattr(scores, "score_jumps", slow_score_jumps)
@@ -69,20 +68,20 @@ def test_ways_take_turns_and_parts_count_as_the_whole(monkeypatch):
     assert (row.seconds, row.baseline_seconds, row.ratio, row.lowest, row.highest, row.share) == (1, 20, 20, 20, 20, 3)
 
 
-def test_numbers_that_are_not_there_are_asked_for(tmp_path):
+def test_a_missing_table_is_named(tmp_path):
     assert (
         error_of(lambda: measure.read("dump", tmp_path))
-        == f"{tmp_path}/dump.csv: no such file; make it by `make bench`"
+        == f"{tmp_path}/dump.csv: no such file; run `make bench`"
     )
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3])
-def test_exponents_are_of_what_is_beyond_the_smallest_size(exponent):
+def test_exponents_are_fitted_to_the_growth_beyond_the_smallest_size(exponent):
     sizes = np.array([1, 9000, 18000, 27000])
     assert growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent) == pytest.approx(exponent, abs=0.02)
 
 
-def test_growth_says_whether_it_is_the_theorys_and_keeps_silent_where_nothing_grows():
+def test_growth_is_compared_with_the_theory_except_where_nothing_grows():
     taken = [growth.Taken("N", n, "stage", 2 + (n / 1000) ** 1.5, 400.0) for n in (1, 1000, 3000, 9000)]
     seconds, memory = growth.growth(taken, {"stage": ((1, 1), (1, 1))})
     assert (seconds.constant, seconds.exponent) == (pytest.approx(2, abs=0.01), pytest.approx(1.5, abs=0.02))
@@ -90,7 +89,7 @@ def test_growth_says_whether_it_is_the_theorys_and_keeps_silent_where_nothing_gr
     assert (memory.constant, memory.exponent, memory.agrees) == (400.0, "", "")
 
 
-def test_time_beside_the_stages_is_what_the_cores_did_not_work(tmp_path):
+def test_time_outside_the_stages_is_when_cores_had_no_job(tmp_path):
     for name, seconds, end in (("first", 10, 1010), ("second", 16, 1020)):
         file = tmp_path / "benchmarks" / name / "job.tsv"
         file.parent.mkdir(parents=True)
@@ -98,19 +97,19 @@ def test_time_beside_the_stages_is_what_the_cores_did_not_work(tmp_path):
         os.utime(file, (end, end))
     found = overhead.overhead(tmp_path, cores=2)
     assert (found.wall_seconds, found.stage_seconds, found.beside_seconds, found.share) == (20, 26, 7, 0.35)
-    assert "no benchmark files" in error_of(lambda: overhead.overhead(tmp_path / "benchmarks", 2))
+    assert "no benchmark files; name the folder" in error_of(lambda: overhead.overhead(tmp_path / "benchmarks", 2))
 
 
-def test_imports_of_a_stage_are_its_own_and_its_helpers():
-    found = startup.imports_of(cli.cli.commands["fit-jump"].callback)
+def test_imports_of_a_stage_are_its_own_and_those_of_its_parameters():
+    found = startup.imports_of(stages.fit_jump)
     assert "import torch" in found and "from onejump.jumps.fitting import fit_jump" in found
-    assert "import torch" not in startup.imports_of(cli.cli.commands["write-config"].callback)
+    assert "import torch" not in startup.imports_of(stages.select_jump)
 
 
 # --------------------------------------------------------------------------------------------------------------- page
 
 
-def test_a_target_takes_the_worst_of_its_rows(tmp_path):
+def test_the_worst_row_counts_for_a_target(tmp_path):
     write_csv(tmp_path, "t", [{"size": "a 1", "x": 4.0}, {"size": "a 2", "x": 8.0}, {"size": "b", "x": 0.5}])
     at_least = page.Target("", ">=", 5, "t", "x", {"size": "a"})
     at_most = page.Target("", "<=", 0.2, "t", "x", {"size": "a"}, inverse=True)
