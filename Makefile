@@ -15,7 +15,7 @@ STUDY = $(shell $(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(op
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo study provenance test test-cluster lint rehearse bench docs screenshots install clean
+.PHONY: demo study provenance test test-cluster lint rehearse bench docs screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -66,6 +66,17 @@ lint: $(INSTALLED)
 	snakemake --lint
 
 install: $(INSTALLED)
+
+# Resolves the dev extra of pyproject.toml anew into envs/requirements.lock. The libraries of a CUDA build are left out,
+# because they depend on the machine. The pins in envs/study.yaml and .pre-commit-config.yaml follow by hand; a test says
+# which ones differ.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	{ grep '^#' envs/requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude-editable \
+		| sed -E '/^(cuda|nvidia|triton)/d; s/\+cpu$$//'; } > $(VENV)-lock/requirements.lock
+	mv $(VENV)-lock/requirements.lock envs/requirements.lock
+	rm -r $(VENV)-lock
 
 $(INSTALLED): envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
