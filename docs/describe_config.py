@@ -1,4 +1,4 @@
-"""Write the table of all keys into config/README.md, from the schema: `python docs/describe_config.py`."""
+"""Update the table of all keys in config/README.md from the schema: `python docs/describe_config.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- keys: made from the schema by docs/describe_config.py -->\n",
 
 
 def keys(schema: dict, path: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(key, values, default, meaning) of every key, in the schema's order; a name of the user's own is `<name>`."""
+    """Key, values, default and meaning of every key, in the schema's order; `<name>` stands for a user's own name."""
     for name, inner in schema.get("properties", {}).items():
         required = name in schema.get("required", []) and "default" not in inner
         nested = "properties" in inner or isinstance(inner.get("additionalProperties"), dict)
@@ -31,7 +31,7 @@ def table() -> str:
 
 
 def page() -> str:
-    """config/README.md with its table made anew."""
+    """config/README.md with an updated table."""
     before, rest = PAGE.read_text().split(BEGIN)
     return before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1]
 

@@ -1,6 +1,6 @@
-"""Write the tables of docs/findings.md from the tables of `make study`: `python docs/describe_results.py`.
+"""Update the tables of docs/findings.md from those of `make study`: `python docs/describe_results.py`.
 
-A table stands between `<!-- table: name -->` and `<!-- end of table -->`; all else on the page is written by hand.
+A table stands between `<!-- table: name -->` and `<!-- end of table -->`; the rest of the page is written by hand.
 """
 
 import re
@@ -12,33 +12,27 @@ import pandas as pd
 DOCS = Path(__file__).parent
 PAGE, RESULTS = DOCS / "findings.md", DOCS / "results"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
-METHODS = {
-    "identity": "identity",
-    "arbitrary": "arbitrary",
-    "ojfa": "OJFA",
-    "joint": "joint",
-    "n_njtc": "N-NJTC",
-    "jtc": "JTC",
-}
+METHODS = {"identity": "identity", "arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint"}
+METHODS |= {"n_njtc": "N-NJTC", "jtc": "JTC"}
 JOINT_VARIANTS = ["paper", "per-level", "not-first", "post-norm", "exact", "exact-not-first", "exact-post-norm"]
-SINGLE_JUMPS = ["exact-post-norm", "logits", "kl"]  # of one target, fitted to three objectives
+SINGLE_JUMPS = ["exact-post-norm", "logits", "kl"]  # one target, three objectives
 
 Rows = list[list[str]]
 
 
 def read(name: str) -> pd.DataFrame:
-    """One of the study's tables."""
+    """One of the study's summary tables."""
     return pd.read_csv(RESULTS / f"{name}.csv", dtype={"jump": str}, keep_default_na=False, na_values=[""])
 
 
 def estimate(row: pd.Series, metric: str, digits: int = 3) -> str:
-    """A value with its interval."""
+    """A value with its confidence interval."""
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     return f"{row[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def verdicts() -> Rows:
-    """Each variant's verdicts over its seeds, with how many seeds say what where they disagree; the jumps it chose."""
+    """Each variant's verdicts, with counts where its seeds disagree, and the jumps that it selects."""
     table, scores = read("verdicts"), read("scores")
 
     def words(row: pd.Series) -> str:
@@ -56,7 +50,7 @@ def verdicts() -> Rows:
 
 
 def methods() -> Rows:
-    """Mean precision of each method, for the two variants that ran with every seed."""
+    """Mean precision of each method for the two variants that ran with every seed."""
     table = read("methods")
     rows = [["variant", "seed", *METHODS.values()]]
     for variant in ("paper", "exact"):
@@ -67,7 +61,7 @@ def methods() -> Rows:
 
 
 def claims() -> Rows:
-    """Every statement that a verdict rests on."""
+    """Every statistic that decides a verdict."""
     table = read("claims").dropna(subset="rule")
     table = table[table["variant"].isin(["paper", "exact"])]
     seeds = [f"seed {seed}" for seed in sorted(set(table["seed"]))]
@@ -82,7 +76,7 @@ def claims() -> Rows:
 
 
 def sensitivity() -> Rows:
-    """Mean precision of each method under each variant, at seed 0."""
+    """Mean precision of each method in each variant, at seed 0."""
     table = read("methods")
     table = table[table["seed"] == 0]
     rows = [["variant", *METHODS.values()]]
@@ -93,7 +87,7 @@ def sensitivity() -> Rows:
 
 
 def joint() -> Rows:
-    """The two jumps that serve all levels: error, share explained, and precision."""
+    """Error, share of variance explained, and precision of the two jumps that are used at all levels."""
     table, jumps = read("shared_jumps"), read("jumps")
     rows = [["variant", "jump", "gap of its fit", "error, all levels", "explained", "precision", "surprisal"]]
     for variant in JOINT_VARIANTS:
@@ -109,7 +103,7 @@ def joint() -> Rows:
 
 
 def oracle() -> Rows:
-    """Whether a score finds the jump with the best precision on held-out training sentences."""
+    """How well each score finds the jump with the best precision on held-out training sentences."""
     table = read("oracle")
     names = {"d_m": "D_m", "cosine": "mean cosine", "squared_cosine": "unsigned square", "mse": "mean squared error"}
     rows = [["variant", "seed", "score", "jump", "best jump", "rank correlation", "regret", "regret on test"]]
@@ -133,7 +127,7 @@ def ranks() -> Rows:
 
 
 def single_jumps() -> Rows:
-    """Jumps of equal size fitted to other objectives, at seed 0, and at how many levels each is the most precise."""
+    """Precision of jumps of one size and target but different objectives, at seed 0, and where each is best."""
     table, levels = read("methods"), read("levels")
     levels = levels[(levels["seed"] == 0) & levels["variant"].isin(SINGLE_JUMPS)]
     rows = [["variant", "N-NJTC", "first at levels", "joint", "first at levels", "OJFA", "first at levels"]]
@@ -149,7 +143,7 @@ def single_jumps() -> Rows:
 
 
 def dynamic_exit() -> Rows:
-    """The fewest blocks at which a dynamic exit keeps nine tenths of the agreement, at seed 0."""
+    """The fewest blocks with which a dynamic exit keeps an agreement of 0.9, at seed 0."""
     table = read("dynamic_exit")
     table = table[(table["variant"].isin(["paper", "exact"])) & (table["seed"] == 0) & (table["agreement"] >= 0.9)]
     rows = [["variant", "method", "threshold", "agreement", "blocks run", "checks", "cost, fused", "cost, plain"]]
@@ -164,22 +158,19 @@ def dynamic_exit() -> Rows:
 
 MAKERS: dict[str, Callable[[], Rows]] = {
     maker.__name__: maker
-    for maker in (
-        *(verdicts, methods, claims, sensitivity, joint),
-        *(oracle, ranks, single_jumps, dynamic_exit),
-    )
+    for maker in (verdicts, methods, claims, sensitivity, joint, oracle, ranks, single_jumps, dynamic_exit)
 }
 
 
 def markdown(rows: Rows) -> str:
-    """A Markdown table, numbers to the right."""
+    """A Markdown table with numbers aligned to the right."""
     numeric = [all(re.match(r"[-\d–]", row[i]) for row in rows[1:]) for i in range(len(rows[0]))]
     lines = [rows[0], ["---:" if right else "---" for right in numeric], *rows[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def page() -> str:
-    """The page with its tables made anew."""
+    """The page with updated tables."""
     return TABLE.sub(lambda found: found[1] + "\n" + markdown(MAKERS[found[2]]()) + "\n" + found[3], PAGE.read_text())
 
 
