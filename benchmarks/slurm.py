@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
-from collect_timings import read_timings  # noqa: E402
+from collect_timings import read_timings
 
 
 def main(results: str) -> None:

@@ -56,6 +56,7 @@ class Size:
         return default_rank(self.hidden_size)
 
     def __str__(self) -> str:
+        """The size as the tables show it."""
         return f"{self.name}: K={self.n_blocks} H={self.hidden_size} r={self.rank} N={self.train}"
 
 

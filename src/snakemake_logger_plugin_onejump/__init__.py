@@ -23,6 +23,7 @@ class LogHandler(LogHandlerBase):
     """Counts jobs and work, and writes a line when a job starts."""
 
     def __post_init__(self) -> None:
+        """Start counting; Snakemake's base class calls this."""
         self._work: dict[str, float] = {}
         self._rules: dict[int, str] = {}  # job -> rule
         self._finished: set[int] = set()

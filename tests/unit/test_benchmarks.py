@@ -69,10 +69,7 @@ def test_ways_take_turns_and_parts_count_as_the_whole(monkeypatch):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    assert (
-        error_of(lambda: measure.read("dump", tmp_path))
-        == f"{tmp_path}/dump.csv: no such file; run `make bench`"
-    )
+    assert error_of(lambda: measure.read("dump", tmp_path)) == f"{tmp_path}/dump.csv: no such file; run `make bench`"
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3])

@@ -196,7 +196,7 @@ def save_positions(source: ModelSource, sentences: Path, path: Path, shards: dic
 
 def dump_shard(
     source: ModelSource, positions: Path, unembedding: Path, split: str, shard: int, path: Path, dtype: str,
-    device: torch.device = torch.device("cpu"), token_budget: int | None = None,
+    device: torch.device | str = "cpu", token_budget: int | None = None,
 ) -> None:  # fmt: skip
     """The stage, for a source and a device."""
     stages.dump_activations(

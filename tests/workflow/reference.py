@@ -215,9 +215,11 @@ def compare(
 
     Args:
         results: the study's folder.
-        model, seed, variant: which of its branches.
-        fits: of how many levels the fits are done again, evenly spaced, and the joint one's; all by default.
-        sentences: how many test sentences to take, the first ones; all by default.
+        model: name of the model.
+        seed: the branch's seed.
+        variant: the branch's variant.
+        fits: number of levels, evenly spaced, whose fits are repeated besides the joint one; all by default.
+        sentences: number of test sentences, the first ones; all by default.
 
     Raises:
         AssertionError: another jump is chosen, another ridge, or other sentences are evaluated.

@@ -1,5 +1,4 @@
-"""The diffs of docs/extending.md apply to this tree and do what the page says: a study runs with them, beside naive
-computations."""
+"""The diffs of docs/extending.md apply to this tree, and a study runs with them; compared with naive computations."""
 
 import os
 import re

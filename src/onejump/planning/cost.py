@@ -469,7 +469,8 @@ def plan_study(config: Mapping) -> list[Line]:
 
 def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
     """Seconds of the average job of each rule in the plan, on `gpu` if this host has one and else on two cores; under
-    "", those of any other rule."""
+    "", those of any other rule.
+    """
     machine = gpu if any(Path("/dev").glob("nvidia[0-9]*")) else TWO_CORES
     jobs, seconds = Counter(), Counter()
     for line in plan_study(config):
