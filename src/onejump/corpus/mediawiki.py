@@ -59,8 +59,18 @@ class MediawikiDump:
             elif (place := rng.randrange(seen + 1)) < len(kept):
                 kept[place] = article
         rng.shuffle(kept)
-        for title, wikitext in kept:
-            yield Document(title, clean_wikitext(wikitext))
+        unparsable = 0
+        try:
+            for title, wikitext in kept:
+                try:
+                    paragraphs = clean_wikitext(wikitext)
+                except ValueError:
+                    unparsable += 1
+                else:
+                    yield Document(title, paragraphs)
+        finally:
+            if unparsable:
+                logger.warning("%s: pages whose wikitext cannot be parsed, skipped: %d", self.path, unparsable)
 
     def _articles(self) -> Iterator[tuple[str, str]]:
         """Yield titles and wikitext in the order of the dump."""
@@ -87,7 +97,7 @@ class MediawikiDump:
                 " download it again"
             ) from error
         if unreadable:
-            logger.warning("%s: %d pages skipped because they cannot be read", path, unreadable)
+            logger.warning("%s: pages that cannot be read, skipped: %d", path, unreadable)
 
 
 def _pages(file: BinaryIO) -> Iterator[bytes]:

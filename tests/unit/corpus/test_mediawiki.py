@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import time
 from collections import Counter
 
 import pytest
@@ -20,16 +21,14 @@ def page(title, *texts, namespace=0, extra=""):
     return f"<page><title>{title}</title><ns>{namespace}</ns><id>7</id>{extra}{revisions}</page>"
 
 
+HEADER = (
+    b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"><siteinfo><sitename>'
+    b'Test</sitename><namespaces><namespace key="0" /><namespace key="1">Talk</namespace></namespaces></siteinfo>'
+)
+
+
 def dump(*pages):
-    return (
-        (
-            '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"><siteinfo>'
-            '<sitename>Test</sitename><namespaces><namespace key="0" /><namespace key="1">Talk</namespace></namespaces>'
-            "</siteinfo>"
-        ).encode()
-        + b"".join(page if isinstance(page, bytes) else page.encode() for page in pages)
-        + b"</mediawiki>"
-    )
+    return HEADER + b"".join(page if isinstance(page, bytes) else page.encode() for page in pages) + b"</mediawiki>"
 
 
 SMALL_DUMP = dump(
@@ -128,7 +127,7 @@ def test_a_page_that_cannot_be_read_is_skipped_and_counted(tmp_path, bad, caplog
     path = tmp_path / "wiki.xml"
     path.write_bytes(dump(page("Athens", "Text."), bad, bad, page("Sparta", "Text.")))
     assert sorted(d.title for d in MediawikiDump(path).documents(0, 5)) == ["Athens", "Sparta"]
-    assert caplog.messages == [f"{path}: 2 pages skipped because they cannot be read"]
+    assert caplog.messages == [f"{path}: pages that cannot be read, skipped: 2"]
 
 
 @pytest.mark.parametrize("empty", ["<timestamp/>", "<contributor><username>A</username><id/></contributor>", "<id/>"])
@@ -155,3 +154,13 @@ def test_pages_may_lie_across_the_blocks_in_which_a_dump_is_read(tmp_path, monke
     for size in (1, 7, 100):
         monkeypatch.setattr("onejump.corpus.mediawiki._BLOCK", size)
         assert list(MediawikiDump(path).documents(0, 5)) == whole
+
+
+def test_a_page_that_would_take_long_to_parse_is_skipped_and_counted(tmp_path, caplog):
+    path = tmp_path / "wiki.xml"
+    slow = page("Slow", "A list.\n" + "{|\n|-\n| a\n" * 4000)
+    path.write_bytes(dump(page("Athens", "Text."), slow, page("Sparta", "Text.")))
+    start = time.process_time()
+    assert sorted(d.title for d in MediawikiDump(path).documents(0, 5)) == ["Athens", "Sparta"]
+    assert time.process_time() - start < 5
+    assert caplog.messages == [f"{path}: pages whose wikitext cannot be parsed, skipped: 1"]
