@@ -72,7 +72,7 @@ def sample_sentences(
     files: Annotated[list[Path], Option("A .parquet, .jsonl or .txt file; may be repeated.")] = (),
     text_field: Annotated[str, Option("Column that holds the text.")] = "text",
     title_field: Annotated[str, Option("Column that holds the title, if there is one.")] = "title",
-    language: Annotated[str, Option("Language of the sentence splitter.")] = "en",
+    language: Annotated[str, Option("Language of the text, as a code of ISO 639.")] = "en",
     seed: Seed = 0,
 ) -> None:
     """Sample sentences from a text source into sentences.parquet."""

@@ -14,6 +14,7 @@ from onejump.corpus.mediawiki import MediawikiDump
 from onejump.corpus.sentences import usable_sentences
 from onejump.corpus.text_files import HubDataset, LocalFiles
 from onejump.files.atomic import OnejumpError
+from onejump.study.languages import LANGUAGES
 
 SCHEMA = pa.schema(
     [("sentence_id", pa.int32()), ("split", pa.string()), ("document", pa.string()), ("text", pa.string())]
@@ -41,10 +42,13 @@ def sample_sentences(source: Source, train: int, test: int, seed: int, language:
         sentences train..train+test-1, both in random order, so any slice of a split is itself a random sample.
 
     Raises:
-        OnejumpError: a split is empty, the source has too few sentences, or its documents cannot be divided.
+        OnejumpError: a split is empty, the language is unknown, the source has too few sentences, or its documents
+            cannot be divided.
     """
     if train < 1 or test < 1:
         raise OnejumpError(f"corpus: train {train} and test {test} sentences requested; ask for at least 1 of each")
+    if language not in LANGUAGES:
+        raise OnejumpError(f"corpus: unknown language {language!r}; expected one of {', '.join(LANGUAGES)}")
     found = _read(source, train + test, seed, language)
     sizes = [len(sentences) for sentences in found.values()]
     if sum(sizes) < train + test:

@@ -1,8 +1,10 @@
 """Read texts from the hub and from local files with `datasets`."""
 
 import glob
+import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,8 +44,9 @@ class HubDataset:
             OnejumpError: the hub cannot be reached, or the data set has no such column.
         """
         for number, row in enumerate(self._rows(seed)):
-            _require_column(self.text_field, row, f"data set {self.id}")
-            yield _document(row.get(self.title_field) or f"{self.id}#{number}", row[self.text_field])
+            where = f"data set {self.id}"
+            _require_column(self.text_field, row, where)
+            yield _document(row.get(self.title_field) or f"{self.id}#{number}", row, self.text_field, where)
 
     def _rows(self, seed: int) -> Iterator[dict]:
         datasets = _quiet_datasets()
@@ -67,7 +70,8 @@ class LocalFiles:
     Attributes:
         paths: the files; each line of a text is a paragraph.
         text_field: column that holds the text.
-        title_field: column that holds the title; a row without one is called "<file>#<row>", a .txt file by its name.
+        title_field: column that holds the title; a row without one is called "<file>#<row>". Files are called by
+            their path below the folder that holds them all, so that files of the same name are told apart.
     """
 
     paths: Sequence[str | Path]
@@ -88,30 +92,44 @@ class LocalFiles:
             tables = [(path, self._load(path, cache)) for path in map(Path, self.paths)]
             places = [(path, table, row) for path, table in tables for row in range(len(table))]
             random.Random(seed).shuffle(places)
+            folder = os.path.commonpath([path.absolute().parent for path, _ in tables])
             for path, table, row in places:
-                values = table[row]
-                default = path.name if path.suffix == ".txt" else f"{path.name}#{row}"
-                text = values["text"] if path.suffix == ".txt" else values[self.text_field]
-                yield _document(values.get(self.title_field) or default, text)
+                with _readable(path):
+                    values = table[row]
+                name = path.absolute().relative_to(folder).as_posix()
+                if path.suffix == ".txt":
+                    yield _document(name, values, "text", str(path))
+                else:
+                    yield _document(values.get(self.title_field) or f"{name}#{row}", values, self.text_field, str(path))
 
     def _load(self, path: Path, cache: str):
-        """Load one file as a `datasets.Dataset`, memory-mapped from `cache`."""
+        """Load the text and the title of one file as a `datasets.Dataset`, memory-mapped from `cache`."""
         if path.suffix not in _BUILDERS:
             raise OnejumpError(f"{path}: unknown kind of text file; expected a name ending in {', '.join(_BUILDERS)}")
         require_file(path)
         builder, options = _BUILDERS[path.suffix]
         datasets = _quiet_datasets()
-        try:
+        with _readable(path):
             table = datasets.load_dataset(
                 builder, data_files=[glob.escape(str(path))], split="train", cache_dir=cache, **options
             )
-        except Exception as error:  # `datasets` passes on whatever each reader raises.
-            raise OnejumpError(
-                f"{path}: not a readable {path.suffix} file ({reason_of(error.__cause__ or error)}); fix or remove it"
-            ) from error
-        if path.suffix != ".txt":
-            _require_column(self.text_field, table.column_names, str(path))
-        return table
+        if path.suffix == ".txt":
+            return table
+        _require_column(self.text_field, table.column_names, str(path))
+        return table.select_columns(
+            [name for name in table.column_names if name in (self.text_field, self.title_field)]
+        )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn any error of `datasets`, which passes on whatever each reader raises, into an OnejumpError."""
+    try:
+        yield
+    except Exception as error:
+        raise OnejumpError(
+            f"{path}: not a readable {path.suffix} file ({reason_of(error.__cause__ or error)}); fix or remove it"
+        ) from error
 
 
 def _quiet_datasets():
@@ -128,5 +146,10 @@ def _require_column(column: str, found: Iterable[str], where: str) -> None:
         raise OnejumpError(f"{where}: has no column {column!r}, only {', '.join(found)}; set text_field to one of them")
 
 
-def _document(title: str, text: str | None) -> Document:
+def _document(title: object, row: Mapping, text_field: str, where: str) -> Document:
+    text = row[text_field]
+    if not isinstance(text, str | None):
+        raise OnejumpError(
+            f"{where}: column {text_field!r} holds {type(text).__name__}, not text; set text_field to a column of text"
+        )
     return Document(str(title), [line.strip() for line in (text or "").split("\n") if line.strip()])

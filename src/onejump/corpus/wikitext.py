@@ -1,6 +1,7 @@
 """Convert wikitext to paragraphs of plain text."""
 
 import re
+from collections import Counter
 
 GAP = "\ufffc"  # the "object replacement character": part of the sentence, but not text, was here
 _INLINE_TAG = re.compile(
@@ -17,7 +18,15 @@ _FOOTNOTE = re.compile(
     rf"(?<=[^\W\d_]|[.,;:!?\"'”\u2019)]){GAP}+(?=[\s.,;:!?)]|$)|(?<=[.!?\"”])\s+{GAP}+(?=\s+[A-Z]|\s*$)"
 )
 # Parentheses with a gap mostly held a pronunciation or a foreign name; the sentence reads well without them.
-_GAP_IN_PARENTHESES = re.compile(rf"\s*\([^()]*{GAP}[^()]*\)")
+_GAP_IN_PARENTHESES = re.compile(rf"(?<!\s)\s*\([^(){GAP}]*{GAP}[^()]*\)")
+_INDENT = " \t:;*#"  # what may precede a table on its line
+_MARK = re.compile(
+    rf"<[a-z][^<>]*/>|</?[a-z][^\s<>/]*|\{{\{{|\}}\}}|^[{_INDENT}]*\{{\||^[ \t]*\|\}}(?!\}}(?!\}}))|\[\[|\]\]"
+    r"|\[(?=\w+:)|\]|<!--|-->",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CLOSING = {"{{": "}}", "{|": "|}", "[[": "]]", "[": "]", "<!--": "-->"}
+_MOST_WORK = 10_000_000  # characters read in vain, each of which takes up to 1 microsecond
 
 
 def clean_wikitext(wikitext: str) -> list[str]:
@@ -25,9 +34,14 @@ def clean_wikitext(wikitext: str) -> list[str]:
 
     A template, formula or piece of code within a sentence leaves U+FFFC behind, to mark the sentence as incomplete.
     Footnotes, and parentheses around such a gap, are removed entirely.
+
+    Raises:
+        ValueError: the wikitext cannot be parsed, or has so many unclosed openings that it would take long.
     """
     import mwparserfromhell
 
+    if work_in_vain(wikitext) > _MOST_WORK:
+        raise ValueError("too many unclosed templates, tables, links or tags")
     text = _plain(mwparserfromhell.parse(wikitext, skip_style_tags=True))
     text = _QUOTE_MARKUP.sub("", _MAGIC_WORD.sub("", text))
     paragraphs, lines = [], []
@@ -40,6 +54,34 @@ def clean_wikitext(wikitext: str) -> list[str]:
     # A gap at the start was a box beside the text.
     closed = (_GAP_IN_PARENTHESES.sub("", _FOOTNOTE.sub("", text.lstrip(f" {GAP}"))) for text in paragraphs)
     return [text.strip() for text in closed if text.strip()]
+
+
+def work_in_vain(wikitext: str) -> int:
+    """Count the characters that the parser reads in vain.
+
+    It reads from an opening that is never closed to the end of the text, then goes back and takes it for plain text,
+    so its time is quadratic in the number of such openings.
+    """
+    from mwparserfromhell.definitions import is_single
+
+    unclosed: list[tuple[str, int]] = []  # what would close each opening, and where it is
+    awaited: Counter[str] = Counter()
+    work = 0
+    for match in _MARK.finditer(wikitext):
+        mark = match[0].strip(_INDENT).lower()
+        if mark.endswith("/>") or is_single(mark[1:]):
+            continue
+        closing = f"</{mark[1:]}" if re.match("<[a-z]", mark) else _CLOSING.get(mark)
+        if closing is not None:
+            unclosed.append((closing, match.start()))
+            awaited[closing] += 1
+        while awaited[mark]:
+            closing, start = unclosed.pop()
+            awaited[closing] -= 1
+            if closing == mark:
+                break
+            work += len(wikitext) - start
+    return work + sum(len(wikitext) - start for _, start in unclosed)
 
 
 def _plain(wikicode) -> str:
@@ -55,7 +97,7 @@ def _plain(wikicode) -> str:
         elif isinstance(node, nodes.ExternalLink):
             parts.append(_plain(node.title) if node.title is not None else "" if node.brackets else str(node.url))
         elif isinstance(node, nodes.HTMLEntity):
-            parts.append(node.normalize())
+            parts.append(re.sub("[\ud800-\udfff]", GAP, node.normalize()))  # a surrogate is not a character
         elif isinstance(node, nodes.Heading):
             parts.append("\n\n")
         elif isinstance(node, nodes.Tag):

@@ -9,6 +9,7 @@ import yaml
 
 from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
+from onejump.study.languages import LANGUAGES
 from onejump.study.variants import seeds_of
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
@@ -62,6 +63,7 @@ def _check_names(value: object, path: tuple[str, ...]) -> None:
 def _schema() -> dict:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     schema["properties"]["variants"]["additionalProperties"]["properties"]["fit"]["enum"] = list(FITS)
+    schema["properties"]["corpus"]["properties"]["language"]["enum"] = LANGUAGES
     return schema
 
 

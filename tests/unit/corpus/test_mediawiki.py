@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import time
 from collections import Counter
 
 import pytest
@@ -20,12 +21,14 @@ def page(title, *texts, namespace=0, extra=""):
     return f"<page><title>{title}</title><ns>{namespace}</ns><id>7</id>{extra}{revisions}</page>"
 
 
+HEADER = (
+    b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"><siteinfo><sitename>'
+    b'Test</sitename><namespaces><namespace key="0" /><namespace key="1">Talk</namespace></namespaces></siteinfo>'
+)
+
+
 def dump(*pages):
-    return (
-        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"><siteinfo>'
-        '<sitename>Test</sitename><namespaces><namespace key="0" /><namespace key="1">Talk</namespace></namespaces>'
-        "</siteinfo>" + "".join(pages) + "</mediawiki>"
-    ).encode()
+    return HEADER + b"".join(page if isinstance(page, bytes) else page.encode() for page in pages) + b"</mediawiki>"
 
 
 SMALL_DUMP = dump(
@@ -106,3 +109,58 @@ def test_a_missing_dump_and_an_unknown_kind_are_named(tmp_path):
     message = error_of(lambda: list(MediawikiDump(tmp_path / "wiki.7z").documents(0, 5)))
     assert "unknown kind of dump" in message
     assert ".xml, .bz2, .gz" in message
+
+
+UNREADABLE_PAGES = {
+    "surrogate": page("Bad", "A smile &#xD83D;&#xDE00; here."),
+    "control character": page("Bad", "A bell \x07 here."),
+    "entity": page("Bad", "A gap&nbsp;here."),
+    "tag": page("Bad", "A <tag here."),
+    "bytes": page("Bad", "A caf\xe9 here.").encode("latin-1"),
+    "no title": page("", "Text."),
+    "namespace": page("Bad", "Text.", namespace="none"),
+}
+
+
+@pytest.mark.parametrize("bad", UNREADABLE_PAGES.values(), ids=UNREADABLE_PAGES)
+def test_a_page_that_cannot_be_read_is_skipped_and_counted(tmp_path, bad, caplog):
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(dump(page("Athens", "Text."), bad, bad, page("Sparta", "Text.")))
+    assert sorted(d.title for d in MediawikiDump(path).documents(0, 5)) == ["Athens", "Sparta"]
+    assert caplog.messages == [f"{path}: pages that cannot be read, skipped: 2"]
+
+
+@pytest.mark.parametrize("empty", ["<timestamp/>", "<contributor><username>A</username><id/></contributor>", "<id/>"])
+def test_fields_that_are_not_used_may_be_empty(tmp_path, empty, caplog):
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(
+        dump(f"<page><title>Athens</title><ns>0</ns><id/><revision>{empty}<text>Text.</text></revision></page>")
+    )
+    assert list(MediawikiDump(path).documents(0, 5)) == [Document("Athens", ["Text."])]
+    assert caplog.messages == []
+
+
+def test_a_dump_without_ns_elements_is_divided_by_the_prefixes_of_its_titles(tmp_path):
+    path = tmp_path / "wiki.xml"
+    pages = (page(title, "Text.").replace("<ns>0</ns>", "") for title in ("Athens", "Talk:Athens", "Alien: Covenant"))
+    path.write_bytes(dump(*pages))
+    assert sorted(d.title for d in MediawikiDump(path).documents(0, 5)) == ["Alien: Covenant", "Athens"]
+
+
+def test_pages_may_lie_across_the_blocks_in_which_a_dump_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(SMALL_DUMP)
+    whole = list(MediawikiDump(path).documents(0, 5))
+    for size in (1, 7, 100):
+        monkeypatch.setattr("onejump.corpus.mediawiki._BLOCK", size)
+        assert list(MediawikiDump(path).documents(0, 5)) == whole
+
+
+def test_a_page_that_would_take_long_to_parse_is_skipped_and_counted(tmp_path, caplog):
+    path = tmp_path / "wiki.xml"
+    slow = page("Slow", "A list.\n" + "{|\n|-\n| a\n" * 4000)
+    path.write_bytes(dump(page("Athens", "Text."), slow, page("Sparta", "Text.")))
+    start = time.process_time()
+    assert sorted(d.title for d in MediawikiDump(path).documents(0, 5)) == ["Athens", "Sparta"]
+    assert time.process_time() - start < 5
+    assert caplog.messages == [f"{path}: pages whose wikitext cannot be parsed, skipped: 1"]

@@ -171,3 +171,9 @@ def test_documents_that_cannot_be_divided_are_refused_with_what_was_found_and_wh
 @pytest.mark.parametrize(("train", "test"), [(0, 5), (5, 0), (-1, 5)])
 def test_an_empty_split_is_refused(train, test):
     assert f"train {train} and test {test}" in error_of(lambda: sample_sentences(Shelf([9, 9]), train, test, seed=0))
+
+
+@pytest.mark.parametrize("language", ["klingon", "english", "", "EN", "xx"])
+def test_an_unknown_language_is_refused_with_the_known_ones(language):
+    message = error_of(lambda: sample_sentences(Shelf([9, 9]), 1, 1, 0, language))
+    assert message.startswith(f"corpus: unknown language {language!r}; expected one of af, am, ar, ")

@@ -133,3 +133,57 @@ def test_a_hub_that_fails_midway_is_named(monkeypatch):
     stream = datasets.IterableDataset.from_generator(rows)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: stream)
     assert "read timed out" in error_of(lambda: list(HubDataset("a/b", None, "abc123").documents(0, 1)))
+
+
+NOT_TEXT = {
+    "list": [["A sentence."], None],
+    "int64": [1, 2],
+    "binary": [b"A sentence.", b"B"],
+    "struct": [{"a": "A sentence."}],
+    "double": [1.5, float("nan")],
+    "bool": [True, False],
+}
+
+
+@pytest.mark.parametrize("kind", NOT_TEXT)
+def test_a_column_that_is_not_text_is_refused(tmp_path, kind):
+    pq.write_table(pa.table({"text": NOT_TEXT[kind]}), tmp_path / "a.parquet")
+    message = error_of(lambda: list(LocalFiles([tmp_path / "a.parquet"]).documents(0, 1)))
+    assert message.startswith(f"{tmp_path / 'a.parquet'}: column 'text' holds ")
+    assert message.endswith(", not text; set text_field to a column of text")
+
+
+def test_a_hub_column_that_is_not_text_is_refused(monkeypatch):
+    rows = datasets.Dataset.from_list([{"text": ["A sentence."]}]).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: rows)
+    message = error_of(lambda: list(HubDataset("a/b", None, "abc123").documents(0, 1)))
+    assert "data set a/b: column 'text' holds list, not text" in message
+
+
+def test_columns_that_are_not_used_may_hold_anything(tmp_path):
+    table = pa.table({"text": ["A."], "when": pa.array([10**18], pa.timestamp("ns")), "bad": pa.array([b"\xff"])})
+    bad = table["bad"].chunk(0).view(pa.string())
+    pq.write_table(table.set_column(2, "bad", bad), tmp_path / "a.parquet")
+    assert by_title(LocalFiles([tmp_path / "a.parquet"]).documents(0, 1)) == {"a.parquet#0": ["A."]}
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    bad = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    message = error_of(lambda: list(LocalFiles([tmp_path / "a.parquet"]).documents(0, 1)))
+    assert message.startswith(f"{tmp_path / 'a.parquet'}: not a readable .parquet file (UnicodeDecodeError: ")
+
+
+def test_files_of_the_same_name_are_different_documents(tmp_path, monkeypatch):
+    for folder in ("AA", "AB"):
+        (tmp_path / "texts" / folder).mkdir(parents=True)
+        (tmp_path / "texts" / folder / "wiki_00.txt").write_text(f"{folder} text.")
+        pq.write_table(pa.table({"text": [f"{folder} row."]}), tmp_path / "texts" / folder / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    paths = ["texts/AA/wiki_00.txt", tmp_path / "texts/AB/wiki_00.txt", "texts/AA/x.parquet", "texts/AB/x.parquet"]
+    assert by_title(LocalFiles(paths).documents(0, 1)) == {
+        "AA/wiki_00.txt": ["AA text."],
+        "AB/wiki_00.txt": ["AB text."],
+        "AA/x.parquet#0": ["AA row."],
+        "AB/x.parquet#0": ["AB row."],
+    }

@@ -4,7 +4,7 @@ import pytest
 
 from onejump.corpus.documents import Document
 from onejump.corpus.sentences import usable_sentences
-from onejump.corpus.wikitext import GAP, clean_wikitext
+from onejump.corpus.wikitext import GAP, clean_wikitext, work_in_vain
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ from onejump.corpus.wikitext import GAP, clean_wikitext
         ("H<sub>2</sub>O is <small>small</small>.", ["H2O is small."]),
         ("First.<br/>Second.<blockquote>Third.</blockquote>Fourth.", ["First.", "Second.", "Third.", "Fourth."]),
         ("Raw <nowiki>[[brackets]]</nowiki> stay.", ["Raw [[brackets]] stay."]),
+        ("A smile &#xD83D;&#xDE00; here, &#x263a; there.", [f"A smile {GAP}{GAP} here, \u263a there."]),
     ],
 )
 def test_wikitext_becomes_what_a_reader_sees(wikitext, paragraphs):
@@ -58,3 +59,27 @@ The city was old when Plato<ref name="x"/> was born there. It covers {{convert|3
         "Athens is the capital of Greece.",
         "The city was old when Plato was born there.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "work"),
+    [
+        ("{{a|[[b]]|<b>c</b>}} [http://d e] <!-- f -->\n{|\n| g\n|}\n", 0),
+        ("{{a\n|b={{c|\n|}}\n|}}<br><ref name=d/><B>e</b>\n* item\n<li>f", 0),
+        ("{{a", 3),
+        (" {{a|<i>b}}", 6),  # <i> at 5 is not closed before the template is
+        ("[[a|{|b", 7),  # a table begins only at the start of a line
+        ("{|\n|}}\n:{|\n", 11 + 4),
+        ("<b>" * 10, sum(range(3, 31, 3))),
+        ("}} ]] </b> |}", 0),
+    ],
+)
+def test_work_in_vain_is_the_text_after_each_opening_that_is_not_closed(wikitext, work):
+    assert work_in_vain(wikitext) == work
+
+
+def test_an_article_whose_parsing_would_take_long_is_refused():
+    for opening in ("{{a|", "{|\n", "<b>", "[[a|", "[http://a "):
+        clean_wikitext(opening * 100)
+        with pytest.raises(ValueError, match="too many unclosed"):
+            clean_wikitext(opening * 100_000)

@@ -72,3 +72,9 @@ def test_what_would_fail_after_hours_is_refused_at_once(change, message):
 def test_a_numeric_name_in_quotes_is_a_name():
     config = CONFIG | {"models": {"007": CONFIG["models"]["m"]}, "variants": {"1e5": {}}}
     assert list(complete_config(config)["models"]) == ["007"]
+
+
+def test_an_unknown_language_is_refused_with_the_known_ones():
+    config = CONFIG | {"corpus": CONFIG["corpus"] | {"language": "english"}}
+    assert "corpus.language: 'english' is not one of ['af', 'am', 'ar', " in error_of(lambda: complete_config(config))
+    assert complete_config(CONFIG | {"corpus": CONFIG["corpus"] | {"language": "zh"}})["corpus"]["language"] == "zh"
