@@ -31,7 +31,9 @@ from synthetic import Size, make_dump
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_table
-from onejump.planning.rehearsal import PREFIX, watch
+from onejump.models.architecture import architecture_file
+from onejump.models.random_weights import PREFIX
+from onejump.planning.rehearsal import watch
 
 LEVELS, VOCABULARY, TRANSFER = 2, 8192, 300
 WIDTH, WIDTHS = 576, (64, 576, 1600, 4096)
@@ -122,6 +124,11 @@ def growth(taken: Sequence[Taken], theory: dict[str, tuple[Range, Range]]) -> li
     return rows
 
 
+def repeated(option: str, files: Sequence[Path]) -> list:
+    """An option of the command line, once for each file."""
+    return [part for file in files for part in (option, file)]
+
+
 def run_stage(stage: str, *arguments: object) -> tuple[float, float]:
     """Wall seconds and peak megabytes of one stage.
 
@@ -149,11 +156,6 @@ def sentences(folder: Path, size: Size) -> Path:
     return folder / "sentences.parquet"
 
 
-def repeated(option: str, files: Sequence[Path]) -> list:
-    """An option of the command line, once for each file."""
-    return [part for file in files for part in (option, file)]
-
-
 def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float, float]]:
     """Seconds and peak megabytes of every stage except the dump, which needs a model."""
     dump, took = make_dump(folder, size), {}
@@ -166,7 +168,12 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     unused = ["--out", folder / "unused"]
 
     took["choose-positions"] = run_stage(
-        "choose-positions", "--model", f"{PREFIX}smollm2-135m", "--sentences", sentences(folder, size), *unused
+        "choose-positions",
+        "--model",
+        f"{PREFIX}{architecture_file('smollm2-135m')}",
+        "--sentences",
+        sentences(folder, size),
+        *unused,
     )
     for level, file in enumerate(files):
         exact = ["--level", level, "--fit", "exact", "--out", file]

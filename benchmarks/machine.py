@@ -24,6 +24,7 @@ from onejump.planning.rehearsal import measure_machine
 
 PACKAGES = ("torch", "numpy", "transformers", "pyarrow")
 BLOCK = 1 << 24  # bytes of a write
+FLOPS = ("float32", "float64", "bfloat16", "float16", "eigen")
 
 
 def disk_rates(folder: Path, size: int) -> tuple[float, float]:
@@ -59,8 +60,8 @@ def describe(disk_bytes: int) -> dict:
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "numpy_blas": f"{blas['name']} {blas['version']}",
         "torch_blas": "MKL" if torch.backends.mkl.is_available() else "another",
-        "flops": {threads: machine.flops for threads, machine in rates.items()},
-        "memory_bytes_per_second": {threads: machine.memory for threads, machine in rates.items()},
+        "flops": {threads: {kind: machine.rates[kind] for kind in FLOPS} for threads, machine in rates.items()},
+        "memory_bytes_per_second": {threads: machine.rates["touched"] for threads, machine in rates.items()},
         "disk_write_bytes_per_second": write_rate,
         "disk_read_bytes_per_second": read_rate,
     }

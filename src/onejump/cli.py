@@ -100,51 +100,36 @@ def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
     Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b, llama-3-70b,
     llama-3-405b, smollm2-135m) or is a config.json.
     """
-    from onejump.planning.rehearsal import Rehearsal
+    from onejump.models.architecture import load_architecture
+    from onejump.planning.rehearsal import HEADING, as_line, rehearse
+    from onejump.planning.work import Sizes
 
     for model in models:
-        rehearsal = Rehearsal(model, out / Path(model).stem, dtype, train, test, levels, threads, longest)
-        click.echo(rehearsal.heading())
-        rehearsal.run(lambda measured: click.echo(measured.row()))
-        click.echo(rehearsal.footing())
+        shards = {"train": 2, "test": 1}
+        sizes = Sizes(load_architecture(model), dtype, train, test, shards, min(test, 16), rehearsed=True)
+        click.echo(f"\n{model}, {dtype}, {train} / {test} sentences\n{HEADING}")
+        for row in rehearse(sizes, out / Path(model).stem, levels, threads, longest):
+            click.echo(as_line(row))
 
 
 @cli.command()
 @click.option("--configfile", type=FILE, required=True, help="The study's config.")
 @click.option(
-    "--gpu",
-    default="v100-32gb",
-    envvar="ONEJUMP_MACHINE",
-    show_envvar=True,
-    help="v100-32gb, a100-40gb, a100-80gb, h100, h200, l40s, a10g, rtx-4090, two-cores.",
+    "--gpu", default="v100-32gb", envvar="ONEJUMP_MACHINE", show_envvar=True, help="Such as h100, or two-cores."
 )
-@click.option(
-    "--measured",
-    type=FILE,
-    default=None,
-    help="machine.json that onejump rehearse wrote; its measured efficiencies replace those assumed for the GPU.",
-)
-@click.option(
-    "--schema", type=FILE, default=Path("workflow/schemas/config.schema.yaml"), help="Schema with the defaults."
-)
-def plan(configfile, gpu, measured, schema) -> None:
+@click.option("--measured", type=FILE, default=None, help="machine.json of onejump rehearse; its passes replace ours.")
+def plan(configfile, gpu, measured) -> None:
     """Say what a study will take: jobs, FLOPs, bytes, memory and hours of each rule, and where a model is too large."""
-    import dataclasses
+    from dataclasses import replace
 
-    import yaml
+    from onejump.planning.machines import MACHINES, read_machine
+    from onejump.planning.plan import render
+    from onejump.study.config import load_config
 
-    from onejump.files.atomic import require_file
-    from onejump.planning.cost import render, with_defaults
-    from onejump.planning.machines import GPUS, TWO_CORES, read_machine
-
-    machines = {**GPUS, TWO_CORES.name: TWO_CORES}
-    if gpu not in machines:
-        raise OnejumpError(f"--gpu {gpu}: not known; name one of {', '.join(machines)}")
-    machine = machines[gpu]
-    if measured is not None:
-        machine = dataclasses.replace(machine, efficiency=read_machine(measured).efficiency)
-    given, rules = (yaml.safe_load(require_file(file).read_text()) for file in (configfile, schema))
-    click.echo(render(with_defaults(given, rules, rules), machine), nl=False)
+    if gpu not in MACHINES:
+        raise OnejumpError(f"--gpu {gpu}: not known; name one of {', '.join(MACHINES)}")
+    machine = MACHINES[gpu] if measured is None else replace(MACHINES[gpu], passes=read_machine(measured).passes)
+    click.echo(render(load_config(configfile), machine), nl=False)
 
 
 @cli.command()

@@ -62,7 +62,7 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
         "report.figures",
         "report.page",
         "report.inspection",
-        "planning.cost",
+        "planning.plan",
     ],
 )
 def test_what_computes_on_no_tensors_imports_no_pytorch(module):

@@ -1,9 +1,12 @@
-# What each job asks for, from the library's cost plan: memory, minutes and disk, all growing with each attempt.
-from onejump.planning.machines import GPUS, TWO_CORES
-from onejump.planning.cost import mean_seconds, plan_model
+# What each job asks for, from the library's plan: memory, minutes and disk, more at each attempt.
+import dataclasses
+import functools
+
+from onejump.planning.machines import MACHINES
+from onejump.planning.plan import mean_seconds, sizes_of
+from onejump.planning.work import work_of
 
 # Runtimes are for the GPU that the site's environment names, or for `two-cores`; unset, for a modest one.
-MACHINES = {**GPUS, TWO_CORES.name: TWO_CORES}
 MACHINE_NAME = os.environ.get("ONEJUMP_MACHINE", "v100-32gb")
 if MACHINE_NAME not in MACHINES:
     raise WorkflowError(
@@ -15,36 +18,26 @@ MACHINE = MACHINES[MACHINE_NAME]
 # left with a long job at the end.
 AWAITED, LONG = 10, 5
 
-PLANS = {
-    name: plan_model(model, name, config) for name, model in config["models"].items()
-}
+SIZES = {model: sizes_of(model, config) for model in config["models"]}
 
 
-def planned_cost(job, wildcards, times=1):
-    """What the plan says about a rule's job, or about several of them as one."""
-    variant = config["variants"].get(wildcards.get("variant"))
-    plan = PLANS[wildcards.model].job(job, wildcards.get("split"), variant)
-    return plan.repeated(times)
+def asked(resource, stage, times=1):
+    """A resource of a stage's job, or of several of them in one job."""
+
+    def amount(wildcards, attempt):
+        variant = config["variants"].get(wildcards.get("variant"), {})
+        choices = {key: variant[key] for key in ("fit", "rank") if key in variant}
+        choices |= {"split": wildcards.split} if "split" in wildcards.keys() else {}
+        sizes = dataclasses.replace(SIZES[wildcards.model], **choices)
+        work = times * work_of(stage, sizes)
+        return work.resources(MACHINE, attempt)[resource]
+
+    return amount
 
 
-def mem_mb(job):
-    """Host memory: as planned on a host without a GPU, and a third for what the plan does not know."""
-    return lambda wildcards, attempt: planned_cost(job, wildcards).mem_mb(attempt)
-
-
-def runtime(job, times=1):
-    """Minutes: three times what is planned, and at least half an hour: a job cut off is a whole job lost."""
-    return lambda wildcards, attempt: planned_cost(job, wildcards, times).runtime(
-        MACHINE, attempt
-    )
-
-
-def disk_mb(job, times=1):
-    """Disk for the files that the job writes."""
-    return lambda wildcards, attempt: planned_cost(job, wildcards, times).disk_mb(
-        attempt
-    )
-
+mem_mb, runtime, disk_mb = (
+    functools.partial(asked, resource) for resource in ("mem_mb", "runtime", "disk_mb")
+)
 
 # Seconds of a rule's average job.
 WORK = mean_seconds(config, MACHINE)

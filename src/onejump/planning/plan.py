@@ -1,0 +1,116 @@
+"""The plan of a study: the jobs of each stage for each model, what they take, and what a model runs into."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from onejump.jumps.settings import VALIDATION_SHARE
+from onejump.models.architecture import find_architecture
+from onejump.planning.machines import GB, TWO_CORES, Machine
+from onejump.planning.work import MARGIN, STAGES, Sizes, Work, work_of
+from onejump.study.fits import FITS
+from onejump.study.layout import Layout
+from onejump.study.variants import joint_of, jumps_of
+
+
+def sizes_of(name: str, config: Mapping) -> Sizes:
+    """A model's sizes in a study whose config is complete; `split`, `fit` and `rank` of a job are to be replaced."""
+    model, corpus = config["models"][name], config["corpus"]
+    architecture = replace(find_architecture(name, model), n_blocks=model["blocks"])
+    transfer = min(config["evaluation"]["transfer_sentences"], corpus["test"])
+    return Sizes(architecture, model["dtype"], corpus["train"], corpus["test"], model["shards"], transfer)
+
+
+def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
+    """All jobs of a study whose config is complete: model, stage, how many that are alike, and the work of each."""
+    variants, sizes = config["variants"], {name: sizes_of(name, config) for name in config["models"]}
+    jobs: dict[tuple, tuple] = {}  # by what tells them apart: variants share some
+
+    def add(stage: str, model: str, *owner: object, number: int = 1, **choices: object) -> None:
+        work = work_of(stage, replace(sizes[model], **choices))
+        jobs.setdefault((stage, model, *owner), (model, stage, number, work))
+
+    for model, seed, variant in (branch.values() for branch in Layout(config).branches()):
+        chosen = variants[variant]
+        fitted = {"fit": chosen["fit"], "rank": chosen["rank"]}
+        jumps, joint = jumps_of(variant, variants), joint_of(variant, variants)
+        add("extract_unembedding", model)
+        add("choose_positions", model, seed)
+        for split, number in sizes[model].shards.items():
+            add("dump_activations", model, seed, split, number=number, split=split)
+        add("fit_jump", model, seed, jumps, number=sizes[model].architecture.n_blocks, **fitted)
+        add("fit_joint_jump", model, seed, joint, **fitted)
+        add("score_jumps", model, seed, jumps, **fitted)
+        curve = ["evaluate_ranks"] if FITS[chosen["fit"]].nested else []
+        for stage in ("select_jump", "evaluate_oracle", "evaluate_jumps", "assess_claims", *curve):
+            add(stage, model, seed, variant, **fitted)
+        for stage in ("fit_jtc", "evaluate_references"):
+            add(stage, model, seed, chosen["target"], chosen["positions"])
+    return list(jobs.values())
+
+
+def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
+    """Seconds of the average job of each stage, on `gpu` if this host has one, else on two cores; "": of any other."""
+    machine = gpu if any(Path("/dev").glob("nvidia[0-9]*")) else TWO_CORES
+    number, seconds = Counter(), Counter()
+    for _, stage, n, work in plan_study(config):
+        number[stage] += n
+        seconds[stage] += n * work.seconds(machine)
+    return {"": machine.start_seconds} | {stage: seconds[stage] / n for stage, n in number.items()}
+
+
+def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
+    """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
+    found, H, room = [], s.architecture.hidden_size, gpu.device_bytes or math.inf
+    works = {stage: work_of(stage, replace(s, fit="adam")) for stage in STAGES}
+    needed = works.pop("dump_activations").device * MARGIN
+    if needed > gpus * room:
+        count = math.ceil(needed / room)
+        where = "on one node" if count <= 8 else "more than a common node has"
+        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {count}, {where}")
+    for stage, work in works.items():
+        if work.device > room:
+            found.append(f"{stage} needs {work.device / GB:,.0f} GB on one GPU, more than {gpu.name} has")
+        if work.host > 200 * GB:
+            found.append(f"{stage} needs {work.host / GB:,.0f} GB of host memory")
+    if s.train * (1 - VALIDATION_SHARE) <= H:
+        few = f"{s.train:,} training sentences do not span H = {H:,} dimensions: exact fits depend on their ridge"
+        found.append(f"{few}, and gaps are to an optimum that has fitted noise; use {2 * H:,} or more")
+    return found
+
+
+def render(config: Mapping, gpu: Machine) -> str:
+    """The plan of a study as text: a table for each model, its sums, and what it runs into."""
+    jobs, text = plan_study(config), []
+    for name, model in config["models"].items():
+        s, own = sizes_of(name, config), [one[1:] for one in jobs if one[0] == name]
+        a, (K, H, V, r, *_) = s.architecture, s.dims
+        kept = s.kept(K + 1, s.train + s.test, H) / GB
+        text += [
+            f"{name}: {a.name}, K={K} H={H} r={r} V={V}, {a.parameters / 1e9:.2f}e9 weights, {s.dtype}; "
+            f"{kept:,.2f} GB of activations",
+            "  rule                  jobs      PFLOP   read GB  written GB  host GB   GPU GB    hours",
+            *(_row(stage, [one for one in own if one[0] == stage], gpu) for stage in {one[0]: 0 for one in own}),
+            f"{_row('in all', own, gpu)} on {gpu.name}",
+        ]
+        if a.name.endswith("assumed"):
+            text.append("  this model's config.json is not here: hf download ID config.json, or set architecture:")
+        else:
+            text += [f"  limit: {limit}" for limit in limits(s, gpu, model["gpus"])]
+        text.append("")
+    return "\n".join([*text, "Jobs that fetch, sample, summarise, plot and report are short, and not in the plan.\n"])
+
+
+def _row(title: str, jobs: Sequence[tuple[str, int, Work]], gpu: Machine) -> str:
+    """A line of the plan: sums over jobs, and the largest memory among them."""
+    _, numbers, works = zip(*jobs, strict=True)
+    done = sum((n * work for _, n, work in jobs), Work()).amounts
+    flops = sum(done.get(kind, 0) for kind in ("float64", "float32", "bfloat16", "float16")) / 1e15
+    read, written = (done.get(kind, 0) / GB for kind in ("read", "written"))
+    host, device = max(work.host_bytes(gpu) for work in works) / GB, max(work.device for work in works) / GB
+    hours = sum(n * work.seconds(gpu) for _, n, work in jobs) / 3600
+    on_gpu = "" if gpu.device_bytes is None else f"{device:.2f}"
+    sums = f"{sum(numbers):>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}"
+    return f"  {title:<20}{sums}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"

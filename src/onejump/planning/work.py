@@ -1,0 +1,253 @@
+"""What one job of each stage needs, from shapes alone: operations, bytes that move, and memory.
+
+STAGES has one entry for each stage. A stage without one is planned from its inputs, so that a new one works at once.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from onejump.jumps import settings
+from onejump.models.architecture import Architecture
+from onejump.planning.machines import TWO_CORES, Machine
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MARGIN = 4 / 3  # of the resources asked for over those planned
+CHUNK, LARGEST_RANK, RANK_POINTS = 256, 8, 6  # of exits and ranks, which need PyTorch to be imported; a test compares
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one job needs.
+
+    Attributes:
+        amounts: kind -> how much: operations in `float32` etc.; H^3 of a decomposition into `eigen`values; bytes of
+            arrays `touched` element by element, each array once; bytes of files `read` and `written`.
+        host: bytes in the host's memory whatever the device; device: on the device, or on the host where there is none.
+        unembedding: 1 where its file is read into the host's memory, 2 where it is in float32 on the device too.
+        shared: bytes of `device` that are also in `host`, and that a host without a device holds only once.
+        loads_model: whether the model's code is imported.
+        kind: the stage or the fit, by which passes over what is touched are measured.
+    """
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    host: float = 0.0
+    device: float = 0.0
+    unembedding: int = 0
+    shared: float = 0.0
+    loads_model: bool = False
+    kind: str = ""
+
+    def __add__(self, other: "Work") -> "Work":
+        """This and then the other in one job, in the same memory."""
+        peak = {name: max(getattr(self, name), getattr(other, name)) for name in ("host", "device", "unembedding")}
+        return replace(self, amounts=Counter(self.amounts) + Counter(other.amounts), **peak)
+
+    def __rmul__(self, n: float) -> "Work":
+        """The same n times in one job, in the same memory."""
+        return replace(self, amounts={kind: n * amount for kind, amount in self.amounts.items()})
+
+    def seconds(self, machine: Machine) -> float:
+        """Wall time: the start, products of matrices at full speed, files, and passes over arrays."""
+        start = machine.start_seconds + self.loads_model * machine.model_seconds
+        times = {kind: amount / machine.rates[kind] / machine.share for kind, amount in self.amounts.items()}
+        return start + sum(times.values()) + (machine.passes_of(self.kind) - 1) * times.get("touched", 0)
+
+    def host_bytes(self, machine: Machine = TWO_CORES) -> float:
+        """Peak memory of the host."""
+        code = machine.base_bytes + self.loads_model * machine.model_bytes
+        return code + self.host + (self.device - self.shared if machine.device_bytes is None else 0.0)
+
+    def resources(self, machine: Machine, attempt: int = 1) -> dict[str, int]:
+        """What a job asks its scheduler for, more at each attempt.
+
+        Returns:
+            mem_mb: a third above the plan for a host without a GPU; runtime: minutes, three times the plan on
+            `machine` and at least half an hour, since a job cut off is a whole job lost; disk_mb: of files written.
+        """
+        memory, disk = (math.ceil(n * MARGIN / 2**20) for n in (self.host_bytes(), self.amounts.get("written", 0)))
+        minutes, growth = math.ceil(self.seconds(machine) / 20), 2 ** (attempt - 1)
+        return {"mem_mb": max(1000, memory) * growth, "runtime": max(30, minutes) * growth, "disk_mb": max(100, disk)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers that a job's work follows from.
+
+    Attributes:
+        architecture: of the model; dtype: in which it runs and its activations are kept.
+        train, test: sentences; shards: split -> shards; transfer: test sentences of the K x K grid.
+        rank: r, or None for floor(H / 100); fit: of the jumps; split: of the activations that are dumped.
+        tokens: of a sentence up to a position chosen uniformly in it, on average; 16 is Wikipedia's.
+        rehearsed: whether the weights are random and share the memory of the largest matrix, the embedding.
+    """
+
+    architecture: Architecture
+    dtype: str
+    train: int
+    test: int
+    shards: Mapping[str, int]
+    transfer: int
+    rank: int | None = None
+    fit: str = "exact"
+    split: str = "train"
+    tokens: float = 16.0
+    rehearsed: bool = False
+
+    @property
+    def dims(self) -> tuple[int, int, int, int, int, int, int]:
+        """K, H, V, r, n (rows of the split's largest shard), N (training sentences) and T (test sentences)."""
+        a, n = self.architecture, math.ceil(getattr(self, self.split) / self.shards[self.split])
+        r = self.rank or max(1, a.hidden_size // 100)
+        return a.n_blocks, a.hidden_size, a.vocabulary, r, n, self.train, self.test
+
+    @property
+    def weights(self) -> float:
+        """Bytes of the model in memory."""
+        a = self.architecture
+        return self.kept(a.vocabulary, a.hidden_size) if self.rehearsed else self.kept(a.parameters)
+
+    def kept(self, *shape: float) -> float:
+        """Bytes of an array in the model's dtype."""
+        return math.prod(shape) * BYTES[self.dtype]
+
+
+def _f32(*shape: float) -> float:
+    return 4 * math.prod(shape)
+
+
+def _f64(*shape: float) -> float:
+    return 8 * math.prod(shape)
+
+
+def _optimum(s: Sizes, H: int, r: int, n: int, rows: int, ridges: int = 1) -> Work:
+    """Moments of rows in shards of n, and the optimum: a factor a ridge, or eigenvalues where rows are too few."""
+    singular = rows * (1 - settings.VALIDATION_SHARE) <= H
+    products = (12 + 3 * ridges) * 8 * H * H * (r + settings.OVERSAMPLING)  # until eigenvalues stand still
+    solved = {"eigen": H**3} if singular else {"float64": ridges * H**3 / 3}
+    passed = {"touched": _f64(rows / n, H, H) + _f64(rows, H), "read": s.kept(2, rows, H)}
+    return Work(
+        Counter(solved) + Counter({"float64": 13 / 4 * rows * H * H + products, **passed}),
+        device=_f64(12 if singular else 10.5, H, H) + s.kept(2, n, H) + _f64(5, n, H),
+        unembedding=1,
+    )
+
+
+def _exits(s: Sizes, rows: float, exits: float, fused: bool = True, rank: int | None = None) -> Work:
+    """The full model's predictions for some rows, and exits' predictions by K + 1 fused heads or by the full one."""
+    K, H, V, r, *_ = s.dims
+    heads, width = (K + 1, rank or r) if fused else (0, H)
+    flops = 2 * V * (rows * H + heads * width * H + exits * width)
+    return Work(
+        {"float32": flops, "touched": _f32(exits, V), "read": s.kept(K + 1, rows, H)},
+        host=_f32(6, exits) + _f32(3, rows, H),
+        device=_f32(2 * heads * width, V) + _f32(8, min(CHUNK, rows), V) + _f32(0 if fused else 3, H, H),
+        unembedding=2,
+    )
+
+
+def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
+    steps, batch = settings.KL_STEPS, settings.KL_BATCH_SIZE
+    logits = steps * batch + (1 + steps // settings.KL_VALIDATE_EVERY) * N * settings.VALIDATION_SHARE
+    flops = logits * (2 * H * V + levels * 6 * r * V) + steps * 6 * r * H * V
+    memory = _f32(2, (levels + 1) * N, H) + _f32(8, batch, V)
+    return Work({"float32": flops, "touched": _f32(logits, levels + 1, V)}, device=memory, unembedding=2)
+
+
+def _adam(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
+    batch, rows = settings.BATCH_SIZE, levels * N
+    epoch = {"float32": rows * 12 * H * r, "touched": _f32(rows, H) * (1 + r / batch)}
+    return settings.EPOCHS * Work(epoch, device=_f32(2, rows + N, H) + _f32(40, batch, levels, H))
+
+
+# Fit -> its work beside the optimum that it is measured by. One that is not here is planned as KL, which needs most.
+FITS: Mapping[str, Callable[..., Work]] = {"exact": lambda *_: Work(), "adam": _adam, "kl": _kl}
+
+
+def _fit(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int, levels: int = 1) -> Work:
+    optimum = _optimum(s, H, r, n, levels * N, len(settings.RIDGES) if s.fit == "exact" else 1)
+    return optimum + FITS.get(s.fit, _kl)(s, K, H, V, r, n, N, levels) + Work({"written": _f32(2 * r + 4, H)})
+
+
+STAGES: Mapping[str, Callable[..., Work]] = {
+    # Three passes over eight tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
+    "extract_unembedding": lambda s, K, H, V, r, n, N, T: Work(
+        {s.dtype: 48 * s.architecture.parameters, "touched": 3 * s.kept(s.architecture.parameters)}
+        | {"read": s.weights * (not s.rehearsed), "written": s.kept(V, H)},
+        host=s.weights + _f32(V, H) * (s.dtype != "float32"),
+        loads_model=True,
+    ),
+    "choose_positions": lambda s, K, H, V, r, n, N, T: Work(
+        {"touched": _f32(N + T, s.tokens), "written": _f32(N + T, s.tokens)},
+        host=4e3 * (N + T),
+        loads_model=not s.rehearsed,
+    ),
+    # A token multiplies each weight of a block once, and H of these products make one number that the block computes.
+    "dump_activations": lambda s, K, H, V, r, n, N, T: Work(
+        {s.dtype: 2 * n * s.tokens * K * s.architecture.block_parameters}
+        | {"touched": s.kept(n, s.tokens, K, s.architecture.block_parameters / H)}
+        | {"read": s.weights * (not s.rehearsed), "written": s.kept(K + 1, n, H)},
+        host=s.kept(K + 1, n, H) + (K + 1) * n * H,  # a byte a number: is it finite?
+        device=s.weights,
+        unembedding=1,
+        loads_model=True,
+    ),
+    "fit_jump": _fit,
+    "fit_joint_jump": lambda s, K, *dims: _fit(s, K, *dims, levels=K),
+    # Full-rank fits: all eigenvalues instead of a search for the largest.
+    "fit_jtc": lambda s, K, H, V, r, n, N, T: (
+        K * _optimum(s, H, 0, n, N)
+        + Work(
+            {"float64": 24 * K * H**3, "eigen": K * H**3, "touched": _f64(12 * K, H, H), "written": _f32(K, H, H)},
+            host=_f32(2, K, H, H),
+            device=_f64(15, H, H) + _f64(6, n, H),
+        )
+    ),
+    "score_jumps": lambda s, K, H, V, r, n, N, T: Work(
+        {"float32": (K + 2) * N * 2 * K * r * H, "touched": _f32(K + 1, N, K * r + H)}
+        | {"read": s.kept(2 * K + 2, N, H), "written": _f32(K, K + 1, N)},
+        host=_f32(3 * K, K + 1, N),
+        device=_f32(8, K * r, H) + _f32(5, n, H + K * r),
+        unembedding=2,
+    ),
+    "select_jump": lambda s, K, H, V, r, n, N, T: Work(
+        {"touched": _f64(N, K), "read": _f32(K, K + 1, N)}, host=_f32(5 * K, K + 1, N)
+    ),
+    # The K x K grid on the validation slice, and each jump's squared error.
+    "evaluate_oracle": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, N * settings.VALIDATION_SHARE, K * K * N * settings.VALIDATION_SHARE)
+        + Work(
+            {"float32": 4 * K * N * K * r * H, "read": s.kept(2 * K, N, H)},
+            host=_f32(5 * K, K + 1, N) + _f32(6, n, H),
+        )
+    ),
+    "evaluate_jumps": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, T, K * (3 * T + K * s.transfer)) + Work({"written": 12 * K * (3 * T + K * s.transfer)})
+    ),
+    "evaluate_references": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, T, 2 * K * T, fused=False) + Work({"read": _f32(T / CHUNK, K, H, H), "written": 24 * K * T})
+    ),
+    # Exact fits at the largest rank R, and three methods at each rank of the curve, planned as if each were R.
+    "evaluate_ranks": lambda s, K, H, V, r, n, N, T: (
+        (K + 1) * _optimum(s, H, H // LARGEST_RANK, n, N)
+        + _exits(s, RANK_POINTS * s.transfer, 3 * RANK_POINTS * K * s.transfer, rank=H // LARGEST_RANK)
+    ),
+    "assess_claims": lambda s, K, H, V, r, n, N, T: Work(
+        {"touched": _f64(6 * (K + 3) * T + K * s.transfer), "read": 12 * K * (3 * T + K * s.transfer)},
+        host=96 * K * (3 * T + K * s.transfer),
+    ),
+}
+
+
+def work_of(stage: str, sizes: Sizes) -> Work:
+    """What one job of a stage needs. One without an entry passes over all levels, one of both splits at a time."""
+    K, H, V, _, _, N, T = sizes.dims
+    inputs = {"touched": _f32(K + 1, N + T, H), "read": sizes.kept(K + 1, N + T, H)}
+    work = Work(inputs, device=_f32(2, N + T, H), unembedding=2)
+    if stage in STAGES:
+        work = STAGES[stage](sizes, *sizes.dims)
+    host, single = sizes.kept(V, H) * (work.unembedding > 0), _f32(V, H) * (work.unembedding > 1)
+    shared = single * (sizes.dtype == "float32")  # what is in another dtype gets a copy
+    kind = sizes.fit if STAGES.get(stage) in (STAGES["fit_jump"], STAGES["fit_joint_jump"]) else stage
+    return replace(work, host=work.host + host, device=work.device + single, shared=shared, kind=kind)
