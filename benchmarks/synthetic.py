@@ -16,7 +16,6 @@ from onejump.activations.reading import Activations, level_name
 from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump, default_rank
-from onejump.models.architecture import load_architecture
 from onejump.models.unembedding import Unembedding
 
 SIGNAL_RANK = 64

@@ -96,10 +96,9 @@ def render(config: Mapping, gpu: Machine) -> str:
             f"{_row('in all', own, gpu)} on {gpu.name}",
         ]
         if a.name.endswith("assumed"):
-            text.append("  this model's config.json is not here: hf download ID config.json, or set architecture:")
+            text.append("  this model's config.json is not here: hf download ID config.json, or set architecture:\n")
         else:
-            text += [f"  limit: {limit}" for limit in limits(s, gpu, model["gpus"])]
-        text.append("")
+            text += [*(f"  limit: {limit}" for limit in limits(s, gpu, model["gpus"])), ""]
     return "\n".join([*text, "Jobs that fetch, sample, summarise, plot and report are short, and not in the plan.\n"])
 
 
