@@ -63,7 +63,7 @@ def _option(name: str, annotation: object, default: object) -> click.Option:
     elif kind is Path:
         value_type = FOLDER if about.folder else FILE
     else:
-        value_type = kind if about.minimum is None else click.IntRange(min=about.minimum)
+        value_type = kind if about.minimum is None else click.IntRange(about.minimum, about.maximum)
     required = default in (inspect.Parameter.empty, MISSING)
     defaults = {} if required else {"default": default}  # a default of None would count as given
     return click.Option(

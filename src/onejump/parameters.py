@@ -8,16 +8,17 @@ from typing import Annotated, Literal
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says about a parameter, and the smallest number it takes."""
+    """What the command line says about a parameter, and the range of numbers it takes."""
 
     help: str
     minimum: int | None = None
+    maximum: int | None = None
     folder: bool = False
 
 
 Out = Annotated[Path, Option("File to write.")]
 Sha256 = Annotated[str | None, Option("Expected digest of the file.")]
-Seed = Annotated[int, Option("Seed of all random choices of this stage.")]
+Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimum=0, maximum=2**32 - 1)]
 Target = Annotated[
     Literal["pre_norm", "post_norm"], Option("Whether jumps predict the state before or after the final norm.")
 ]

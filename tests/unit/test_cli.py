@@ -146,6 +146,14 @@ def test_sampling_sentences_needs_exactly_one_source(tmp_path, sources):
     assert message == "give exactly one source: --mediawiki-dump, --hub or --file"
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "12345678901234567890123"])
+@pytest.mark.parametrize("name", ["sample-sentences", "choose-positions", "fit-jump", "select-jump"])
+def test_a_seed_out_of_range_is_refused(name, seed):
+    done = CliRunner().invoke(cli, [name, "--seed", seed])
+    assert done.exit_code == 2
+    assert f"Invalid value for '--seed': {seed} is not in the range 0<=x<=4294967295." in done.output
+
+
 @pytest.mark.parametrize(
     ("levels", "named"),
     [(["last"], "--level last: expected the number of an exit level"), (["0", "1"], "--out: 1 given for 2 --level")],
