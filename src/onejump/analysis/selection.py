@@ -1,15 +1,11 @@
 """D_m of each jump, and OJFA: the jump with the largest (OJFA, Eq. 5)."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.scores import signed_square
-from onejump.files.atomic import OnejumpError, read_json
-from onejump.files.tensors import TensorFile
 
 # Which of the levels 0..K the mean of Eq. 5 is over: as it is printed, or the exit levels.
 SCORE_LEVELS = {"1..K": slice(1, None), "0..K-1": slice(None, -1)}
@@ -43,29 +39,3 @@ def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
         "temperature": TEMPERATURE,
         "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
     }
-
-
-def read_cosines(path: str | Path) -> Tensor:
-    """The cosines of a variant's jumps, [jump, level, sentence] float32.
-
-    Raises:
-        OnejumpError: the file is damaged, or its cosines are not finite.
-    """
-    cosines = TensorFile(path).tensor("cosine")
-    if not cosines.isfinite().all():
-        raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
-    return cosines
-
-
-def read_selection(path: str | Path, n_jumps: int) -> dict:
-    """A selection.json, checked.
-
-    Raises:
-        OnejumpError: the file is damaged, or selects among another number of jumps.
-    """
-    selection = read_json(path)
-    if len(selection["scores"]) != n_jumps:
-        raise OnejumpError(
-            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
-        )
-    return selection
