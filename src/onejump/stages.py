@@ -262,7 +262,8 @@ def score_jumps(
 
 def select_jump(cosines: Cosines, out: Out, score_levels: ScoreLevels = "1..K", seed: Seed = 0) -> None:
     """Compute D_m and select the jump with the largest (OJFA)."""
-    from onejump.analysis.selection import read_cosines, select_jump
+    from onejump.analysis.reading import read_cosines
+    from onejump.analysis.selection import select_jump
     from onejump.files.atomic import write_json
 
     write_json(out, select_jump(read_cosines(cosines), score_levels, seed))
@@ -281,7 +282,7 @@ def evaluate_oracle(
     """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
     device = compute.start()
     from onejump.analysis.oracle import evaluate_oracle
-    from onejump.analysis.selection import read_cosines
+    from onejump.analysis.reading import read_cosines
     from onejump.files.tables import write_table
     from onejump.jumps.storage import load_folded_jumps, load_joint_jump
 
@@ -310,7 +311,7 @@ def evaluate_jumps(
 ) -> None:
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = compute.start()
-    from onejump.analysis.grids import read_selection
+    from onejump.analysis.reading import read_selection
     from onejump.exits.evaluation import evaluate_jumps
     from onejump.exits.methods import JumpExits
     from onejump.files.tables import write_table
@@ -382,7 +383,8 @@ def assess_claims(
     import pyarrow as pa
 
     from onejump.analysis.claims import claims_table, n_parameters
-    from onejump.analysis.grids import EvaluationGrids, read_selection
+    from onejump.analysis.grids import EvaluationGrids
+    from onejump.analysis.reading import read_selection
     from onejump.files.tables import write_table
     from onejump.files.tensors import TensorFile
 

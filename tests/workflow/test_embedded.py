@@ -9,7 +9,7 @@ from studies import ROOT, Study
 from tiny_models import dump_shard, save_unembedding
 
 from onejump.activations.reading import Activations
-from onejump.analysis.grids import read_selection
+from onejump.analysis.reading import read_selection
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import metrics_by_method

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from onejump.exits.columns import METRICS
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
 from onejump.files.tables import read_table
 
 EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
@@ -71,17 +71,3 @@ class EvaluationGrids:
     def others(self, name: str, ojfa: int) -> np.ndarray:
         """One metric of all single jumps but the selected one: [jump, level, sentence]."""
         return np.delete(self.single_jumps(name), ojfa, 0)
-
-
-def read_selection(path: str | Path, n_jumps: int) -> dict:
-    """A selection.json, checked.
-
-    Raises:
-        OnejumpError: the file is damaged, or selects among another number of jumps.
-    """
-    selection = read_json(path)
-    if len(selection["scores"]) != n_jumps:
-        raise OnejumpError(
-            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
-        )
-    return selection

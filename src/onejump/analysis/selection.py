@@ -1,7 +1,5 @@
 """D_m of each jump, and OJFA: the jump with the largest (OJFA, Eq. 5)."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,8 +7,6 @@ from torch import Tensor
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.columns import TEMPERATURE
 from onejump.analysis.scores import signed_square
-from onejump.files.atomic import OnejumpError
-from onejump.files.tensors import TensorFile
 
 # Which of the levels 0..K the mean of Eq. 5 is over: as it is printed, or the exit levels.
 SCORE_LEVELS = {"1..K": slice(1, None), "0..K-1": slice(None, -1)}
@@ -43,15 +39,3 @@ def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
         "temperature": TEMPERATURE,
         "bootstrap_share": (np.bincount(winners, minlength=len(scores)) / len(winners)).tolist(),
     }
-
-
-def read_cosines(path: str | Path) -> Tensor:
-    """The cosines of a variant's jumps, [jump, level, sentence] float32.
-
-    Raises:
-        OnejumpError: the file is damaged, or its cosines are not finite.
-    """
-    cosines = TensorFile(path).tensor("cosine")
-    if not cosines.isfinite().all():
-        raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
-    return cosines

@@ -8,7 +8,8 @@ from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
-from onejump.analysis.grids import EvaluationGrids, read_selection
+from onejump.analysis.grids import EvaluationGrids
+from onejump.analysis.reading import read_selection
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import TABLES, Layout

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from onejump.analysis.grids import read_selection
-from onejump.analysis.selection import SCORE_LEVELS, read_cosines, select_jump
-from onejump.files.atomic import OnejumpError, write_json
-from onejump.files.tensors import write_tensors
+from onejump.analysis.selection import SCORE_LEVELS, select_jump
 
 K = 3
 
@@ -77,22 +74,3 @@ def test_of_two_equal_jumps_the_first_is_selected():
     values = torch.rand(1, K + 1, 30, generator=torch.Generator().manual_seed(0)).repeat(K, 1, 1)
     values[0] *= 0.5
     assert select_jump(cosines(values), "1..K", 0)["ojfa"] == 1
-
-
-def test_cosines_that_are_not_finite_are_refused(tmp_path):
-    values, path = torch.zeros(K, K + 1, 5), tmp_path / "c.safetensors"
-    write_tensors(path, {"cosine": values}, {})
-    assert torch.equal(read_cosines(path), values)
-    values[1, 2, 3] = torch.nan
-    write_tensors(path, {"cosine": values}, {})
-    with pytest.raises(OnejumpError, match=r"c\.safetensors: NaN or infinite cosines"):
-        read_cosines(path)
-
-
-@pytest.mark.parametrize("n_jumps", [K - 1, K + 1])
-def test_a_selection_among_another_number_of_jumps_is_refused(tmp_path, n_jumps):
-    path, selection = tmp_path / "selection.json", select_jump(torch.rand(K, K + 1, 5), "1..K", 0)
-    write_json(path, selection)
-    assert read_selection(path, K) == selection
-    with pytest.raises(OnejumpError, match=f"selects among {K} jumps, expected {n_jumps}"):
-        read_selection(path, n_jumps)
