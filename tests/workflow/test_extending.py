@@ -17,10 +17,6 @@ import pytest
 import yaml
 from reference import TOLERANCE, Branch, compare, read_facts, standardised
 from studies import NOUNS, PLACES, ROOT, VERBS, Study, environment, write_texts
-from tiny_models import save_unembedding
-
-from onejump.files.atomic import OnejumpError
-from onejump.models.sources import ModelSource
 
 pytestmark = pytest.mark.xdist_group("extending")
 
@@ -153,16 +149,7 @@ def test_an_entry_in_a_config_plans_a_models_jobs(tmp_path):
     assert expected.items() <= {rule: int(count) for rule, count in planned}.items()
 
 
-def test_without_its_diff_the_peculiar_head_is_refused_as_the_page_says(study, tmp_path):
-    with pytest.raises(OnejumpError) as refusal:
-        save_unembedding(
-            ModelSource(str(study.folder / "models" / MODEL)), "float32", tmp_path / "unembedding.safetensors"
-        )
-    page = " ".join((ROOT / "docs" / "extending.md").read_text().split())
-    assert f"onejump: error: {refusal.value} " in page
-
-
-def test_the_peculiar_head_gives_the_models_own_probabilities(study, branch):
+def test_the_new_models_unembedding_gives_its_own_probabilities(study, branch):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -195,7 +182,7 @@ def test_another_text_in_the_folder_is_sampled_and_a_folder_without_any_refused(
     options = ["--folder", str(tmp_path), "--train", "1", "--test", "1", "--out", str(tmp_path / "out.parquet")]
     done = changed.run("onejump", "sample-sentences", *options, cwd=tmp_path, check=False)
     assert done.returncode != 0
-    assert done.stdout == f"onejump: error: {tmp_path}: no .txt or .md file is in it; name a folder of texts\n"
+    assert done.stdout == f"onejump: error: {tmp_path}: contains no .txt or .md file; name a folder of texts\n"
 
 
 @pytest.mark.parametrize("name", ["level-00", "level-02", "joint"])
