@@ -27,7 +27,7 @@ from onejump.activations.dump import TOKEN_BUDGETS, gather_levels, length_sorted
 from onejump.activations.positions import choose_positions
 from onejump.files.tables import read_table
 from onejump.models.anatomy import find_anatomy
-from onejump.models.devices import resolve_device
+from onejump.models.devices import by_device, resolve_device
 from onejump.models.sources import ModelSource
 
 ONE_BY_ONE, UNSORTED, BARE = "one sentence at a time", "unsorted batches of 32", "bare model, same batches"
@@ -130,7 +130,7 @@ def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     table = read_table(given.sentences, ["sentence_id", "split", "text"]).slice(0, given.number)
     positions = choose_positions(table, tokenizer, None, {}, seed=0)["position"].to_pylist()
     whole = tokenizer(table["text"].to_pylist())["input_ids"]
-    return {"dump": compare(model, whole, positions, TOKEN_BUDGETS[device.type], given.rounds)}
+    return {"dump": compare(model, whole, positions, by_device(TOKEN_BUDGETS, device), given.rounds)}
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ def dump_activations(
     from onejump.files.checkpoints import Checkpoint
     from onejump.files.tables import read_table
     from onejump.files.tensors import write_tensors
+    from onejump.models.devices import by_device
     from onejump.models.unembedding import Unembedding
 
     table = read_table(positions_file)
@@ -173,7 +174,7 @@ def dump_activations(
         check_tokens(loaded, sentences)
     metadata = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
     metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, rows["position"].to_numpy())}
-    budget = token_budget or TOKEN_BUDGETS[device.type]
+    budget = token_budget or by_device(TOKEN_BUDGETS, device)
     inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(out, inputs, device)
     levels = gather_levels(loaded, sentences, budget, f"{split} shard {shard}", checkpoint)

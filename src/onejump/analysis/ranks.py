@@ -137,7 +137,7 @@ def _ojfa_by_rank(
     r products z p, over |y| and the root of the sum of the first r squares of z: cumulative sums give all ranks.
     """
     levels = range(train.n_blocks + 1)[SCORE_LEVELS[score_levels]]
-    last = torch.tensor(ranks, device=device) - 1
+    last = (torch.tensor(ranks) - 1).to(device)
     scores = torch.zeros(len(jumps), len(ranks), dtype=torch.float64)
     for level in progress_bar(levels, "score ranks", "level"):
         for x, final in train.shards(level, train.n_blocks):

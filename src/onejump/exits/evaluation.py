@@ -13,6 +13,7 @@ from onejump.exits.methods import JumpExits, Method
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.files.progress import progress_bar
 from onejump.jumps.jump import FoldedJump
+from onejump.models.devices import by_device
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
@@ -172,7 +173,7 @@ def _chunks(
     """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read one at a time."""
     final = activations.level(activations.n_blocks)
     with torch.inference_mode():
-        for rows in progress_bar(_slices(len(final), _by_kind(ROWS, device)), progress, "chunk"):
+        for rows in progress_bar(_slices(len(final), by_device(ROWS, device)), progress, "chunk"):
             full = FullPrediction.of(unembedding.logits(final[rows].to(device)))
             chunk = activations.rows(rows.start, rows.stop)
             yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
@@ -198,12 +199,7 @@ def _exits(unembedding: FusedUnembedding, z: Tensor, full: FullPrediction) -> It
 
 def _cached_rows(full: FullPrediction) -> int:
     """How many sentences' logits fit into the cache."""
-    return max(1, _by_kind(CACHED_ELEMENTS, full.probabilities.device) // full.probabilities.shape[1])
-
-
-def _by_kind(sizes: Mapping[str, int], device: torch.device) -> int:
-    """A size for a device; accelerators that are not listed are treated as CUDA."""
-    return sizes[device.type if device.type in sizes else "cuda"]
+    return max(1, by_device(CACHED_ELEMENTS, full.probabilities.device) // full.probabilities.shape[1])
 
 
 def _slices(n: int, size: int) -> list[slice]:

@@ -101,7 +101,7 @@ def set_gradients(jump: Jump, x: Tensor, y: Tensor) -> Tensor:
 
 def one_cycle_adam(parameters: Sequence[Tensor], learning_rate: float, steps: int) -> tuple[Adam, OneCycleLR]:
     """Adam (Kingma and Ba 2015) and its one-cycle schedule (Smith and Topin 2019), which peaks at the learning rate."""
-    optimiser = Adam(parameters, fused=parameters[0].device.type != "mps")
+    optimiser = Adam(parameters, fused=parameters[0].device.type in ("cpu", "cuda"))
     return optimiser, OneCycleLR(optimiser, learning_rate, total_steps=steps)
 
 

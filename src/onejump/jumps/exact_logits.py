@@ -16,6 +16,7 @@ from onejump.jumps.exact import AffineMap, fit_exact
 from onejump.jumps.jump import Jump
 from onejump.jumps.moments import Moments, level_moments
 from onejump.jumps.objective import Problem
+from onejump.models.devices import float64_device
 from onejump.models.unembedding import Unembedding
 
 BLOCK = 8192  # rows of the output embedding in float64 at once
@@ -34,7 +35,7 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
 
 def metric_root(unembedding: Unembedding, target: str, device: torch.device) -> Tensor:
     """Lower triangular R [H, H] float64 with `R R' = E'E`, up to FLOOR."""
-    device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
+    device = float64_device(device)
     mean = unembedding.weight.double().mean(0).to(device)
     metric = torch.zeros(unembedding.hidden_size, unembedding.hidden_size, dtype=torch.float64, device=device)
     for rows in unembedding.weight.split(BLOCK):

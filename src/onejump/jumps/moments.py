@@ -10,6 +10,7 @@ from onejump.activations.reading import Activations
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.settings import VALIDATION_SHARE
+from onejump.models.devices import float64_device
 from onejump.models.unembedding import Unembedding
 
 
@@ -121,7 +122,7 @@ def level_moments(
     """
     if len(activations) < 3:
         raise OnejumpError(f"{len(activations)} training rows are too few to fit; use at least 3 training sentences")
-    device = torch.device("cpu") if device.type == "mps" else device  # Apple MPS has no float64
+    device = float64_device(device)
     boundary = validation_start(len(activations))
     fitting, validation = (Moments.of_none(activations.hidden_size, device) for _ in range(2))
     for level in levels:

@@ -2,6 +2,7 @@
 
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -28,17 +29,33 @@ def resolve_device(name: str) -> torch.device:
         tensor = torch.zeros(1, device=name)
         float(tensor)  # fails on a device that holds no values, such as meta
         return tensor.device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnejumpError(f"device {name!r} cannot be used here ({reason}); use auto, cpu, cuda or mps") from error
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """The device for float64 arithmetic: `device` itself, or the CPU where it has no float64, as Apple MPS."""
+    if device.type in ("cpu", "cuda"):
+        return device
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).add_(1)
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device
+
+
+def by_device(values: Mapping[str, int], device: torch.device) -> int:
+    """The value for the device's kind; that of `cuda` for an accelerator that is not listed."""
+    return values[device.type if device.type in values else "cuda"]
+
+
 def describe_device(device: torch.device, threads: int) -> str:
     """The maker's name of the device, and for a CPU the number of threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return f"{platform.machine()} GPU"
+    if device.type in ("cuda", "xpu"):
+        return torch.get_device_module(device).get_device_name(device)
+    if device.type != "cpu":
+        return f"{platform.machine()} {'GPU' if device.type == 'mps' else device.type}"
     info = Path("/proc/cpuinfo")  # on Linux, the platform module does not know a CPU's name
     names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"

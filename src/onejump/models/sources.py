@@ -1,11 +1,11 @@
 """Where a model comes from, how it is loaded, and how it is identified."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from onejump.files.atomic import OnejumpError, read_json
@@ -13,6 +13,7 @@ from onejump.files.digests import sha256_of_file
 from onejump.models.devices import DTYPES
 
 PROVENANCE_FILE = "onejump.json"
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class ModelSource:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
-        except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # damaged files and code that comes with a model raise almost anything
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
-            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({first_line(error)})"
-            raise OnejumpError(f"model {self.location}: {reason}") from error
+            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({first_sentence(error)})"
+            unusable = unusable_files(sorted(Path(self.location).glob("*")))
+            raise OnejumpError("; ".join([f"model {self.location}: {reason}", *unusable])) from error
 
     def _trouble_with_the_hub(self, error: BaseException) -> str | None:
         """What is wrong and what to do, by the first cause of the error that is one of the hub's."""
@@ -77,10 +79,14 @@ class ModelSource:
         from transformers import AutoModelForCausalLM
 
         options = {"device_map": "auto"} if self.gpus > 1 else {}
-        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], output_loading_info=True, **options)
-        if loading["missing_keys"]:
-            missing = ", ".join(sorted(loading["missing_keys"]))
-            raise OnejumpError(f"model {self.location}: its files lack {missing}; download the model again")
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], **options)
+        lost = set(loading["missing_keys"])
+        lost |= {
+            f"{name} of shape {tuple(wanted)} (has {tuple(own)})" for name, own, wanted in loading["mismatched_keys"]
+        }
+        if lost:
+            raise OnejumpError(f"model {self.location}: lacks {', '.join(sorted(lost))}; download it again")
         return model.eval() if self.gpus > 1 else model.to(device).eval()
 
     def load_tokenizer(self):
@@ -107,15 +113,39 @@ class ModelSource:
             # The cache keeps loaded files under their commit, whatever branch or tag was asked for.
             config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
             return self.location, Path(config).parent.name if isinstance(config, str) else self.revision or "unknown"
-        if (folder / PROVENANCE_FILE).is_file():
-            provenance = read_json(folder / PROVENANCE_FILE)
-            return provenance["model"], provenance["revision"]
-        digest = hashlib.sha256()
-        for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-            digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
-        return folder.resolve().name, digest.hexdigest()
+        found = digest_of_folder(folder)
+        if not (folder / PROVENANCE_FILE).is_file():
+            return folder.resolve().name, found
+        provenance = read_json(folder / PROVENANCE_FILE)
+        if provenance.get("content") != found:
+            raise OnejumpError(
+                f"model {self.location}: is not as it was converted from {provenance['model']}; remove the folder and "
+                f"convert the file again, or remove {PROVENANCE_FILE} to use it as a model of your own"
+            )
+        return provenance["model"], provenance["revision"]
 
 
-def first_line(error: Exception) -> str:
-    """First line of an error's message, or the error's type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def digest_of_folder(folder: Path) -> str:
+    """SHA-256 of a folder's config and weights."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def unusable_files(files: Iterable[Path]) -> Iterator[str]:
+    """What is wrong with each weights or tokenizer file that is empty or a Git LFS pointer, and what to do."""
+    for file in files:
+        if file.suffix not in (".safetensors", ".bin", ".gguf", ".json", ".model") or not file.is_file():
+            continue
+        with open(file, "rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            yield f"{file.name} is a Git LFS pointer, not the file itself: run git lfs pull in its folder"
+        elif not start:
+            yield f"{file.name} is empty: download it again"
+
+
+def first_sentence(error: Exception) -> str:
+    """First sentence of an error's message, or the error's type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

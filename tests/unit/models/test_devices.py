@@ -4,10 +4,10 @@ import pytest
 import torch
 from refusals import error_of
 
-from onejump.models.devices import resolve_device
+from onejump.models.devices import by_device, float64_device, resolve_device
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta"])
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "hpu", "mtia", "xpu"])
 def test_an_unknown_device_is_refused_with_the_known_ones(name):
     message = error_of(lambda: resolve_device(name))
     assert message.startswith(f"device {name!r} cannot be used here")
@@ -22,3 +22,15 @@ def test_auto_is_the_best_device_here():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_device("auto").type == best
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_float64_arithmetic_is_done_on_a_device_that_has_it():
+    """tests/unit/test_strange_device.py has a device without it."""
+    assert float64_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_sizes_for_a_device_that_is_not_listed_are_those_of_cuda():
+    sizes = {"cpu": 1, "cuda": 2, "mps": 3}
+    found = {kind: by_device(sizes, torch.device(kind)) for kind in ("cpu", "cuda", "mps", "xpu")}
+    assert found == {"cpu": 1, "cuda": 2, "mps": 3, "xpu": 2}
+    assert by_device(sizes, torch.device("cuda:1")) == 2
