@@ -1,6 +1,10 @@
 """What every source of text yields."""
 
+import re
 from dataclasses import dataclass
+
+GAP = "\ufffc"  # the "object replacement character": part of the sentence, but not text, was here
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,11 @@ class Document:
 
     title: str
     paragraphs: list[str]
+
+
+def without_surrogates(text: str) -> str:
+    """Return the text with a gap for each surrogate, which is not a character and cannot be stored."""
+    return _SURROGATE.sub(GAP, text)
 
 
 def reason_of(error: BaseException) -> str:

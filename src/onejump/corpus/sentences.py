@@ -2,8 +2,7 @@
 
 import re
 
-from onejump.corpus.documents import Document
-from onejump.corpus.wikitext import GAP
+from onejump.corpus.documents import GAP, Document
 
 _ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")  # not the joiners, which many scripts need
 # The full-width forms of ( , ; : ) . ! ? and the Chinese comma for lists are written as escapes.

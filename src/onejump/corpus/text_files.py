@@ -1,6 +1,7 @@
 """Read texts from the hub and from local files with `datasets`."""
 
 import glob
+import json
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onejump.corpus.documents import Document, reason_of
+from onejump.corpus.documents import Document, reason_of, without_surrogates
 from onejump.files.atomic import OnejumpError, require_file
 
 
@@ -60,7 +61,8 @@ class HubDataset:
             ) from error
 
 
-_BUILDERS = {".parquet": ("parquet", {}), ".txt": ("text", {"sample_by": "document"}), ".jsonl": ("json", {})}
+_KINDS = (".parquet", ".txt", ".jsonl")
+_BUILDERS = {".parquet": ("parquet", {}), ".txt": ("text", {"sample_by": "document"})}
 
 
 @dataclass(frozen=True)
@@ -103,22 +105,51 @@ class LocalFiles:
                     yield _document(values.get(self.title_field) or f"{name}#{row}", values, self.text_field, str(path))
 
     def _load(self, path: Path, cache: str):
-        """Load the text and the title of one file as a `datasets.Dataset`, memory-mapped from `cache`."""
-        if path.suffix not in _BUILDERS:
-            raise OnejumpError(f"{path}: unknown kind of text file; expected a name ending in {', '.join(_BUILDERS)}")
+        """Open the rows of one file; `datasets` maps them to memory from `cache`."""
+        if path.suffix not in _KINDS:
+            raise OnejumpError(f"{path}: unknown kind of text file; expected a name ending in {', '.join(_KINDS)}")
         require_file(path)
-        builder, options = _BUILDERS[path.suffix]
-        datasets = _quiet_datasets()
         with _readable(path):
-            table = datasets.load_dataset(
-                builder, data_files=[glob.escape(str(path))], split="train", cache_dir=cache, **options
-            )
-        if path.suffix == ".txt":
-            return table
-        _require_column(self.text_field, table.column_names, str(path))
-        return table.select_columns(
-            [name for name in table.column_names if name in (self.text_field, self.title_field)]
-        )
+            if path.suffix == ".jsonl":
+                rows = _JsonLines(path)
+            else:
+                builder, options = _BUILDERS[path.suffix]
+                rows = _quiet_datasets().load_dataset(
+                    builder, data_files=[glob.escape(str(path))], split="train", cache_dir=cache, **options
+                )
+        if path.suffix != ".txt":
+            _require_column(self.text_field, rows.column_names, str(path))
+        if path.suffix == ".parquet":
+            used = (self.text_field, self.title_field)
+            rows = rows.select_columns([name for name in rows.column_names if name in used])
+        return rows
+
+
+class _JsonLines:
+    """The rows of a .jsonl file, checked once and read again when needed; Arrow's reader crashes on a row `null`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts: list[int] = []
+        self.column_names: dict[str, None] = {}
+        start = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"line {number} is not an object")
+                    self.column_names |= dict.fromkeys(row)
+                    self._starts.append(start)
+                start += len(line)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, row: int) -> dict:
+        with open(self._path, "rb") as file:
+            file.seek(self._starts[row])
+            return json.loads(file.readline())
 
 
 @contextmanager
@@ -147,9 +178,10 @@ def _require_column(column: str, found: Iterable[str], where: str) -> None:
 
 
 def _document(title: object, row: Mapping, text_field: str, where: str) -> Document:
-    text = row[text_field]
+    text = row.get(text_field)
     if not isinstance(text, str | None):
         raise OnejumpError(
             f"{where}: column {text_field!r} holds {type(text).__name__}, not text; set text_field to a column of text"
         )
-    return Document(str(title), [line.strip() for line in (text or "").split("\n") if line.strip()])
+    lines = [line.strip() for line in without_surrogates(text or "").split("\n")]
+    return Document(without_surrogates(str(title)), [line for line in lines if line])

@@ -3,7 +3,8 @@
 import re
 from collections import Counter
 
-GAP = "\ufffc"  # the "object replacement character": part of the sentence, but not text, was here
+from onejump.corpus.documents import GAP, without_surrogates
+
 _INLINE_TAG = re.compile(
     "abbr|b|bdi|bdo|big|center|cite|dfn|em|font|i|ins|kbd|nowiki|onlyinclude|q|samp|small|span|strong|sub|sup|tt|u|var"
 )
@@ -97,7 +98,7 @@ def _plain(wikicode) -> str:
         elif isinstance(node, nodes.ExternalLink):
             parts.append(_plain(node.title) if node.title is not None else "" if node.brackets else str(node.url))
         elif isinstance(node, nodes.HTMLEntity):
-            parts.append(re.sub("[\ud800-\udfff]", GAP, node.normalize()))  # a surrogate is not a character
+            parts.append(without_surrogates(node.normalize()))
         elif isinstance(node, nodes.Heading):
             parts.append("\n\n")
         elif isinstance(node, nodes.Tag):

@@ -3,9 +3,8 @@
 import pytest
 import sentencex
 
-from onejump.corpus.documents import Document
+from onejump.corpus.documents import GAP, Document
 from onejump.corpus.sentences import usable_sentences
-from onejump.corpus.wikitext import GAP
 
 
 @pytest.mark.parametrize(

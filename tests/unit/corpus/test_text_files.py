@@ -187,3 +187,26 @@ def test_files_of_the_same_name_are_different_documents(tmp_path, monkeypatch):
         "AA/x.parquet#0": ["AA row."],
         "AB/x.parquet#0": ["AB row."],
     }
+
+
+def test_rows_of_json_lines_may_differ_in_their_keys_and_types(tmp_path):
+    rows = ['{"text": "A.", "n": 1}', "", '{"n": "two"}', '{"text": null, "title": 3}', '{"text": "B \\ud800."}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    found = by_title(LocalFiles([tmp_path / "a.jsonl"]).documents(0, 1))
+    assert found == {"a.jsonl#0": ["A."], "a.jsonl#1": [], "3": [], "a.jsonl#3": ["B \ufffc."]}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("null", "line 2 is not an object"),
+        ("[1]", "line 2 is not an object"),
+        ("{", "JSONDecodeError: Expecting"),
+        ("\udcff", "'utf-8' codec"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_named(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_text('{"text": "A."}\n' + line + "\n", errors="surrogateescape")
+    message = error_of(lambda: list(LocalFiles([tmp_path / "a.jsonl"]).documents(0, 1)))
+    assert message.startswith(f"{tmp_path / 'a.jsonl'}: not a readable .jsonl file (")
+    assert reason in message

@@ -2,9 +2,9 @@
 
 import pytest
 
-from onejump.corpus.documents import Document
+from onejump.corpus.documents import GAP, Document
 from onejump.corpus.sentences import usable_sentences
-from onejump.corpus.wikitext import GAP, clean_wikitext, work_in_vain
+from onejump.corpus.wikitext import clean_wikitext, work_in_vain
 
 
 @pytest.mark.parametrize(
