@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import VALIDATION_SHARE
 from onejump.models.architecture import find_architecture
 from onejump.planning.machines import GB, TWO_CORES, Machine
@@ -33,14 +34,19 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         jobs.setdefault((stage, model, *owner), (model, stage, number, work))
 
     for model, seed, variant in (branch.values() for branch in Layout(config).branches()):
-        chosen = variants[variant]
+        chosen, architecture = variants[variant], sizes[model].architecture
+        if (chosen["rank"] or 0) > architecture.hidden_size and not architecture.name.endswith("assumed"):
+            raise OnejumpError(
+                f"config: variants.{variant}.rank is {chosen['rank']}, expected at most H of {model} = "
+                f"{architecture.hidden_size}"
+            )
         fitted = {"fit": chosen["fit"], "rank": chosen["rank"]}
         jumps, joint = jumps_of(variant, variants), joint_of(variant, variants)
         add("extract_unembedding", model)
         add("choose_positions", model, seed)
         for split, number in sizes[model].shards.items():
             add("dump_activations", model, seed, split, number=number, split=split)
-        add("fit_jump", model, seed, jumps, number=sizes[model].architecture.n_blocks, **fitted)
+        add("fit_jump", model, seed, jumps, number=architecture.n_blocks, **fitted)
         add("fit_joint_jump", model, seed, joint, **fitted)
         add("score_jumps", model, seed, jumps, **fitted)
         curve = ["evaluate_ranks"] if FITS[chosen["fit"]].nested else []

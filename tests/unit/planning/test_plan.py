@@ -165,3 +165,11 @@ def test_what_was_measured_has_passes_for_every_stage_and_fit():
 def test_sizes_follow_from_the_config():
     s = sizes_of("a", study(a={"architecture": "gpt2-xl", "blocks": 48, "dtype": "bfloat16"}))
     assert (s.dims[:4], s.dtype, s.train, s.test) == ((48, 1600, 50257, 16), "bfloat16", 9000, 3000)
+
+
+def test_a_rank_beyond_the_models_width_is_refused():
+    config = copy.deepcopy(STUDY)
+    config["variants"]["paper"]["rank"] = 9999
+    assert error_of(lambda: plan_study(config)) == (
+        "config: variants.paper.rank is 9999, expected at most H of gpt2-xl = 1600"
+    )
