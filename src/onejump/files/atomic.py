@@ -76,8 +76,8 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """Read a JSON object.
+def read_json(path: str | Path) -> object:
+    """Read a JSON file.
 
     Raises:
         OnejumpError: The file is missing or is not JSON.
@@ -85,7 +85,7 @@ def read_json(path: str | Path) -> dict:
     require_file(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OnejumpError(
             f"{path}: not valid JSON ({error}); remove the file and rerun the stage that makes it"
         ) from error
