@@ -162,7 +162,7 @@ def _fail(message: str) -> int:
 
 
 def _stop(*_) -> None:
-    """Leave at Slurm's time-out or scancel as at Ctrl-C: what is half-written is removed, undisturbed by further signals."""
+    """Leave at Slurm's time-out or scancel as at Ctrl-C, and let no further signal disturb the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(143)
 
