@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import signal
 import sys
 import traceback
 import types
@@ -160,6 +161,12 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _stop(*_) -> None:
+    """Leave at Slurm's time-out or scancel as at Ctrl-C, and let no further signal disturb the clean-up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> None:
     """Entry point: errors in one line, and a quick start and end, since a study is hundreds of short jobs.
 
@@ -167,6 +174,7 @@ def main() -> None:
     down at the end costs more than one.
     """
     gc.set_threshold(100_000, 50, 50)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         status = cli.main(standalone_mode=False) or 0
     except OnejumpError as error:
@@ -176,9 +184,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, SystemExit) as stop:
         print("onejump: interrupted", file=sys.stderr)
-        status = 130
+        status = stop.code if isinstance(stop, SystemExit) else 130
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

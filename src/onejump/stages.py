@@ -265,9 +265,9 @@ def select_jump(cosines: Cosines, out: Out, score_levels: ScoreLevels = "1..K", 
     """Compute D_m and select the jump with the largest (OJFA)."""
     from onejump.analysis.reading import read_cosines
     from onejump.analysis.selection import select_jump
-    from onejump.files.atomic import write_json
+    from onejump.files.sealed import write_sealed_json
 
-    write_json(out, select_jump(read_cosines(cosines), score_levels, seed))
+    write_sealed_json(out, select_jump(read_cosines(cosines), score_levels, seed))
 
 
 def evaluate_oracle(
@@ -358,18 +358,16 @@ def evaluate_ranks(
 ) -> None:
     """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
     device = compute.start()
-    import pyarrow as pa
-
     from onejump.activations.reading import Activations
     from onejump.analysis.ranks import evaluate_ranks, read_ridges
-    from onejump.files.tables import write_table
+    from onejump.files.tables import write_frame
 
     unembedding, train = dump.open("train")
     test = Activations(test_shards, dump.positions_file, unembedding, "test", dump.positions)
     table = evaluate_ranks(
         train, test, unembedding.to(device), *read_ridges([*jumps, joint]), target, score_levels, sentences, device
     )  # fmt: skip
-    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+    write_frame(out, table)
 
 
 def assess_claims(
@@ -381,19 +379,17 @@ def assess_claims(
     seed: Seed = 0,
 ) -> None:
     """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
-    import pyarrow as pa
-
     from onejump.analysis.claims import claims_table, n_parameters
     from onejump.analysis.grids import EvaluationGrids
     from onejump.analysis.reading import read_selection
-    from onejump.files.tables import write_table
+    from onejump.files.tables import write_frame
     from onejump.files.tensors import TensorFile
 
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
     ojfa = read_selection(selection, len(sizes))["ojfa"]
     grids = EvaluationGrids(references, evaluation, len(sizes))
     table = claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed)
-    write_table(out, pa.Table.from_pandas(table, preserve_index=False))
+    write_frame(out, table)
 
 
 # ------------------------------------------------------------------------------------------------------------ report
@@ -406,11 +402,14 @@ def summarise(
 ) -> None:
     """Make the tidy summary tables of a study."""
     from onejump.analysis.summary import study_tables
-    from onejump.files.atomic import atomic_path, read_json
+    from onejump.files.atomic import atomic_path
+    from onejump.files.sealed import read_sealed_json
+    from onejump.files.tables import write_frame
     from onejump.study.layout import Layout
 
-    layout = Layout(read_json(config), results.parent)
+    layout = Layout(read_sealed_json(config), results.parent)
     for name, table in study_tables(layout).items():
+        write_frame(out / f"{name}.parquet", table)
         with atomic_path(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
 
@@ -439,21 +438,22 @@ def plot_figures(
 def render_report(
     results: Results,
     config: ConfigFile,
-    timings: Annotated[Path, Option("CSV with rule, jobs, seconds_total, seconds_max, max_rss_mb.")],
-    hardware: Annotated[Path, Option("CSV with device, jobs.")],
+    timings: Annotated[Path, Option("Table with rule, jobs, seconds_total, seconds_max, max_rss_mb.")],
+    hardware: Annotated[Path, Option("Table with device, jobs.")],
     out: Out,
 ) -> None:
     """Render the study's report: one self-contained HTML file."""
     from importlib.metadata import version
 
-    from onejump.files.atomic import read_json, write_text
+    from onejump.files.atomic import write_text
+    from onejump.files.sealed import read_sealed_json
+    from onejump.files.tables import read_table
     from onejump.report.page import render_report
-    from onejump.report.tables import read_csv
     from onejump.study.layout import Layout
 
     packages = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
     versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in packages}
-    jobs = read_csv(timings, "rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb")
-    devices = read_csv(hardware, "device", "jobs")
+    jobs = read_table(timings, ["rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb"]).to_pandas()
+    devices = read_table(hardware, ["device", "jobs"]).to_pandas()
     links = {name: os.path.relpath(results / name, out.parent) for name in ("summary", "figures")}
-    write_text(out, render_report(Layout(read_json(config), results.parent), versions, jobs, devices, links))
+    write_text(out, render_report(Layout(read_sealed_json(config), results.parent), versions, jobs, devices, links))

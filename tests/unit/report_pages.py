@@ -2,8 +2,7 @@
 
 from html.parser import HTMLParser
 
-import pandas as pd
-from summary_tables import config, hardware, timings
+from summary_tables import config, hardware, read_frame, timings
 
 from onejump.report.page import render_report
 from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
@@ -72,7 +71,7 @@ def rendered(base, **changes):
 
 
 def row_of(base, name, branch, **conditions):
-    table = pd.read_csv(base / "summary" / f"{name}.csv")
+    table = read_frame(base / "summary" / f"{name}.parquet")
     for column, value in {**dict(zip(("model", "seed", "variant"), branch, strict=True)), **conditions}.items():
         table = table[table[column] == value]
     return table.iloc[0]

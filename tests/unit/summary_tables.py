@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from onejump.files.tables import read_table, write_frame
 from onejump.report.figures import plot_figure
 from onejump.report.plots.selection import TEMPERATURE
 from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
@@ -17,6 +18,17 @@ from onejump.study.variants import VARIANT_DEFAULTS
 
 METHODS = ["identity", "n_njtc", "ojfa", "joint", "jtc"]
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A table whose jumps are numbers, unless one is `joint`."""
+    table = read_table(path).to_pandas()
+    return table.astype({"jump": int}) if "jump" in table and table["jump"].astype(str).str.isdecimal().all() else table
+
+
+def _text_jumps(table: pd.DataFrame) -> pd.DataFrame:
+    """Jumps are 0.. and joint."""
+    return table.astype({"jump": "string"}) if "jump" in table else table
 
 
 def write_summary(
@@ -41,13 +53,13 @@ def write_summary(
     tables["verdicts"] = [verdicts[verdicts["seed"] == seeds[0]].drop(columns="seed")]
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in tables.items():
-        pd.concat(parts).to_csv(folder / f"{name}.csv", index=False)
+        write_frame(folder / f"{name}.parquet", _text_jumps(pd.concat(parts)))
     return folder
 
 
 def plot_figures(summary: Path, folder: Path) -> Path:
     """Plot every figure of the tables in `summary`."""
-    branches = pd.read_csv(summary / "methods.csv")[["model", "seed", "variant"]].drop_duplicates()
+    branches = read_frame(summary / "methods.parquet")[["model", "seed", "variant"]].drop_duplicates()
     for model, seed, variant in branches.itertuples(index=False):
         for kind in FIGURES + (NESTED_FIGURES if variant == "exact" else ()):
             name = FILES["figure"].format(model=model, seed=seed, variant=variant, kind=kind)
@@ -172,7 +184,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
                 }
             )
         )
-    per_level = pd.concat(parts)
+    per_level = _text_jumps(pd.concat(parts))
 
     others = np.delete(grid, ojfa, axis=0)
     others_surprisal = np.delete(surprisal_grid, ojfa, axis=0)
@@ -250,7 +262,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             course = final + np.exp(-0.12 * steps) * random.normal(1, 0.05, len(steps))
             columns = {"jump": name, "step": steps, "gap": course, "validation_mse": 0.5 + course}
             parts.append(pd.DataFrame(columns | {"validation_kl": np.nan}))
-        curves = pd.concat(parts)
+        curves = _text_jumps(pd.concat(parts))
     threshold = np.append(np.linspace(0.1, 0.9, 9), np.inf)
     dynamic = []
     for method in ("identity", "n_njtc", "ojfa", "joint"):

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, completion, errors in one line or with their trace, and what logs say."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,32 @@ def test_a_hub_model_that_cannot_be_reached_is_one_line_and_comes_soon(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"onejump: error: model {model}: revision 'main' is not in the cache and the hub")
     assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stage_that_is_stopped_says_so_and_leaves_nothing_behind(tmp_path, number, status):
+    code = f"""
+import time
+from onejump import cli
+from onejump.files.atomic import atomic_path
+
+@cli.cli.command()
+def write_slowly():
+    with atomic_path({str(tmp_path / "out")!r}) as temporary:
+        temporary.write_text("half")
+        print("began", flush=True)
+        time.sleep(60)
+
+cli.main()
+"""
+    command = [sys.executable, "-c", code, "write-slowly"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stage:
+        assert stage.stdout.readline() == "began\n"
+        stage.send_signal(number)
+        _, errors = stage.communicate(timeout=30)
+    assert stage.returncode == status
+    assert errors.strip() == "onejump: interrupted"
     assert list(tmp_path.iterdir()) == []
 
 

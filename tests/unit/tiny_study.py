@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from onejump import stages
-from onejump.files.atomic import write_json
+from onejump.files.sealed import write_sealed_json
 from onejump.parameters import Compute, Dump
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
@@ -50,5 +50,5 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
 
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:
     """The stage `summarise` with a config of these contents."""
-    write_json(folder.parent / "config.json", config)
+    write_sealed_json(folder.parent / "config.json", config)
     stages.summarise(results, folder.parent / "config.json", folder)

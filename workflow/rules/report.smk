@@ -1,5 +1,5 @@
 # Tables, figures, and the report.
-from onejump.files.atomic import write_text
+from onejump.files.sealed import write_sealed_json
 from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
 
 
@@ -21,7 +21,7 @@ rule write_config:
         config=config,
     run:
         # Not by a command: a config may be longer than a command line.
-        write_text(output.config, json.dumps(params.config, indent=2) + "\n")
+        write_sealed_json(output.config, params.config)
 
 
 rule summarise:
@@ -40,14 +40,15 @@ rule summarise:
         ranks=LAYOUT.every("ranks"),
     output:
         **{
-            table: report(
-                LAYOUT.path("table", table=table),
+            f"{table}_csv": report(
+                LAYOUT.path("csv", table=table),
                 caption="../report/tables.rst",
                 category="3 Tables",
                 labels={"table": table},
             )
             for table in TABLES
         },
+        **{table: LAYOUT.path("table", table=table) for table in TABLES},
     log:
         f"{LOGS}/summarise.log",
     benchmark:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from onejump.files.atomic import atomic_path
+from onejump.files.tables import write_frame
 from onejump.models.devices import DEVICE_LINE
 
 
@@ -48,10 +48,9 @@ def read_hardware(folder: str | Path) -> pd.DataFrame:
 
 
 def collect_timings(benchmarks: str | Path, logs: str | Path, timings: str | Path, hardware: str | Path) -> None:
-    """Write both tables as CSV."""
-    for table, path in ((read_timings(benchmarks), timings), (read_hardware(logs), hardware)):
-        with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False)
+    """Write both tables."""
+    write_frame(timings, read_timings(benchmarks))
+    write_frame(hardware, read_hardware(logs))
 
 
 if "snakemake" in globals():  # as the script of a rule

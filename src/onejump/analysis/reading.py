@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
+from onejump.files.sealed import read_sealed_json
 from onejump.files.tensors import TensorFile
 
 
@@ -24,9 +25,7 @@ def read_selection(path: str | Path, n_jumps: int) -> dict:
     Raises:
         OnejumpError: the file is damaged, or selects among another number of jumps.
     """
-    selection = read_json(path)
-    if len(selection["scores"]) != n_jumps:
-        raise OnejumpError(
-            f"{path}: selects among {len(selection['scores'])} jumps, expected {n_jumps}; rerun select-jump"
-        )
+    selection = read_sealed_json(path)
+    if (found := len(selection.get("scores", ()))) != n_jumps:
+        raise OnejumpError(f"{path}: selects among {found} jumps, expected {n_jumps}; rerun select-jump")
     return selection

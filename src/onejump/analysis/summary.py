@@ -36,7 +36,11 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
     # Tables without rows are left out, since pandas would let their columns decide the types of the others.
     whole = {name: pd.concat([part for part in found if len(part)] or found[:1]) for name, found in parts.items()}
     whole |= _across_seeds(whole["claims"], whole["scores"])
-    return {name: whole[name] for name in TABLES}
+    # Jumps are 0.. and, in some tables, joint.
+    return {
+        name: table.astype({"jump": "string"}) if "jump" in table else table
+        for name, table in ((name, whole[name]) for name in TABLES)
+    }
 
 
 def _model_row(layout: Layout, model: str, seed: int) -> dict:

@@ -1,7 +1,9 @@
 """Text and JSON files, written whole or not at all."""
 
+import glob
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,21 +26,43 @@ def errors_name(path: str | Path) -> Iterator[None]:
         raise OnejumpError(f"{path}: {error}") from error
 
 
+def remove_temporaries(path: str | Path) -> None:
+    """Remove what killed writers of `path` left beside it."""
+    path = Path(path)
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder `.<name>.<8 digits>.tmp` beside `path`, removed in the end with all that was put into it.
+
+    A file of one name is written by one job at a time: what others left is removed first.
+    """
+    path = Path(path)
+    remove_temporaries(path)
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`: renamed to `path` if the block succeeds, removed if it raises."""
+    """Yield a path in a temporary folder; the file written there is moved to `path` if the block succeeds.
+
+    In a folder, since libraries make temporary files of their own beside the file that they write.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
         os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors creates files that only their owner can read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -52,8 +76,8 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """Read a JSON object.
+def read_json(path: str | Path) -> object:
+    """Read a JSON file.
 
     Raises:
         OnejumpError: The file is missing or is not JSON.
@@ -61,7 +85,7 @@ def read_json(path: str | Path) -> dict:
     require_file(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OnejumpError(
             f"{path}: not valid JSON ({error}); remove the file and rerun the stage that makes it"
         ) from error

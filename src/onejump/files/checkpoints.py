@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, remove_temporaries
 from onejump.files.tensors import TensorFile, write_tensors
 
 INTERVAL = "ONEJUMP_CHECKPOINT_SECONDS"
@@ -38,7 +38,7 @@ class Checkpoint:
     """
 
     def __init__(self, output: str | Path, facts: dict, device: torch.device) -> None:
-        """State what the computation depends on.
+        """State what the computation depends on, and remove what a killed job left half-written.
 
         Args:
             output: The file that the job writes.
@@ -46,6 +46,8 @@ class Checkpoint:
             device: Where the job computes.
         """
         self.path = Path(output).with_name(f".{Path(output).name}.checkpoint")
+        for path in (output, self.path):
+            remove_temporaries(path)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         machine = {"torch": torch.__version__, "device": name, "threads": torch.get_num_threads()}
         self._facts = json.dumps(facts | machine | {"code": _code_digest()}, sort_keys=True)
@@ -83,6 +85,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Remove the file; for when the output is complete."""
         self.path.unlink(missing_ok=True)
+        remove_temporaries(self.path)
 
 
 def _take_apart(value, tensors: dict[str, Tensor]):

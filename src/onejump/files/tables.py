@@ -40,6 +40,11 @@ def write_table(path: str | Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+def write_frame(path: str | Path, frame) -> None:
+    """Write a pandas DataFrame, without its index, as `write_table` does."""
+    write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
+
+
 def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table, or some of its columns.
 
@@ -54,8 +59,8 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
                 table = file.read(columns=columns)
                 facts = table.schema.metadata or {}
                 for name in table.column_names:
-                    digest = _column_digest(table, name).encode()
-                    if facts.get(f"{DIGEST_KEY}.{name}".encode(), digest) != digest:
+                    digest = facts.get(f"{DIGEST_KEY}.{name}".encode())  # other programs' tables have none
+                    if digest is not None and digest != _column_digest(table, name).encode():
                         raise ValueError(f"column {name!r} does not match its checksum")
                 return table.replace_schema_metadata(None)
             found = file.schema_arrow.names

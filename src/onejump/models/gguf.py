@@ -13,8 +13,9 @@ import gguf
 import torch
 from torch import nn
 
-from onejump.files.atomic import OnejumpError, require_file, write_json
+from onejump.files.atomic import OnejumpError, require_file
 from onejump.files.digests import check_sha256, sha256_of_file
+from onejump.files.sealed import write_sealed_json
 from onejump.models.sources import PROVENANCE_FILE, digest_of_folder, first_sentence, unusable_files
 
 
@@ -40,7 +41,7 @@ def convert_gguf(path: str | Path, folder: str | Path, sha256: str | None = None
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         provenance = {"model": path.name, "revision": sha256_of_file(path), "content": digest_of_folder(temporary)}
-        write_json(temporary / PROVENANCE_FILE, provenance)
+        write_sealed_json(temporary / PROVENANCE_FILE, provenance)
         for file in temporary.iterdir():  # safetensors makes files that only their owner can read
             file.chmod((temporary / "config.json").stat().st_mode)
         shutil.rmtree(folder, ignore_errors=True)

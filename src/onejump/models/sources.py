@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
 from onejump.files.digests import sha256_of_file
+from onejump.files.sealed import read_sealed_json
 from onejump.models.devices import DTYPES
 
 PROVENANCE_FILE = "onejump.json"
@@ -116,7 +117,7 @@ class ModelSource:
         found = digest_of_folder(folder)
         if not (folder / PROVENANCE_FILE).is_file():
             return folder.resolve().name, found
-        provenance = read_json(folder / PROVENANCE_FILE)
+        provenance = read_sealed_json(folder / PROVENANCE_FILE)
         if provenance.get("content") != found:
             raise OnejumpError(
                 f"model {self.location}: is not as it was converted from {provenance['model']}; remove the folder and "

@@ -10,6 +10,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from onejump.files.atomic import OnejumpError, atomic_path
+from onejump.files.sealed import seal_svg
 from onejump.report.plots.dynamic_exit import plot_dynamic_exit
 from onejump.report.plots.fits import plot_fits
 from onejump.report.plots.levels import plot_methods, plot_ranks, plot_single_jumps
@@ -52,6 +53,8 @@ def plot_figure(kind: str, summary: Path, model: str, seed: int | None, variant:
     for format_, metadata in undated.items():
         with style.context(["default", MATPLOTLIB_STYLE]), atomic_path(path.with_suffix(f".{format_}")) as temporary:
             figure.savefig(temporary, format=format_, dpi=200, metadata=metadata)
+            if format_ == "svg":
+                seal_svg(temporary)
 
 
 def make_figure(kind: str, summary: Path, model: str, seed: int | None, variant: str | None) -> Figure:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from onejump.files.atomic import OnejumpError, require_file
+from onejump.files.sealed import read_sealed_svg
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TRANSLATION = re.compile(r"translate\([^)]*\)")
@@ -27,13 +27,9 @@ class InlineFigures:
         """An SVG file as an `<svg>` element whose ids occur nowhere else in the page.
 
         Raises:
-            OnejumpError: the file is missing or is not SVG.
+            OnejumpError: the file is missing or damaged.
         """
-        require_file(path)
-        try:
-            root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise OnejumpError(f"{path}: not valid SVG ({error}); remove the file and rerun plot-figures") from error
+        root = ElementTree.fromstring(read_sealed_svg(path))
         self._count += 1
         for element in root.iter():
             element.tag = element.tag.rpartition("}")[2]

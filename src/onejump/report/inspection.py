@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from onejump.files.atomic import OnejumpError, read_json, require_file
+from onejump.files.digests import DIGEST_KEY
+from onejump.files.sealed import read_sealed_json
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
+from onejump.report.tables import read_summary
 
 LONGEST = 100  # characters of a value in a line
 
@@ -50,29 +52,46 @@ def _describe_table(path: Path) -> list[str]:
 def _describe_column(table: pa.Table, name: str) -> str:
     column = table[name]
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    line = f"  {name}: {kind}"
-    if pa.types.is_list(kind):
-        lengths = pc.list_value_length(column)
-        return f"{line}, {pc.min(lengths)} to {pc.max(lengths)} values each"
-    if pa.types.is_string(kind):
-        found = pc.unique(column.cast(kind)).to_pylist()
-        return f"{line}, {_shortened(', '.join(found)) if len(found) <= 8 else f'{len(found):,} different values'}"
+    parts = [f"  {name}: {kind}"]
     if column.null_count:
-        line += f", {column.null_count:,} null"
+        parts.append(f"{column.null_count:,} null")
     if column.null_count < len(column):
-        values = column.cast(pa.float64()) if not pa.types.is_boolean(kind) else column.cast(pa.int8())
-        limits = pc.min_max(values)
-        line += f", {limits['min'].as_py():.4g} to {limits['max'].as_py():.4g}, mean {pc.mean(values).as_py():.4g}"
-    return line
+        parts += _describe_values(column.cast(kind).drop_null(), kind)
+    return ", ".join(parts)
+
+
+def _describe_values(values: pa.ChunkedArray, kind: pa.DataType) -> list[str]:
+    """What is said of values, at least one and none of them null; nothing where there is no short way to."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = pc.min_max(pc.list_value_length(values)).as_py()
+        return [f"{lengths['min']} to {lengths['max']} values each"]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        found = pc.unique(values).to_pylist()
+        return [_shortened(", ".join(found)) if len(found) <= 8 else f"{len(found):,} different values"]
+    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        limits = pc.min_max(values).as_py()
+        return [f"{limits['min']} to {limits['max']}"]
+    if pa.types.is_boolean(kind):
+        values = values.cast(pa.int8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return []
+    numbers = values.cast(pa.float64(), safe=False)
+    limits = pc.min_max(numbers).as_py()
+    return [f"{limits['min']:.4g} to {limits['max']:.4g}", f"mean {pc.mean(numbers).as_py():.4g}"]
 
 
 def _describe_json(path: Path) -> list[str]:
     content = read_json(path)
+    if isinstance(content, dict) and DIGEST_KEY in content:
+        content = read_sealed_json(path)
+    if not isinstance(content, dict | list):
+        return [f"  {_shortened(json.dumps(content))}"]
     pairs = content.items() if isinstance(content, dict) else enumerate(content)
     return [f"  {key}: {_shortened(json.dumps(value))}" for key, value in pairs]
 
 
 def _shortened(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
@@ -86,9 +105,16 @@ def compare(first: str | Path, second: str | Path) -> str:
     Raises:
         OnejumpError: A study has no summary, or the two have no model, seed and variant in common.
     """
-    studies = [Path(first), Path(second)]
-    methods, scores, verdicts = (_pair(studies, name) for name in ("methods", "scores", "verdicts"))
-    branches = [table[["model", "seed", "variant"]].drop_duplicates() for table in methods]
+    studies, branch_columns = [Path(first), Path(second)], ["model", "seed", "variant"]
+    methods, scores, verdicts = (
+        [read_summary(study / "summary", name, *columns) for study in studies]
+        for name, columns in (
+            ("methods", [*branch_columns, "method", "precision"]),
+            ("scores", [*branch_columns, "jump", "ojfa"]),
+            ("verdicts", ["model", "variant", "claim", "verdict"]),
+        )
+    )
+    branches = [table[branch_columns].drop_duplicates() for table in methods]
     common = branches[0].merge(branches[1])
     if common.empty:
         found = ["; ".join("/".join(map(str, row)) for row in table.itertuples(index=False)) for table in branches]
@@ -99,11 +125,11 @@ def compare(first: str | Path, second: str | Path) -> str:
     lines = []
     for branch in common.itertuples(index=False):
         own = [
-            table[(table[["model", "seed", "variant"]] == list(branch)).all(axis=1)].set_index("method")["precision"]
+            table[(table[branch_columns] == list(branch)).all(axis=1)].set_index("method")["precision"]
             for table in methods
         ]
         chosen = [
-            table[(table[["model", "seed", "variant"]] == list(branch)).all(axis=1) & table["ojfa"]]["jump"].item()
+            table[(table[branch_columns] == list(branch)).all(axis=1) & table["ojfa"]]["jump"].item()
             for table in scores
         ]
         lines.append(f"{branch.model}, seed {branch.seed}, variant {branch.variant}: jump {chosen[0]} | {chosen[1]}")
@@ -115,7 +141,3 @@ def compare(first: str | Path, second: str | Path) -> str:
     for row in both[both["verdict_x"] != both["verdict_y"]].itertuples():
         lines.append(f"{row.model}, variant {row.variant}, {row.claim}: {row.verdict_x} | {row.verdict_y}")
     return "\n".join(lines)
-
-
-def _pair(studies: list[Path], name: str) -> list[pd.DataFrame]:
-    return [pd.read_csv(require_file(study / "summary" / f"{name}.csv"), dtype={"variant": str}) for study in studies]

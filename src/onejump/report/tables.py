@@ -1,11 +1,12 @@
-"""Reading the CSV tables of a study."""
+"""The summary tables of a study, as figures and report read them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from onejump.files.atomic import OnejumpError, require_file
+from onejump.files.atomic import OnejumpError
+from onejump.files.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class BranchTables:
         return f"model {self.model}, seed {self.seed}, variant {self.variant}"
 
     def table(self, name: str, *columns: str, may_be_empty: bool = False) -> pd.DataFrame:
-        """Rows of `<name>.csv`, which must have `columns`.
+        """Rows of the table `name`, which must have `columns`.
 
         Raises:
             OnejumpError: the file is missing, is not a table, or has no such rows (unless `may_be_empty`).
@@ -42,36 +43,10 @@ class BranchTables:
         return scores, int(scores.index[scores["ojfa"]][0])
 
     def error(self, name: str, found: str) -> OnejumpError:
-        """What is wrong with the rows of `<name>.csv`."""
-        return OnejumpError(f"{self.summary / name}.csv: {found} for {self}; rerun summarise")
+        """What is wrong with the rows of the table `name`."""
+        return OnejumpError(f"{self.summary / name}.parquet: {found} for {self}; rerun summarise")
 
 
 def read_summary(summary: Path, name: str, *columns: str) -> pd.DataFrame:
-    """Read `<name>.csv` of a summary folder; columns and errors as in `read_csv`."""
-    return read_csv(Path(summary) / f"{name}.csv", *columns)
-
-
-def read_csv(path: str | Path, *columns: str) -> pd.DataFrame:
-    """Read a table that a stage has written.
-
-    Args:
-        path: the file.
-        columns: columns that it must have.
-
-    Raises:
-        OnejumpError: the file is missing, is not CSV, or lacks a column.
-    """
-    path = require_file(path)
-    text = {"model": str, "variant": str, "jump": str, "revision": str}  # jumps are '0'.. and 'joint'
-    try:
-        # Only an empty field is missing: a variant may be called "null" or "none".
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
-    except (ValueError, pd.errors.EmptyDataError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise OnejumpError(f"{path}: not a table ({reason}); remove the file and rerun its stage") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise OnejumpError(
-            f"{path}: has no column {', '.join(missing)}, only {', '.join(table.columns)}; rerun its stage"
-        )
-    return table
+    """Columns of a summary table; errors as in `read_table`."""
+    return read_table(Path(summary) / f"{name}.parquet", list(columns)).to_pandas()

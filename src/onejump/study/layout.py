@@ -24,11 +24,12 @@ FILES = {
     "transfer": "{model}/seed-{seed}/{variant}/transfer.parquet",
     "ranks": "{model}/seed-{seed}/{variant}/ranks.parquet",
     "claims": "{model}/seed-{seed}/{variant}/claims.parquet",
-    "table": "summary/{table}.csv",
+    "table": "summary/{table}.parquet",
+    "csv": "summary/{table}.csv",  # the same for people
     "figure": "figures/{model}.seed-{seed}.{variant}.{kind}.svg",
     "model_figure": "figures/{model}.{kind}.svg",
-    "timings": "timings.csv",
-    "hardware": "hardware.csv",
+    "timings": "timings.parquet",
+    "hardware": "hardware.parquet",
 }
 # Summary tables, and figures of a branch, of a branch whose fits are nested in rank, and of a model.
 TABLES = (

@@ -16,6 +16,7 @@ from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.summary import _across_seeds
+from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
 
@@ -41,7 +42,24 @@ def read_facts(path: Path) -> tuple[dict, int]:
 
 
 def test_the_summary_has_all_tables_and_nothing_else(summary):
-    assert {path.name for path in summary.folder.iterdir()} == {f"{name}.csv" for name in TABLES}
+    assert {path.name for path in summary.folder.iterdir()} == {
+        f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "parquet")
+    }
+
+
+def test_what_stages_read_is_what_the_csv_says(summary):
+    """Read back as text for all that is text; only an empty field is missing."""
+    text = {name: "string" for name in ("model", "variant", "jump", "revision", "name", "metric")}
+    for name in TABLES:
+        table = pd.read_csv(
+            summary.folder / f"{name}.csv",
+            dtype=text,
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
+        )
+        found = read_table(summary.folder / f"{name}.parquet").to_pandas()
+        pd.testing.assert_frame_equal(found, table, check_dtype=False, check_exact=True)
     for name in set(TABLES) - {"models", "verdicts", "spread", "chosen"}:
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]

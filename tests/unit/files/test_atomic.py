@@ -1,6 +1,10 @@
 """Text and JSON files are written whole or not at all, and refused when they are not what they should be."""
 
 import os
+import re
+import signal
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from refusals import error_of
 
 from onejump.files.atomic import atomic_path, read_json, require_file, write_json, write_text
+from onejump.files.checkpoints import Checkpoint
 from onejump.files.digests import sha256_of_file
 from onejump.files.tables import read_table, write_table
 from onejump.files.tensors import TensorFile, write_tensors
@@ -44,7 +49,7 @@ def test_while_a_write_runs_nothing_stands_under_the_final_name(tmp_path):
     with atomic_path(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
-        assert temporary.parent == path.parent  # a rename is atomic only within one file system
+        assert temporary.parent.parent == path.parent  # a rename is atomic only within one file system
     assert [file.name for file in tmp_path.iterdir()] == ["out.txt"]
     assert path.read_text() == "whole"
 
@@ -64,13 +69,60 @@ def test_an_existing_file_survives_a_rewrite_that_raises(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
+def killed_while_writing(path, write):
+    """Let a process write to `path` by a line of code, and be killed after 1,000 bytes."""
+    code = f"""
+import resource, signal, torch
+import pyarrow as pa
+from onejump.files.atomic import write_text
+from onejump.files.checkpoints import Checkpoint
+from onejump.files.tables import write_table
+from onejump.files.tensors import write_tensors
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+path, cpu = {str(path)!r}, torch.device("cpu")
+{write}
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGXFSZ
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "write_text(path, 'x' * 10**6)",
+        "write_table(path, pa.table({'x': list(range(10**5))}))",
+        "write_tensors(path, {'x': torch.ones(10**6)}, {})",
+        "Checkpoint(path, {}, cpu).save({'x': torch.ones(10**6)})",
+    ],
+    ids=["text", "table", "tensors", "checkpoint"],
+)
+def test_what_a_killed_writer_leaves_has_one_kind_of_name_and_goes_at_the_next_start(tmp_path, write):
+    path, other = tmp_path / "out", tmp_path / ".out.safetensors.01234567.tmp"
+    other.mkdir()  # another file's
+    killed_while_writing(path, write)
+    left = set(tmp_path.iterdir()) - {other}
+    assert left
+    assert all(re.fullmatch(r"\.\.?out(\.checkpoint)?\.[0-9a-f]{8}\.tmp", file.name) for file in left)
+    checkpoint = Checkpoint(path, {}, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == [other]
+    killed_while_writing(path, write)
+    write_text(path, "whole")
+    checkpoint.remove()
+    assert set(tmp_path.iterdir()) == {other, path}
+
+
+def test_a_writer_whose_file_another_began_to_write_leaves_it_alone(tmp_path):
     path = tmp_path / "out.txt"
-    with atomic_path(path) as first, atomic_path(path) as second:
-        assert first != second
-        first.write_text("one")
-        second.write_text("two")
-    assert path.read_text() == "one"  # the outer block ends last
+
+    def write_twice():
+        with atomic_path(path) as first:
+            first.write_text("one")
+            write_text(path, "two")
+
+    with pytest.raises(FileNotFoundError):
+        write_twice()
+    assert path.read_text() == "two"
     assert list(tmp_path.iterdir()) == [path]
 
 

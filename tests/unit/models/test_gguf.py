@@ -14,6 +14,7 @@ from tiny_models import tiny_tokenizer
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.digests import sha256_of_file
+from onejump.files.sealed import read_sealed_json, write_sealed_json
 from onejump.models.gguf import convert_gguf
 from onejump.models.sources import ModelSource
 
@@ -84,7 +85,7 @@ def test_an_interrupted_conversion_leaves_nothing(path, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onejump.models.gguf.write_json", interrupt)
+    monkeypatch.setattr("onejump.models.gguf.write_sealed_json", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert_gguf(path, tmp_path / "out")
     assert files_under(tmp_path) == ["tiny.gguf"]
@@ -223,9 +224,8 @@ def change_the_config(folder):
 
 
 def forget_the_digest(folder):
-    """As folders were converted before the digest was kept."""
-    provenance = json.loads((folder / "onejump.json").read_text())
-    (folder / "onejump.json").write_text(json.dumps({key: provenance[key] for key in ("model", "revision")}))
+    provenance = read_sealed_json(folder / "onejump.json")
+    write_sealed_json(folder / "onejump.json", {key: provenance[key] for key in ("model", "revision")})
 
 
 @pytest.mark.parametrize("change", [flip_a_weight, change_the_config, forget_the_digest])

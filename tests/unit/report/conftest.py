@@ -7,7 +7,13 @@ import pytest
 from report_pages import MODELS, SEEDS, VARIANTS, Page, branches, figure, kinds, rendered
 from summary_tables import plot_figures, write_summary
 
+from onejump.files.sealed import seal_svg
 from onejump.study.layout import FIGURES, MODEL_FIGURES
+
+
+def write_stand_in(path):
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0H1"/></svg>')
+    seal_svg(path)
 
 
 @pytest.fixture(scope="session")
@@ -18,16 +24,15 @@ def study(tmp_path_factory):
     write_summary(base / "one", MODELS[:1], VARIANTS[:1], n_levels=2)
     plot_figures(base / "one", base / "drawn")
     (base / "figures").mkdir()
-    stand_in = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0H1"/></svg>'
     for branch in branches():
         for kind in kinds(branch):
             path = figure(base, branch, kind)
             if branch[:2] == branches()[0][:2] and kind in FIGURES:
                 shutil.copy(base / "drawn" / f"{MODELS[0]}.seed-0.paper.{kind}.svg", path)
             else:
-                path.write_text(stand_in)
+                write_stand_in(path)
     for model, kind in itertools.product(MODELS, MODEL_FIGURES):
-        (base / "figures" / f"{model}.{kind}.svg").write_text(stand_in)
+        write_stand_in(base / "figures" / f"{model}.{kind}.svg")
     return base
 
 

@@ -5,8 +5,10 @@ import shutil
 import pandas as pd
 import pytest
 from report_pages import MODELS, SEEDS, Page, branches, rendered, row_of
+from summary_tables import read_frame
 
 from onejump.files.atomic import OnejumpError
+from onejump.files.tables import write_frame
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 
 
@@ -30,7 +32,7 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
             assert cells[:2] == [general(expected["mse"]), f"{expected['explained']:.3f}"]
             assert cells[3:] == [f"{expected['precision']:.3f}", f"{expected['surprisal']:.2f}"]
         (dynamic,) = page.find("table", inside=section, **{"class": "sortable dynamic"})
-        table = pd.read_csv(study / "summary" / "dynamic_exit.csv")
+        table = read_frame(study / "summary" / "dynamic_exit.parquet")
         for column, value in zip(("model", "seed", "variant"), branch, strict=True):
             table = table[table[column] == value]
         for row, method in zip(
@@ -77,7 +79,7 @@ def test_every_number_of_the_methods_tables_is_the_tables(study, page):
 
 
 def test_the_claims_tables_are_the_tables(study, page):
-    claims = pd.read_csv(study / "summary" / "claims.csv")
+    claims = read_frame(study / "summary" / "claims.parquet")
     for model, seed, variant in branches():
         (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable claims"})
         chosen = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
@@ -102,7 +104,7 @@ def test_the_selection_and_fits_are_the_tables(study, page):
         rank = row_of(study, "claims", branch, statistic="rank")["estimate"]
         assert f"{rank:.0f} of 4 single jumps" in facts
 
-        jumps = pd.read_csv(study / "summary" / "jumps.csv").query("model == @model and seed == @seed")
+        jumps = read_frame(study / "summary" / "jumps.parquet").query("model == @model and seed == @seed")
         jumps = jumps[jumps["variant"] == variant]
         single, joint = jumps[jumps["jump"] != "joint"], jumps[jumps["jump"] == "joint"].iloc[0]
         (table,) = page.find("table", inside=section, **{"class": "sortable fits"})
@@ -129,10 +131,10 @@ def test_the_selection_and_fits_are_the_tables(study, page):
 def test_rank_and_crossing_are_those_of_the_claims(study, tmp_path, rank, crossing, words):
     """Not computed anew from rounded means, where ties could be decided otherwise."""
     shutil.copytree(study, tmp_path / "demo")
-    table = pd.read_csv(study / "summary" / "claims.csv")
+    table = read_frame(study / "summary" / "claims.parquet")
     for statistic, value in (("rank", rank), ("crossing_level", crossing)):
         table.loc[table["statistic"] == statistic, "estimate"] = value
-    table.to_csv(tmp_path / "demo" / "summary" / "claims.csv", index=False)
+    write_frame(tmp_path / "demo" / "summary" / "claims.parquet", table)
     page = Page(rendered(tmp_path / "demo"))
     text = page.text(page.find("main")[0])
     assert text.count(f"{rank} of 4 single jumps") == len(branches())
@@ -142,10 +144,10 @@ def test_rank_and_crossing_are_those_of_the_claims(study, tmp_path, rank, crossi
 
 def test_claims_without_the_rank_are_refused(study, tmp_path):
     shutil.copytree(study, tmp_path / "demo")
-    table = pd.read_csv(study / "summary" / "claims.csv")
-    table[table["statistic"] != "rank"].to_csv(tmp_path / "demo" / "summary" / "claims.csv", index=False)
+    table = read_frame(study / "summary" / "claims.parquet")
+    write_frame(tmp_path / "demo" / "summary" / "claims.parquet", table[table["statistic"] != "rank"])
     with pytest.raises(
-        OnejumpError, match=r"claims.csv: has 0 rows of rank, expected one, for model .*; rerun summarise"
+        OnejumpError, match=r"claims.parquet: has 0 rows of rank, expected one, for model .*; rerun summarise"
     ):
         rendered(tmp_path / "demo")
 
@@ -153,7 +155,7 @@ def test_claims_without_the_rank_are_refused(study, tmp_path):
 def test_the_full_table_has_every_level_of_every_method(study, page):
     for model, seed, variant in branches():
         (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable levels"})
-        levels = pd.read_csv(study / "summary" / "levels.csv").query("model == @model and seed == @seed")
+        levels = read_frame(study / "summary" / "levels.parquet").query("model == @model and seed == @seed")
         expected = sorted(levels.loc[levels["variant"] == variant, "kl"])
         rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
         found = sorted(float(page.elements[cells[6]][1]["data-value"]) for cells in rows)

@@ -4,12 +4,12 @@ import hashlib
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from summary_tables import write_summary
+from summary_tables import read_frame, write_summary
 
 from onejump.files.atomic import OnejumpError
+from onejump.files.tables import write_frame
 from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES
@@ -25,7 +25,7 @@ def summary(request, tmp_path_factory):
 
 
 def rows(summary, name, variant="paper", **conditions):
-    table = pd.read_csv(summary / f"{name}.csv")
+    table = read_frame(summary / f"{name}.parquet")
     for column, value in {"model": MODEL, "seed": SEED, "variant": variant, **conditions}.items():
         table = table[table[column] == value]
     return table.reset_index(drop=True)
@@ -152,7 +152,7 @@ def test_transfer_is_the_grid_with_the_selected_row_outlined(summary):
 
 def test_a_grid_of_nothing_but_misses_is_dark(tmp_path):
     write_summary(tmp_path, variants=("paper",), n_levels=3)
-    pd.read_csv(tmp_path / "transfer.csv").assign(precision=0.0).to_csv(tmp_path / "transfer.csv", index=False)
+    write_frame(tmp_path / "transfer.parquet", read_frame(tmp_path / "transfer.parquet").assign(precision=0.0))
     mesh = make_figure("transfer", tmp_path, MODEL, SEED, "paper").axes[0].collections[0]
     assert mesh.get_clim() == (0, 1)
 
@@ -189,22 +189,22 @@ def test_fits_that_are_exact_show_the_ridge(summary):
 
 def test_gaps_and_ridges_of_zero_can_be_drawn(tmp_path):
     write_summary(tmp_path, variants=("exact",), n_levels=4)
-    table = pd.read_csv(tmp_path / "jumps.csv")
+    table = read_frame(tmp_path / "jumps.parquet")
     table.loc[:1, ["gap", "ridge"]] = 0.0
-    table.to_csv(tmp_path / "jumps.csv", index=False)
+    write_frame(tmp_path / "jumps.parquet", table)
     for axes in make_figure("fits", tmp_path, MODEL, SEED, "exact").axes:
         low, high = axes.get_ylim()
         assert axes.get_yscale() == "symlog"
         assert low < 0 < high
     table[["gap", "ridge"]] = 0.0
-    table.to_csv(tmp_path / "jumps.csv", index=False)
+    write_frame(tmp_path / "jumps.parquet", table)
     plot_figure("fits", tmp_path, MODEL, SEED, "exact", tmp_path / "fits.svg")
 
 
 def test_fits_on_the_divergence_show_its_course(tmp_path):
     write_summary(tmp_path, variants=("paper",), n_levels=3)
-    table = pd.read_csv(tmp_path / "curves.csv").assign(validation_kl=lambda t: 3 + t["gap"], gap=np.nan)
-    table.to_csv(tmp_path / "curves.csv", index=False)
+    table = read_frame(tmp_path / "curves.parquet").assign(validation_kl=lambda t: 3 + t["gap"], gap=np.nan)
+    write_frame(tmp_path / "curves.parquet", table)
     right = make_figure("fits", tmp_path, MODEL, SEED, "paper").axes[1]
     joint = table[table["jump"] == "joint"]
     assert np.array_equal(lines(right)["Joint jump"], joint[["step", "validation_kl"]].T)
@@ -231,9 +231,9 @@ def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
 
 def test_plain_exit_checks_that_cost_too_much_leave_the_panel_and_are_told(tmp_path):
     write_summary(tmp_path, variants=("paper",), n_levels=3)
-    table = pd.read_csv(tmp_path / "dynamic_exit.csv")
+    table = read_frame(tmp_path / "dynamic_exit.parquet")
     for factor in (1.0, 6.0):
-        table.assign(plain_cost=table["plain_cost"] * factor).to_csv(tmp_path / "dynamic_exit.csv", index=False)
+        write_frame(tmp_path / "dynamic_exit.parquet", table.assign(plain_cost=table["plain_cost"] * factor))
         right = make_figure("dynamic_exit", tmp_path, MODEL, SEED, "paper").axes[1]
         highest = table["plain_cost"].max() * factor
         assert right.get_xlim()[1] == pytest.approx(1.05 * highest if factor == 1 else 2)
@@ -257,9 +257,9 @@ def test_rank_curves_mark_the_variants_rank(summary):
 def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     names = ("paper", "exact", "third")
     write_summary(tmp_path, variants=names, n_levels=4, seeds=(0, 1))
-    table = pd.read_csv(tmp_path / "verdicts.csv")
+    table = read_frame(tmp_path / "verdicts.parquet")
     table.loc[(table["variant"] == "third") & (table["claim"] == "C3"), "verdict"] = "supported"
-    table.to_csv(tmp_path / "verdicts.csv", index=False)
+    write_frame(tmp_path / "verdicts.parquet", table)
     left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
     marks = {(round(text.get_position()[0]), text.get_position()[1]): text.get_text() for text in left.texts}
     wide = table[table["model"] == MODEL].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
@@ -267,13 +267,13 @@ def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
         assert marks[x, y] == VERDICT_STYLES[wide.iloc[y, x]].mark
     framed = [patch for patch in left.patches if patch.get_linewidth() > 0]
     assert [(round(p.get_x() + 0.46), round(p.get_y() + 0.42)) for p in framed] == [(2, 2)]
-    methods = pd.read_csv(tmp_path / "methods.csv")
+    methods = read_frame(tmp_path / "methods.parquet")
     means = methods.groupby(["method", "variant"])["precision"].mean()
     for method in ("identity", "arbitrary", "n_njtc", "joint", "ojfa"):
         x, y = lines(right)[METHOD_STYLES[method].name]
         assert np.allclose(x, means[method].loc[list(names)])
         assert list(y) == [0, 1, 2]
-    scores = pd.read_csv(tmp_path / "scores.csv").query("ojfa and variant == 'third'")
+    scores = read_frame(tmp_path / "scores.parquet").query("ojfa and variant == 'third'")
     jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
     assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"
 
@@ -302,15 +302,13 @@ def test_bad_input_is_refused_in_one_line(summary, tmp_path):
         return str(error.value)
 
     assert "'pie'" in refusal("pie")
-    assert "scores.csv" in refusal(folder=tmp_path)
+    assert "scores.parquet" in refusal(folder=tmp_path)
     assert "variant other" in refusal(variant="other")
-    (tmp_path / "scores.csv").write_text("model,seed,variant,jump\na,0,paper,1\n")
-    assert "scores.csv: has no column score, softmax" in refusal(folder=tmp_path)
-    (tmp_path / "scores.csv").write_text("")
-    assert "scores.csv: not a table" in refusal(folder=tmp_path)
-    (tmp_path / "scores.csv").write_bytes(b"model,seed\n\xff\xfe,0\n")
-    assert "scores.csv: not a table" in refusal(folder=tmp_path)
-    table = pd.read_csv(summary / "scores.csv")
-    table.assign(ojfa=False).to_csv(tmp_path / "scores.csv", index=False)
-    assert "scores.csv: marks 0 jumps" in refusal(folder=tmp_path)
+    table = read_frame(summary / "scores.parquet")
+    write_frame(tmp_path / "scores.parquet", table.drop(columns=["score", "softmax"]))
+    assert "scores.parquet: has no column score, softmax" in refusal(folder=tmp_path)
+    (tmp_path / "scores.parquet").write_bytes(b"")
+    assert "scores.parquet: damaged" in refusal(folder=tmp_path)
+    write_frame(tmp_path / "scores.parquet", table.assign(ojfa=False))
+    assert "scores.parquet: marks 0 jumps" in refusal(folder=tmp_path)
     assert not (tmp_path / "figure.svg").exists()

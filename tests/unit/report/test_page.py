@@ -4,14 +4,15 @@ import itertools
 import re
 import shutil
 
-import pandas as pd
 import pytest
 import yaml
 from report_pages import MODELS, SEEDS, VARIANTS, VERSIONS, Page, branches, figure, kinds, rendered, row_of
-from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, hardware, timings
+from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, hardware, read_frame, timings
 
 from onejump import stages
-from onejump.files.atomic import OnejumpError, write_json
+from onejump.files.atomic import OnejumpError
+from onejump.files.sealed import write_sealed_json
+from onejump.files.tables import write_frame
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import MODEL_FIGURES
 
@@ -95,7 +96,7 @@ def test_the_key_table_has_a_row_for_each_branch_and_the_better_equal_jump_in_bo
 
 def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
     (table,) = page.find("table", id="verdicts-table")
-    verdicts = pd.read_csv(study / "summary" / "verdicts.csv")
+    verdicts = read_frame(study / "summary" / "verdicts.parquet")
     rows = page.find("tr", inside=table)[1:]
     for row, (model, variant) in zip(rows, [(m, v) for m in MODELS for v in VARIANTS], strict=True):
         found = [page.text(cell) for tag in ("th", "td") for cell in page.find(tag, inside=row)]
@@ -144,8 +145,8 @@ def test_published_values_stand_beside_the_measured_ones(study):
     (table,) = page.find("table", **{"class": "sortable published"})
     rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
     assert len(rows) == len(VARIANTS) * len(SEEDS)  # of the one model with published values
-    methods = pd.read_csv(study / "summary" / "methods.csv").set_index(["model", "seed", "variant", "method"])
-    scores = pd.read_csv(study / "summary" / "scores.csv").set_index(["model", "seed", "variant"])
+    methods = read_frame(study / "summary" / "methods.parquet").set_index(["model", "seed", "variant", "method"])
+    scores = read_frame(study / "summary" / "scores.parquet").set_index(["model", "seed", "variant"])
     for cells, (seed, variant) in zip(rows, ((s, v) for s in SEEDS for v in VARIANTS), strict=True):
         chosen = scores.loc[("gpt2-xl", seed, variant)].query("ojfa")["jump"].item()
         one, every = (methods.loc[("gpt2-xl", seed, variant, m), "parameters"] for m in ("ojfa", "n_njtc"))
@@ -177,15 +178,15 @@ def test_the_structure_serves_readers_without_a_mouse_or_eyes(page):
 def test_a_missing_table_or_figure_is_named(study, tmp_path):
     base = tmp_path / "demo"
     shutil.copytree(study, base)
-    for path in (base / "summary" / "jumps.csv", figure(base, branches()[1], "fits")):
+    for path in (base / "summary" / "jumps.parquet", figure(base, branches()[1], "fits")):
         kept = path.read_bytes()
         path.unlink()
         with pytest.raises(OnejumpError, match=re.escape(path.name)) as error:
             rendered(base)
         assert "\n" not in str(error.value)
         path.write_bytes(kept)
-    path.write_text("<svg><g></svg>")
-    with pytest.raises(OnejumpError, match=f"{re.escape(path.name)}: not valid SVG"):
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6", 1))
+    with pytest.raises(OnejumpError, match=f"{re.escape(path.name)}: damaged"):
         rendered(base)
 
 
@@ -202,11 +203,11 @@ def test_a_model_seed_or_variant_without_rows_is_refused(study):
 def test_names_are_escaped_and_missing_numbers_are_dashes(study, tmp_path):
     base = tmp_path / "demo"
     shutil.copytree(study, base)
-    table = pd.read_csv(base / "summary" / "models.csv").assign(name="<b>&co", revision="")
-    table.to_csv(base / "summary" / "models.csv", index=False)
-    methods = pd.read_csv(base / "summary" / "methods.csv")
+    table = read_frame(base / "summary" / "models.parquet").assign(name="<b>&co", revision=None)
+    write_frame(base / "summary" / "models.parquet", table)
+    methods = read_frame(base / "summary" / "methods.parquet")
     methods.loc[methods["method"] == "arbitrary", ["precision_at_5", "worst_level"]] = float("nan")
-    methods.to_csv(base / "summary" / "methods.csv", index=False)
+    write_frame(base / "summary" / "methods.parquet", methods)
     text = rendered(base, config=config(MODELS[:1], VARIANTS[:1], SEEDS[:1]), timings=timings().iloc[:0])
     assert "&lt;b&gt;&amp;co" in text
     assert "<b>&co" not in text
@@ -217,18 +218,18 @@ def test_names_are_escaped_and_missing_numbers_are_dashes(study, tmp_path):
 
 
 def test_the_stage_takes_timings_and_hardware_as_tables_and_links_to_the_study(study, tmp_path):
-    write_json(tmp_path / "config.json", config(MODELS, VARIANTS, SEEDS))
-    timings().to_csv(tmp_path / "timings.csv", index=False)
-    hardware().to_csv(tmp_path / "hardware.csv", index=False)
+    write_sealed_json(tmp_path / "config.json", config(MODELS, VARIANTS, SEEDS))
+    write_frame(tmp_path / "timings.parquet", timings())
+    write_frame(tmp_path / "hardware.parquet", hardware())
     out = study.parent / "reports" / "demo.html"
-    files = (tmp_path / "config.json", tmp_path / "timings.csv", tmp_path / "hardware.csv")
+    files = (tmp_path / "config.json", tmp_path / "timings.parquet", tmp_path / "hardware.parquet")
     stages.render_report(study, *files, out)
     text = out.read_text(encoding="utf-8")
     assert 'href="../demo/summary/levels.csv"' in text
     assert "NVIDIA H100 80GB HBM3" in text
     assert "2 h 02 min" in text
     out.unlink()
-    hardware().drop(columns="jobs").to_csv(tmp_path / "hardware.csv", index=False)
-    with pytest.raises(OnejumpError, match=r"hardware.csv: has no column jobs, only device; rerun its stage"):
+    write_frame(tmp_path / "hardware.parquet", hardware().drop(columns="jobs"))
+    with pytest.raises(OnejumpError, match=r"hardware.parquet: has no column jobs, only device"):
         stages.render_report(study, *files, out)
     assert not out.exists()
