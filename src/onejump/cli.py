@@ -161,6 +161,13 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().partition("\n")[0]
+    if isinstance(error, OSError) and said:
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def _stop(*_) -> None:
     """Leave at Slurm's time-out or scancel as at Ctrl-C, and let no further signal disturb the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -180,13 +187,21 @@ def main() -> None:
     except OnejumpError as error:
         status = _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
-        status = _fail(f"{error.filename or 'files'}: {error.strerror}; make room or fix its permissions")
+        reason = error.strerror or _first_line(error)
+        status = _fail(f"{f'{error.filename}: ' if error.filename else ''}{reason}; make room or fix its permissions")
+    except MemoryError:
+        status = _fail("not enough memory; give the job more, or use fewer threads")
     except click.ClickException as error:
         error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt, SystemExit) as stop:
         print("onejump: interrupted", file=sys.stderr)
         status = stop.code if isinstance(stop, SystemExit) else 130
+    except Exception as error:
+        status = _fail(
+            f"a bug in onejump ({_first_line(error)}); please report it with the command and the trace that "
+            "`onejump --debug` shows"
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -189,3 +189,28 @@ def test_levels_that_are_no_levels_are_refused(tmp_path, levels, named):
     dump = Dump(tmp_path / "u", tmp_path / "p", [tmp_path / "s"])
     message = error_of(lambda: stages.fit_jump(dump, Compute("cpu", 1), levels, [tmp_path / "out"]))
     assert message.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("TypeError('a\\nb')", "a bug in onejump (TypeError: a); please report it with the command and the trace that"),
+        ("AssertionError()", "a bug in onejump (AssertionError); please report it"),
+        ("OSError('no text')", "no text; make room or fix its permissions"),
+        ("OSError()", "OSError; make room or fix its permissions"),
+        ("MemoryError()", "not enough memory; "),
+    ],
+)
+def test_whatever_is_raised_is_one_line(error, message):
+    code = f"""
+import sys
+from onejump import cli
+def compare(*_): raise {error}
+cli.cli.commands["compare"].callback = compare
+sys.argv = ["onejump", "compare", ".", "."]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"onejump: error: {message}")
+    assert done.stderr.count("\n") == 1

@@ -168,8 +168,7 @@ def test_sizes_follow_from_the_config():
 
 
 def test_a_rank_beyond_the_models_width_is_refused():
-    config = copy.deepcopy(STUDY)
+    config = study(xl={"architecture": "gpt2-xl"})
     config["variants"]["paper"]["rank"] = 9999
-    assert error_of(lambda: plan_study(config)) == (
-        "config: variants.paper.rank is 9999, expected at most H of gpt2-xl = 1600"
-    )
+    expected = "config: variants.paper.rank is 9999, expected at most H of xl = 1600"
+    assert error_of(lambda: plan_study(config)) == expected
