@@ -205,7 +205,7 @@ def test_whatever_is_raised_is_one_line(error, message):
     code = f"""
 import sys
 from onejump import cli
-def compare(*_): raise {error}
+def compare(**_): raise {error}
 cli.cli.commands["compare"].callback = compare
 sys.argv = ["onejump", "compare", ".", "."]
 cli.main()
