@@ -106,13 +106,6 @@ def check_requests():
 onstart:
     check_folder(Path("results"), "run elsewhere with --directory")
     if CACHING:
-<<<<<<< Updated upstream
-=======
-        if "SNAKEMAKE_OUTPUT_CACHE" not in os.environ:
-            raise WorkflowError(
-                "--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to the folder of the cache"
-            )
->>>>>>> Stashed changes
         location = os.environ["SNAKEMAKE_OUTPUT_CACHE"]
         if "://" not in location:  # a folder, not a store of a storage plugin
             check_folder(
