@@ -19,8 +19,7 @@ class Machine:
         rates: kind of a job's work -> how much of it a second; see `Work.amounts`.
         base_bytes, start_seconds: of a process that has imported PyTorch; model_bytes, model_seconds: what importing a
             model's code adds.
-        device_bytes: memory of the device; None where it shares the host's.
-        share: of the rates that stages are taken to reach.
+        device_bytes: of the device, None where it shares the host's; share: of the rates that stages reach.
         passes: stage or fit -> how often it reads or writes the arrays that it touches.
     """
 

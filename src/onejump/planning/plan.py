@@ -93,10 +93,9 @@ def render(config: Mapping, gpu: Machine) -> str:
     for name, model in config["models"].items():
         s, own = sizes_of(name, config), [one[1:] for one in jobs if one[0] == name]
         a, (K, H, V, r, *_) = s.architecture, s.dims
-        kept = s.kept(K + 1, s.train + s.test, H) / GB
         text += [
             f"{name}: {a.name}, K={K} H={H} r={r} V={V}, {a.parameters / 1e9:.2f}e9 weights, {s.dtype}; "
-            f"{kept:,.2f} GB of activations",
+            f"{s.kept(K + 1, s.train + s.test, H) / GB:,.2f} GB of activations",
             "  rule                  jobs      PFLOP   read GB  written GB  host GB   GPU GB    hours",
             *(_row(stage, [one for one in own if one[0] == stage], gpu) for stage in {one[0]: 0 for one in own}),
             f"{_row('in all', own, gpu)} on {gpu.name}",
@@ -117,5 +116,6 @@ def _row(title: str, jobs: Sequence[tuple[str, int, Work]], gpu: Machine) -> str
     host, device = max(work.host_bytes(gpu) for work in works) / GB, max(work.device for work in works) / GB
     hours = sum(n * work.seconds(gpu) for _, n, work in jobs) / 3600
     on_gpu = "" if gpu.device_bytes is None else f"{device:.2f}"
-    sums = f"{sum(numbers):>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}"
-    return f"  {title:<20}{sums}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"
+    return (
+        f"  {title:<20}{sum(numbers):>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"
+    )

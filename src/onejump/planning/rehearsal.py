@@ -1,8 +1,6 @@
-"""A study at a model's full dimensions without its weights: what fails or does not fit shows before paying for a GPU.
+"""A study at a model's full dimensions with random weights: what fails or does not fit shows before paying for a GPU.
 
-The architecture is the true one, built from a config; the weights are random. Everything else is real: each stage runs
-as a process of its own, on the files of the stages before it, and its time, memory and disk are set beside the plan's.
-About the model itself the results say nothing.
+Each stage runs as a process of its own, on the files of those before it, and what it takes is set beside the plan.
 """
 
 import os
@@ -44,8 +42,7 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
         sizes: of the model and of the sentences to make up.
         folder: for all files; machine.json, with the passes of each stage as measured, is written beside it.
         levels: exit levels whose jumps are fitted; the other jumps are copies of these.
-        threads: of each stage.
-        longest: words of the longest sentence.
+        threads, longest: of each stage, and words of the longest sentence.
 
     Yields:
         Of each stage when it ends: its name, kind and cpu_seconds, the `passes` that would explain its time, and wall
@@ -113,11 +110,11 @@ def _run_stage(stage: str, work: Work, machine: Machine, options: dict) -> dict:
     if process.returncode:
         raise OnejumpError(f"rehearsal: {command} failed (exit status {process.returncode}); see above")
     seconds = time.perf_counter() - started
-    files = [value.stat() for _, value in values if isinstance(value, Path)]
+    files = (value.stat() for _, value in values if isinstance(value, Path))
     written = sum(file.st_size for file in files if file.st_mtime >= clock)
     cpu = usage.ru_utime + usage.ru_stime  # less than the wall time where other processes take the cores
-    rest = max(0.0, min(seconds, cpu) - work.seconds(replace(machine, passes={work.kind: 0.0})))
-    passes = rest * machine.rates["touched"] / work.amounts["touched"]
+    rest = min(seconds, cpu) - work.seconds(replace(machine, passes={work.kind: 0.0}))
+    passes = max(0.0, rest) * machine.rates["touched"] / work.amounts["touched"]
     return {
         "stage": stage,
         "kind": work.kind,
@@ -135,6 +132,9 @@ def measure_machine(threads: int) -> Machine:
     def best(action: Callable[[], object]) -> float:
         return min(timeit.repeat(action, number=1, repeat=4)[1:])  # the first one warms up
 
+    def run(*words: object) -> float:
+        return best(lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True))
+
     rates = dict(TWO_CORES.rates)
     for name in ("float32", "float64", "bfloat16", "float16"):
         a, b = (torch.randn(rows, 1024).to(getattr(torch, name)) for rows in (256, 1024))
@@ -143,15 +143,17 @@ def measure_machine(threads: int) -> Machine:
     rates["eigen"] = 1024**3 / best(lambda: torch.linalg.eigh(square))  # of which it reads one half
     block = torch.randn(25_000_000)
     rates["touched"] = 2 * 4 * len(block) / best(lambda: block.add_(1))
-    imports = [sys.executable, "-c", "import onejump.jumps.fitting, onejump.exits.evaluation"]
-    start = best(lambda: subprocess.run(imports, check=True))
-    return replace(TWO_CORES, name="this machine", rates=rates, start_seconds=start, model_seconds=start)
+    start = run("-c", "import onejump.jumps.fitting, onejump.exits.evaluation")
+    model = run("-m", "onejump.models.architecture", architecture_file("smollm2-135m")) - start
+    return replace(TWO_CORES, name="this machine", rates=rates, start_seconds=start, model_seconds=model)
 
 
 def _sentences(train: int, test: int, longest: int) -> pa.Table:
-    generator, n, split = np.random.default_rng(0), train + test, ["train"] * train + ["test"] * test
-    texts = [" ".join(generator.choice(WORDS, generator.integers(1, longest + 1))) for _ in range(n)]
-    return pa.table({"sentence_id": pa.array(range(n), pa.int32()), "split": split, "document": split, "text": texts})
+    generator, split = np.random.default_rng(0), ["train"] * train + ["test"] * test
+    texts = [" ".join(generator.choice(WORDS, generator.integers(1, longest + 1))) for _ in split]
+    return pa.table(
+        {"sentence_id": pa.array(range(len(split)), pa.int32()), "split": split, "document": split, "text": texts}
+    )
 
 
 def _padded_tokens(positions: Path) -> float:
@@ -169,9 +171,9 @@ def watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
     """Wait for a process: its status, what it used, and its largest resident memory in bytes."""
     peak, ended = 0.0, 0  # on Linux the usage's own figure starts from the memory of the process that forked
     while not ended:
-        with suppress(OSError):  # it ends between two looks, or there is no /proc
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            peak = next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmHWM")), peak)
+        with suppress(OSError, IndexError):  # it ends between two looks, or there is no /proc
+            text = Path(f"/proc/{pid}/status").read_text()
+            peak = 1024.0 * int(text.partition("VmHWM:")[2].split()[0])
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         time.sleep(0.02)
     return status, usage, peak or float(usage.ru_maxrss)

@@ -27,8 +27,7 @@ class Work:
         host: bytes in the host's memory whatever the device; device: on the device, or on the host where there is none.
         unembedding: 1 where its file is read into the host's memory, 2 where it is in float32 on the device too.
         shared: bytes of `device` that are also in `host`, and that a host without a device holds only once.
-        loads_model: whether the model's code is imported.
-        kind: the stage or the fit, by which passes over what is touched are measured.
+        loads_model: whether the model's code is imported; kind: the stage or fit, by which passes are measured.
     """
 
     amounts: Mapping[str, float] = field(default_factory=dict)
