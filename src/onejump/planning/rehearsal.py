@@ -42,7 +42,8 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
         sizes: of the model and of the sentences to make up.
         folder: for all files; machine.json, with the passes of each stage as measured, is written beside it.
         levels: exit levels whose jumps are fitted; the other jumps are copies of these.
-        threads, longest: of each stage, and words of the longest sentence.
+        threads: of each stage.
+        longest: words of the longest sentence.
 
     Yields:
         Of each stage when it ends: its name, kind and cpu_seconds, the `passes` that would explain its time, and wall
