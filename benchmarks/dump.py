@@ -3,7 +3,7 @@
 - ours: `gather_levels`, as the stage `dump-activations` calls it, on sentences cut after their positions;
 - one sentence at a time: whole sentences, with all hidden states and all logits;
 - unsorted batches of 32: the same, padded, with an attention mask;
-- bare model: exactly our batches through the backbone, keeping nothing;
+- bare model: exactly our batches through the blocks, keeping nothing;
 - limit: our tokens, without padding, multiplied by every matrix of the blocks.
 
 Batching by length needs many sentences to choose from, so the sentences are a whole shard of the embedded study, and
