@@ -15,7 +15,7 @@ STUDY = $(shell $(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(op
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo study provenance test test-cluster lint rehearse bench docs screenshots install lock clean
+.PHONY: demo study provenance test test-cluster lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -55,6 +55,10 @@ bench: demo
 # The parts of the docs that are generated: the table of config keys, and screenshots of a finished study's report.
 docs: $(INSTALLED)
 	python docs/describe_config.py
+
+# Every causal language model of the installed Transformers, tiny and with random weights: a few minutes.
+architectures: $(INSTALLED)
+	python docs/describe_architectures.py
 
 screenshots: $(INSTALLED)
 	python tests/report/screenshots.py reports/$(STUDY).html docs/screenshots

@@ -3,7 +3,7 @@
 - ours: `gather_levels`, as the stage `dump-activations` calls it, on sentences cut after their positions;
 - one sentence at a time: whole sentences, with all hidden states and all logits;
 - unsorted batches of 32: the same, padded, with an attention mask;
-- bare model: exactly our batches through the backbone, keeping nothing;
+- bare model: exactly our batches through the blocks, keeping nothing;
 - limit: our tokens, without padding, multiplied by every matrix of the blocks.
 
 Batching by length needs many sentences to choose from, so the sentences are a whole shard of the embedded study, and
@@ -26,7 +26,7 @@ from torch import Tensor
 from onejump.activations.dump import TOKEN_BUDGETS, gather_levels, length_sorted_batches
 from onejump.activations.positions import choose_positions
 from onejump.files.tables import read_table
-from onejump.models.anatomy import find_anatomy
+from onejump.models.anatomy import Anatomy, find_anatomy
 from onejump.models.devices import by_device, resolve_device
 from onejump.models.sources import ModelSource
 
@@ -58,17 +58,18 @@ def plain(model, sentences: list[Sentence], last: list[int], batch_size: int) ->
     return torch.cat(kept, 1)
 
 
-def bare_model(model, batches: list[list[Sentence]]) -> None:
-    """Run the dump's batches through the backbone alone."""
+def bare_model(anatomy: Anatomy, batches: list[list[Sentence]]) -> None:
+    """Run the dump's batches through the blocks alone."""
     for batch in batches:
-        find_anatomy(model).backbone(input_ids=padded(model, batch), use_cache=False)
+        anatomy.run(padded(anatomy.model, batch), lambda level, h: None)
 
 
-def block_products(model, batches: list[list[Sentence]]) -> None:
+def block_products(anatomy: Anatomy, batches: list[list[Sentence]]) -> None:
     """Multiply the batches' tokens by each matrix of each block."""
-    matrices = [parameter for parameter in find_anatomy(model).blocks.parameters() if parameter.ndim == 2]
+    matrices = [parameter for parameter in anatomy.blocks.parameters() if parameter.ndim == 2]
     numbers = [sum(map(len, batch)) for batch in batches]
     widest = max(matrix.shape[1] for matrix in matrices)
+    model = anatomy.model
     x = torch.ones(max(numbers), widest, dtype=model.dtype, device=model.device)
     for n in numbers:
         for matrix in matrices:
@@ -92,31 +93,32 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
     sorted_rows = length_sorted_batches([len(ids) for ids in cut], token_budget)
     # Dividing a turn's share of the sentences into batches gives the same batches again.
     batches = [[[cut[row] for row in rows] for rows in sorted_rows[turn::rounds]] for turn in range(rounds)]
+    anatomy = find_anatomy(model)
     unsorted = [slice(turn * len(cut) // rounds, (turn + 1) * len(cut) // rounds) for turn in range(rounds)]
 
     def ours(turn: int) -> Tensor:
-        return gather_levels(model, [ids for batch in batches[turn] for ids in batch], token_budget)
+        return gather_levels(anatomy, [ids for batch in batches[turn] for ids in batch], token_budget)
 
     def plainly(name: str, batch_size: int) -> Callable[[int], Tensor]:
         step = STEPS[name]
         return lambda turn: plain(model, whole[unsorted[turn]][::step], positions[unsorted[turn]][::step], batch_size)
 
     with torch.inference_mode():
-        block_products(model, batches[0])  # the first read of the weights is slow
+        block_products(anatomy, batches[0])  # the first read of the weights is slow
         turns = measure.take_turns(
             {
                 measure.OURS: ours,
                 ONE_BY_ONE: plainly(ONE_BY_ONE, 1),
                 UNSORTED: plainly(UNSORTED, 32),
-                BARE: lambda turn: bare_model(model, batches[turn]),
-                measure.LIMIT: lambda turn: block_products(model, batches[turn]),
+                BARE: lambda turn: bare_model(anatomy, batches[turn]),
+                measure.LIMIT: lambda turn: block_products(anatomy, batches[turn]),
             },
             rounds,
             parts=STEPS,
         )
         for name, step in STEPS.items():
-            found = gather_levels(model, cut[unsorted[-1]][::step], token_budget)
-            final = find_anatomy(model).final_norm(found[-1].to(model.device)).cpu()
+            found = gather_levels(anatomy, cut[unsorted[-1]][::step], token_budget)
+            final = anatomy.norm(found[-1].to(model.device)).cpu()
             for level, h in enumerate([*found[:-1], final]):
                 measure.require_close(f"{name}, level {level}", h, turns.results[name][level], 1e-3)
     dtype = str(model.dtype).removeprefix("torch.")

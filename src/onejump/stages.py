@@ -158,6 +158,7 @@ def dump_activations(
     from onejump.files.checkpoints import Checkpoint
     from onejump.files.tables import read_table
     from onejump.files.tensors import write_tensors
+    from onejump.models.anatomy import Anatomy
     from onejump.models.devices import by_device
     from onejump.models.unembedding import Unembedding
 
@@ -177,7 +178,8 @@ def dump_activations(
     budget = token_budget or by_device(TOKEN_BUDGETS, device)
     inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(out, inputs, device)
-    levels = gather_levels(loaded, sentences, budget, f"{split} shard {shard}", checkpoint)
+    anatomy = Anatomy(loaded, **facts["anatomy"])
+    levels = gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
     check_finite(levels, sentence_ids, dtype)
     tensors = {level_name(level): levels[level] for level in range(len(levels))}
     write_tensors(out, tensors | {"sentence_id": torch.from_numpy(sentence_ids.copy())}, metadata)

@@ -12,7 +12,7 @@ from torch import Tensor
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
-from onejump.models.anatomy import Anatomy, find_anatomy
+from onejump.models.anatomy import Anatomy
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> list[np.
 
 
 def gather_levels(
-    model,
+    anatomy: Anatomy,
     sentences: Sequence[Sequence[int]],
     token_budget: int,
     progress: str | None = None,
@@ -46,7 +46,7 @@ def gather_levels(
     batches are halved.
 
     Args:
-        model: A causal model of Transformers, in evaluation mode.
+        anatomy: Of a model in evaluation mode.
         sentences: N lists of token ids, each cut after its position.
         token_budget: Most tokens in a padded batch.
         progress: Label of the progress bar, or None for no bar.
@@ -56,12 +56,10 @@ def gather_levels(
         [K+1, N, H] on the CPU, in the model's dtype.
 
     Raises:
-        OnejumpError: The architecture is not supported, or a single sentence does not fit on the device.
+        OnejumpError: A single sentence does not fit on the device.
     """
-    anatomy = find_anatomy(model)
     lengths = np.array([len(ids) for ids in sentences])
-    hidden_size = anatomy.output_head.weight.shape[1]
-    levels = torch.empty(len(anatomy.blocks) + 1, len(sentences), hidden_size, dtype=model.dtype)
+    levels = torch.empty(*_shape(anatomy, sentences), dtype=anatomy.model.dtype)
     order, n_done = np.argsort(lengths, kind="stable"), 0  # from short to long, whatever the batches
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
@@ -76,7 +74,7 @@ def gather_levels(
         while pending:
             rows = pending[0]
             try:
-                levels[:, torch.as_tensor(rows)] = _last_rows(model, anatomy, [sentences[row] for row in rows])
+                levels[:, torch.as_tensor(rows)] = _last_rows(anatomy, [sentences[row] for row in rows])
             except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
                     raise OnejumpError(
@@ -96,22 +94,25 @@ def gather_levels(
     return levels
 
 
-def _last_rows(model, anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> Tensor:
+def _shape(anatomy: Anatomy, sentences: Sequence) -> tuple[int, int, int]:
+    return len(anatomy.blocks) + 1, len(sentences), anatomy.hidden_size
+
+
+def _last_rows(anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> Tensor:
     """h^0 .. h^K at the last token of each sentence of one batch: [K+1, n, H] on the CPU."""
     lengths = [len(ids) for ids in sentences]
     padded = torch.zeros(len(sentences), max(lengths), dtype=torch.long)
     for i, ids in enumerate(sentences):
         padded[i, : len(ids)] = torch.as_tensor(ids)
-    n_levels, hidden_size = len(anatomy.blocks) + 1, anatomy.output_head.weight.shape[1]
-    gathered = torch.empty(n_levels, len(sentences), hidden_size, dtype=model.dtype, device=model.device)
+    model = anatomy.model
+    gathered = torch.empty(*_shape(anatomy, sentences), dtype=model.dtype, device=model.device)
 
     def take(level: int, h: Tensor) -> None:
         # A model spread over devices has its levels on several.
         batch = torch.arange(len(sentences), device=h.device)
         gathered[level] = h[batch, torch.as_tensor(lengths, device=h.device) - 1].to(gathered.device)
 
-    with anatomy.capture(take):
-        anatomy.backbone(input_ids=padded.to(model.device), use_cache=False)
+    anatomy.run(padded.to(model.device), take)
     return gathered.cpu()
 
 

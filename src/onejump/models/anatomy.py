@@ -1,86 +1,245 @@
-"""The parts of a causal language model, found in its module structure."""
+"""Blocks, final norm and output head of a causal language model, found by watching a forward pass, not by name."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
 
-FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+LENGTH, CUT = 8, 5  # tokens of the sentences that are watched, and of the part they share
 
 
-@dataclass(frozen=True)
+class _Stop(Exception):
+    """Ends a forward pass before the unembedding."""
+
+
 class Anatomy:
     """The parts of a causal language model that this project needs.
 
     Attributes:
-        backbone: the module that owns blocks and final norm; called with token ids, it runs all but the output head.
-        blocks: the K transformer blocks.
-        final_norm: the norm between the last block and the output head.
-        output_head: the linear map to the vocabulary.
+        model: the whole model.
+        paths: the names in the model of the parts that follow, enough to find them again.
+        blocks: its K blocks.
+        norm: the final norm, or None where there is none.
+        head: the linear maps from there to the logits: the output head and, in OPT-350m, a projection before it.
+        hidden_size: H.
     """
 
-    backbone: nn.Module
-    blocks: nn.ModuleList
-    final_norm: nn.Module
-    output_head: nn.Module
+    def __init__(self, model: nn.Module, blocks: str, norm: str | None, head: Sequence[str]) -> None:
+        """Look the parts up by their names."""
+        self.model, self.paths = model, {"blocks": blocks, "norm": norm, "head": list(head)}
+        self.blocks: nn.ModuleList = model.get_submodule(blocks)
+        self.norm = None if norm is None else model.get_submodule(norm)
+        self.head: list[nn.Linear] = [model.get_submodule(path) for path in head]
+        self.hidden_size = self.head[0].in_features
 
-    @contextmanager
-    def capture(self, take) -> Iterator[None]:
-        """While the context lasts, each forward pass calls `take(k, h)` with h^k [B, T, H] for k = 0..K.
+    def run(self, input_ids: Tensor, take: Callable[[int, Tensor], None]) -> None:
+        """Run the blocks but not the unembedding, and call `take(k, h)` with h^k [B, T, H] for k = 0..K.
 
-        h^k is what enters block k, and h^K what enters the final norm: Transformers' own `hidden_states[-1]` is
-        taken after that norm.
+        h^k is what enters block k, and h^K what enters the final norm: Transformers' own `hidden_states[-1]` is taken
+        after that norm.
         """
+        parts, level = [*self.blocks, self.norm or self.head[0]], 0
 
-        def hook_for(level: int):
-            def hook(module, args, kwargs):
-                take(level, args[0] if args else kwargs["hidden_states"])
+        def enter(module, args, kwargs) -> None:
+            nonlocal level
+            if module is parts[level]:  # NanoChat's final norm also comes before its blocks
+                take(level, _first_tensor(args, kwargs))
+                level += 1
+            if level == len(parts):
+                raise _Stop
 
-            return hook
-
-        modules = [*self.blocks, self.final_norm]
-        handles = [m.register_forward_pre_hook(hook_for(k), with_kwargs=True) for k, m in enumerate(modules)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = [part.register_forward_pre_hook(enter, with_kwargs=True) for part in parts]
+        with _removed(hooks), suppress(_Stop):
+            self.model(input_ids=input_ids, use_cache=False)
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
-    """Find blocks, final norm and output head from the module structure.
+    """Find a model's parts, and prove on forward passes that hidden states go through them.
+
+    Each block is called once, takes and gives [B, T, H], and takes what the one before gave; the final norm (or the
+    output head, where there is none) takes what the last one gave. Layers that a model such as BERT has between the
+    two count as part of its last block, and must depend on nothing but what it gives. No state may depend on later
+    tokens.
 
     Raises:
-        OnejumpError: the structure is not the expected one; the message names the class and what was looked for.
+        OnejumpError: one of these is not so; the message names the model's class and what was found.
     """
-    name = type(model).__name__
-    n_blocks = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    owners = [
-        (owner, child)
-        for owner in model.modules()
-        for child in owner.children()
-        if isinstance(child, nn.ModuleList) and len(child) == n_blocks
-    ]
-    if len(owners) != 1:
+    name, ids = type(model).__name__, probe_ids(model)
+    unsupported = f"{name} is not supported"
+    path = _find_blocks(model, ids)
+    given, calls = _watch_tail(model, path, ids)
+    if relative_difference(given[1, :CUT], given[0, :CUT]) > tolerance_of(model):
+        raise OnejumpError(f"{name} is not causal: its states depend on later tokens; use a causal model")
+    rest, head = list(calls), []
+    while rest and isinstance(linear := rest[-1].module, nn.Linear):
+        if head and linear.out_features != head[0].module.in_features:
+            break
+        head.insert(0, rest.pop())
+    if not head:
+        found = ", ".join(type(call.module).__name__ for call in calls) or "nothing"
         raise OnejumpError(
-            f"{name} is not supported: looked for one torch.nn.ModuleList with num_hidden_layers = {n_blocks} blocks, "
-            f"found {len(owners)}"
+            f"{unsupported}: looked for a torch.nn.Linear as output head after the blocks, found {found}"
         )
-    backbone, blocks = owners[0]
-    norms = [
-        getattr(backbone, norm) for norm in FINAL_NORM_NAMES if isinstance(getattr(backbone, norm, None), nn.Module)
-    ]
-    if len(norms) != 1:
-        raise OnejumpError(
-            f"{name} is not supported: looked for one final norm beside the blocks, named "
-            f"{' or '.join(FINAL_NORM_NAMES)}, found {len(norms)}"
-        )
-    output_head = model.get_output_embeddings()
-    if not isinstance(output_head, nn.Linear):
-        raise OnejumpError(
-            f"{name} is not supported: looked for a torch.nn.Linear as output head, found {type(output_head).__name__}"
-        )
-    return Anatomy(backbone, blocks, norms[0], output_head)
+    final = rest[-1] if rest else head[0]
+    if not _same(final.taken, given) and not _decides(given, final, model, path, ids):
+        raise OnejumpError(f"{unsupported}: what its last block gives is not what {final.path} takes, nor decides it")
+    return Anatomy(model, path, final.path if rest else None, [call.path for call in head])
+
+
+def probe_ids(model: nn.Module) -> Tensor:
+    """Two sentences [2, LENGTH] of token ids that share their first CUT; the second is padded as the dump pads."""
+    n_tokens = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(0, n_tokens, (LENGTH,), generator=torch.Generator().manual_seed(0))
+    return torch.stack([ids, torch.where(torch.arange(LENGTH) < CUT, ids, 0)]).to(model.device)
+
+
+def tolerance_of(model: nn.Module) -> float:
+    """The relative difference up to which two computations in the model's dtype count as the same."""
+    return 1e-3 if model.dtype == torch.float32 else 5e-2
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest expected value."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
+
+
+def _find_blocks(model: nn.Module, ids: Tensor) -> str:
+    """The path of the one list of modules that hidden states go through, each member once and in order."""
+    name = f"{type(model).__name__} is not supported"
+    lists = {path: m for path, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    lists = {path: m for path, m in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    taken, given = {}, {}
+
+    def enter(block, args, kwargs) -> None:
+        taken.setdefault(block, []).append(_copy(_first_tensor(args, kwargs)))
+
+    def leave(block, args, output) -> None:
+        given[block] = _copy(_first_tensor(output))
+
+    hooks = []
+    for block in {block for blocks in lists.values() for block in blocks}:
+        hooks += [block.register_forward_pre_hook(enter, with_kwargs=True), block.register_forward_hook(leave)]
+    with torch.inference_mode(), _removed(hooks):
+        try:
+            model(input_ids=ids, use_cache=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise OnejumpError(f"{name}: a forward pass on token ids alone fails ({reason})") from error
+    faults = {
+        path: _fault(path, blocks, taken, given, ids.shape)
+        for path, blocks in lists.items()
+        if any(block in taken for block in blocks)
+    }
+    sound = [path for path, fault in faults.items() if fault is None]
+    if len(sound) > 1:
+        raise OnejumpError(f"{name}: looked for one list of blocks, found {' and '.join(sound)}")
+    if not sound:
+        longest = max(faults, key=lambda path: len(lists[path]), default=None)
+        raise OnejumpError(f"{name}: looked for a torch.nn.ModuleList of blocks, {faults.get(longest, 'found none')}")
+    return sound[0]
+
+
+def _fault(path: str, blocks: nn.ModuleList, taken: Mapping, given: Mapping, shape: torch.Size) -> str | None:
+    """Why hidden states [B, T, H] do not go through a list of modules from first to last; None if they do."""
+    for k, block in enumerate(blocks):
+        calls = len(taken.get(block, []))
+        if calls != 1:
+            return f"but {path}.{k} is called {calls} times in a forward pass, expected once"
+        for tensor, verb in ((taken[block][0], "takes"), (given[block], "gives")):
+            if tensor is None or tensor.ndim != 3 or tensor.shape[:2] != shape or not tensor.is_floating_point():
+                found = "no tensor" if tensor is None else list(tensor.shape)
+                return f"but {path}.{k} {verb} {found} for {list(shape)} tokens, expected one vector a token"
+    for k, (before, block) in enumerate(itertools.pairwise(blocks)):
+        if not _same(given[before], taken[block][0]):
+            return f"but what {path}.{k} gives is not what {path}.{k + 1} takes"
+    return None
+
+
+class _Call(NamedTuple):
+    """A call of a module that has no modules inside, with the first tensor it took."""
+
+    path: str
+    module: nn.Module
+    taken: Tensor
+
+
+def _watch_tail(model: nn.Module, path: str, ids: Tensor, change: Callable | None = None) -> tuple[Tensor, list[_Call]]:
+    """What the last block gives, and the calls after it that change something, in order.
+
+    Args:
+        model: the model.
+        path: of its blocks.
+        ids: [B, T] token ids.
+        change: applied to what the last block gives, before the model goes on with it; or None.
+    """
+    given, calls = [], []
+
+    def leave(block, args, output):
+        h = _first_tensor(output)
+        given.append(_copy(h))
+        if change is not None:
+            return change(h) if output is h else (change(h), *output[1:])
+
+    def hook_for(name: str) -> Callable:
+        def called(module, args, kwargs, output) -> None:
+            taken = _first_tensor(args, kwargs)
+            if given and taken is not None and not _same(taken, _first_tensor(output)):
+                calls.append(_Call(name, module, _copy(taken)))
+
+        return called
+
+    last = model.get_submodule(path)[-1]
+    inside = set(last.modules())
+    hooks = [last.register_forward_hook(leave)]
+    for name, module in model.named_modules():
+        if module not in inside and not list(module.children()):
+            hooks.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
+    with torch.inference_mode(), _removed(hooks):
+        model(input_ids=ids, use_cache=False)
+    return given[0], calls
+
+
+def _decides(given: Tensor, final: _Call, model: nn.Module, path: str, ids: Tensor) -> bool:
+    """Whether what the last block gives for a token is all that the call depends on there: both are turned round."""
+    if final.taken.shape != given.shape:
+        return False
+    _, calls = _watch_tail(model, path, ids, lambda h: h.flip(0, 1))
+    turned = next((call.taken for call in calls if call.path == final.path), None)
+    return turned is not None and relative_difference(turned.flip(0, 1), final.taken) <= tolerance_of(model)
+
+
+def _first_tensor(values, named: Mapping | None = None) -> Tensor | None:
+    """The hidden states among a module's arguments or in its output."""
+    if isinstance(values, Tensor):
+        return values
+    named = named or {}
+    values = values.values() if isinstance(values, Mapping) else values
+    return next((v for v in (*values, named.get("hidden_states"), *named.values()) if isinstance(v, Tensor)), None)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors hold the same values, NaN included: what is not finite is refused by its place elsewhere."""
+    if one is None or other is None or one.shape != other.shape:
+        return one is other
+    return torch.equal(one.cpu().nan_to_num(), other.cpu().nan_to_num())
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().to("cpu", copy=True)
+
+
+@contextmanager
+def _removed(hooks: Iterable) -> Iterator[None]:
+    """Remove the hooks at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

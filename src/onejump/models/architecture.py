@@ -114,23 +114,25 @@ def find_architecture(name: str, model: Mapping) -> Architecture:
 def count_parameters(config: dict) -> dict[str, int]:
     """Dimensions and numbers of weights of the model of a config.json, as `Architecture` takes them.
 
-    Raises:
-        OnejumpError: the architecture is not supported.
+    The blocks are taken to be the list of modules with the most weights: a model of shapes alone cannot be run.
     """
-    from onejump.models.anatomy import find_anatomy
+    from torch import nn
+
     from onejump.models.random_weights import empty_model
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
 
     model = empty_model(config)
     model.tie_weights()
-    anatomy = find_anatomy(model)
-    in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
-    vocabulary, hidden_size = anatomy.output_head.weight.shape
+    blocks = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=count)
+    vocabulary, hidden_size = model.get_output_embeddings().weight.shape
     return {
-        "n_blocks": len(anatomy.blocks),
+        "n_blocks": len(blocks),
         "hidden_size": hidden_size,
         "vocabulary": vocabulary,
-        "block_parameters": in_blocks // len(anatomy.blocks),
-        "other_parameters": sum(parameter.numel() for parameter in model.parameters()) - in_blocks,
+        "block_parameters": count(blocks) // len(blocks),
+        "other_parameters": count(model) - count(blocks),
     }
 
 

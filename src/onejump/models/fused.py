@@ -24,7 +24,7 @@ class FusedUnembedding:
     Attributes:
         M: [r, V] float32.
         gram: [r, r] float32, so that `z gram z' / H` is the mean square (RMSNorm) or variance (LayerNorm) of y; None
-            where y is not normalised: for the post-norm target.
+            where y is not normalised: for the post-norm target, or a model without a final norm.
         constant: [V] float32 or None.
         unembedding: the model's.
     """
@@ -62,7 +62,7 @@ def fuse(unembedding: Unembedding, Bs: Sequence[Tensor], target: str) -> list[Fu
     sizes = [len(B) for B in Bs]
     B, constant = torch.cat(list(Bs)), unembedding.bias
     grams = [None] * len(sizes)
-    if target == "pre_norm":
+    if target == "pre_norm" and unembedding.norm_kind != "none":
         if unembedding.norm_kind == "layer":
             B = B - B.mean(1, keepdim=True)
         grams = [part @ part.T for part in B.split(sizes)]

@@ -5,7 +5,9 @@ no later stage needs the model.
 """
 
 import copy
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile, write_tensors
-from onejump.models.anatomy import Anatomy, find_anatomy
+from onejump.models.anatomy import Anatomy, find_anatomy, probe_ids, relative_difference, tolerance_of
 from onejump.models.sources import ModelSource
+
+SMALL = 1e-10  # beside the square root of any norm's eps
 
 
 @dataclass
@@ -22,15 +26,16 @@ class Unembedding:
     """Final norm and output head, as tensors.
 
     Attributes:
-        norm_kind: `rms` or `layer`.
-        norm_weight: [H] float32, what the normalised vector is multiplied by (for Gemma 1 + w).
+        norm_kind: `rms`, `layer` or `none` (the last block's states go to the output head as they are).
+        norm_weight: [H] float32, what the normalised vector is multiplied by (1 + w for Gemma, 1 where there is none).
         norm_bias: [H] float32, or None.
         eps: added to the mean square (`rms`) or variance (`layer`).
-        weight: [V, H], the output embedding, in the model's dtype.
+        weight: [V, H], the output embedding, in the model's dtype; for OPT-350m times the projection before it.
         bias: [V], or None.
         scale: factor on the logits.
         softcap: c in `c tanh(logits / c)`, or None.
-        metadata: model, revision, dtype, n_blocks, parameters and sha256 of the file it was read from; or None.
+        metadata: model, revision, dtype, n_blocks, parameters, anatomy (the paths of `Anatomy`) and sha256 of the file
+            it was read from; or None.
     """
 
     norm_kind: str
@@ -51,6 +56,8 @@ class Unembedding:
     def normalise(self, h: Tensor) -> Tensor:
         """The final norm in float32: [..., H] -> [..., H]."""
         h = h.float()
+        if self.norm_kind == "none":
+            return h
         if self.norm_kind == "layer":
             h = h - h.mean(-1, keepdim=True)
         h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps) * self.norm_weight
@@ -127,73 +134,96 @@ def _open(path: str | Path) -> TensorFile:
 
 def _facts(file: TensorFile) -> dict:
     strings = {key: file.metadata[key] for key in ("model", "revision", "dtype")}
-    return strings | {key: file.value(key) for key in ("n_blocks", "parameters")} | {"sha256": file.sha256}
-
-
-def _read_norm(norm: nn.Module, hidden_size: int, name: str) -> tuple[str, Tensor, Tensor | None, float]:
-    """Kind, effective weight, bias and eps of a norm, told apart by what the module computes, not by its class."""
-    norm = copy.deepcopy(norm).float().cpu()
-    eps = next((float(getattr(norm, e)) for e in ("eps", "variance_epsilon", "epsilon") if hasattr(norm, e)), None)
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    found = f"{name} is not supported: its final norm {type(norm).__name__}"
-    if eps is None or weight is None:
-        raise OnejumpError(f"{found} has no weight or no eps")
-    if weight.shape != (hidden_size,):
-        raise OnejumpError(f"{found} is {tuple(weight.shape)} wide, its output head takes {hidden_size}")
-    weight, bias = weight.detach(), None if bias is None else bias.detach()
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(4, hidden_size, generator=generator) + 0.5
-    probe = torch.cat([probe, probe * eps**0.5])  # the small ones make a wrong eps visible
-    with torch.no_grad():
-        expected = norm(probe)
-    for kind, effective in (("rms", weight), ("rms", 1 + weight), ("layer", weight)):
-        unembedding = Unembedding(kind, effective, bias, eps, torch.empty(0, hidden_size), None)
-        if torch.allclose(unembedding.normalise(probe), expected, rtol=1e-4, atol=1e-5):
-            return kind, effective, bias, eps
-    raise OnejumpError(f"{found} is neither RMSNorm (with w or 1 + w) nor LayerNorm")
+    values = {key: file.value(key) for key in ("n_blocks", "parameters", "anatomy")}
+    return strings | values | {"sha256": file.sha256}
 
 
 def extract_unembedding(model: nn.Module) -> tuple[Unembedding, Anatomy]:
     """Take final norm and output head out of a model, and prove them on a forward pass of the model itself.
 
-    Raises:
-        OnejumpError: the architecture is not supported, its head cannot be expressed, or the model is not causal.
-    """
-    name = type(model).__name__
-    n_tokens = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(0, n_tokens, (1, 8), generator=torch.Generator().manual_seed(0))
-    changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % n_tokens
-    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    with torch.inference_mode():
-        before, after = (model(input_ids=tokens.to(model.device)).logits[:, :-1] for tokens in (ids, changed))
-    if _relative_difference(after, before) > tolerance:
-        raise OnejumpError(f"{name} is not causal: another last token changes the logits before it; use a causal model")
+    A factor on the logits is estimated on that pass, and a soft cap is one of the config's, whatever their names.
 
-    anatomy = find_anatomy(model)
-    config = model.config.get_text_config()
-    weight, bias = anatomy.output_head.weight.detach(), anatomy.output_head.bias
-    unembedding = Unembedding(
-        *_read_norm(anatomy.final_norm, weight.shape[1], name),
-        weight=weight,
-        bias=None if bias is None else bias.detach().float(),
-        scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
-        softcap=getattr(config, "final_logit_softcapping", None),
-    )
-    captured = {}
-    with torch.inference_mode(), anatomy.capture(captured.__setitem__):
-        logits = model(input_ids=ids.to(model.device), use_cache=False).logits
-    difference = _relative_difference(unembedding.to(model.device).logits(captured[len(anatomy.blocks)]), logits)
-    if not difference <= tolerance:  # NaN too
+    Raises:
+        OnejumpError: as `find_anatomy`, or norm and output head are of no known form.
+    """
+    anatomy, ids, levels = find_anatomy(model), probe_ids(model), {}
+    norm, hidden_size, name = anatomy.norm, anatomy.hidden_size, f"{type(model).__name__} is not supported"
+    with torch.inference_mode():
+        form = ("none", torch.ones(hidden_size), None, 0.0) if norm is None else _read_norm(norm, hidden_size)
+        if form is None:
+            kind = type(norm).__name__
+            raise OnejumpError(f"{name}: its final norm {kind} is neither RMSNorm nor LayerNorm (with w, 1 + w or 1)")
+        weight, bias = _compose(anatomy.head)
+        anatomy.run(ids, levels.__setitem__)
+        logits = model(input_ids=ids, use_cache=False).logits
+        n_tokens = logits.shape[-1]  # some models cut off rows that only fill up the matrix
+        plain = Unembedding(*form, weight[:n_tokens], None if bias is None else bias[:n_tokens])
+        unembedding, difference = _finish_like(plain, levels[max(levels)], logits, model)
+    if not difference <= tolerance_of(model):  # NaN too
         raise OnejumpError(
-            f"{name} is not supported: final norm, output head, logit scale and soft cap do not give the model's own "
-            f"logits (relative difference {difference:.1e}), so something else stands between them"
+            f"{name}: final norm, output head, a factor and a soft cap do not give the model's own logits (relative "
+            f"difference {difference:.1e}), so something else stands between them"
         )
     return unembedding, anatomy
 
 
-def _relative_difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
+def _compose(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Linear maps in a row as one: the output head and, in OPT-350m, a projection before it."""
+    *projections, head = linears
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach().float()
+    for linear in reversed(projections):
+        if linear.bias is not None:
+            bias = weight.float() @ linear.bias.float() + (0 if bias is None else bias)
+        weight = weight.float() @ linear.weight.float()
+    return weight, bias
+
+
+def _read_norm(norm: nn.Module, hidden_size: int) -> tuple[str, Tensor, Tensor | None, float] | None:
+    """Kind, effective weight, bias and eps of a norm, told by what the module computes, not by its class.
+
+    Returns:
+        None for a module that is no such norm.
+    """
+    norm = copy.deepcopy(norm).float().cpu()
+    weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
+    weight, bias = (None if tensor is None else tensor.detach().clone() for tensor in (weight, bias))
+    if any(tensor is not None and tensor.shape != (hidden_size,) for tensor in (weight, bias)):
+        return None
+    probe = torch.randn(4, hidden_size, generator=torch.Generator().manual_seed(0)) + 0.5
+    centred = probe - probe.mean(-1, keepdim=True)
+    unbiased = copy.deepcopy(norm)
+    if bias is not None:
+        unbiased.bias.zero_()
+    small = unbiased(SMALL * probe)
+    for kind, direction in (("rms", probe), ("layer", centred)):
+        for effective in [torch.ones(hidden_size)] if weight is None else [weight, 1 + weight]:
+            # Where the input is next to nothing, a norm multiplies it by w / sqrt(eps).
+            estimate = float((SMALL * direction * effective / small).square().nanmedian())
+            own = (number for number in vars(norm).values() if isinstance(number, float))
+            eps = next((number for number in own if abs(number - estimate) < 1e-3 * estimate), estimate)
+            unembedding = Unembedding(kind, effective, bias, eps, torch.empty(0, hidden_size), None)
+            inputs = torch.cat([probe, probe * eps**0.5])  # the small ones make a wrong eps visible
+            if torch.allclose(unembedding.normalise(inputs), norm(inputs), rtol=1e-4, atol=1e-5):
+                return kind, effective, bias, eps
+    return None
+
+
+def _finish_like(plain: Unembedding, final: Tensor, logits: Tensor, model: nn.Module) -> tuple[Unembedding, float]:
+    """With the factor and the soft cap that come nearest to the model's logits, and the relative difference left."""
+    config = model.config.get_text_config(decoder=True).to_dict()
+    numbers = {key: abs(float(v)) for key, v in config.items() if type(v) in (int, float) and v}
+    factors = [1.0, *numbers.values(), *(1 / number for number in numbers.values())]
+    raw, logits = plain.to(model.device).logits(final), logits.float()
+    found = []
+    for cap in (None, *(number for key, number in numbers.items() if "cap" in key)):
+        uncapped = logits if cap is None else cap * torch.atanh(logits / cap)
+        kept = (logits.abs() < (math.inf if cap is None else 0.99 * cap)).float()  # what is not saturated
+        scale = float((raw * uncapped.nan_to_num() * kept).sum() / (raw.square() * kept).sum())
+        # In low precision the estimate is only near the config's own number, where it has one.
+        scale = next((f for f in factors if abs(scale / f - 1) < tolerance_of(model) / 5), scale)
+        unembedding = replace(plain, scale=scale, softcap=cap)
+        found.append((unembedding, relative_difference(unembedding.finish(raw), logits)))
+    return min(found, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
 def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tuple[Unembedding, dict]:
@@ -205,7 +235,7 @@ def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tupl
         blocks: number of blocks that the model must have, or None.
 
     Returns:
-        The unembedding, and model, revision, dtype, n_blocks, parameters and block_parameters (of one block).
+        The unembedding, and model, revision, dtype, n_blocks, parameters, block_parameters (of one block) and anatomy.
 
     Raises:
         OnejumpError: as `ModelSource.load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
@@ -221,4 +251,4 @@ def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tupl
     facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
-    return unembedding, facts | {"block_parameters": in_blocks // n_blocks}
+    return unembedding, facts | {"block_parameters": in_blocks // n_blocks, "anatomy": anatomy.paths}

@@ -26,6 +26,7 @@ from onejump.activations.dump import gather_levels, length_sorted_batches
 from onejump.activations.positions import choose_positions
 from onejump.files.tables import read_table, write_table
 from onejump.files.tensors import TensorFile, write_tensors
+from onejump.models.anatomy import find_anatomy
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import extract_unembedding
 
@@ -62,7 +63,7 @@ def test_levels_of_cut_sentences_in_batches_are_those_of_whole_sentences_one_by_
     sentences = random_sentences([9, 1, 20, 5, 13, 2, 9])
     positions = [8, 0, 11, 4, 1, 1, 3]
     cut = [ids[: position + 1] for ids, position in zip(sentences, positions, strict=True)]
-    found = gather_levels(model, cut, token_budget=30)
+    found = gather_levels(find_anatomy(model), cut, token_budget=30)
     assert found.shape == (N_BLOCKS + 1, len(sentences), HIDDEN_SIZE)
     assert scaled_difference(found, levels_one_by_one(model, sentences, positions)) < 2e-5
 
@@ -71,7 +72,8 @@ def test_levels_of_cut_sentences_in_batches_are_those_of_whole_sentences_one_by_
 @pytest.mark.parametrize("budget", [1, 7, 64, 10**6])
 def test_levels_do_not_depend_on_the_token_budget(family, budget):
     model, sentences = tiny_model(family), random_sentences([9, 1, 20, 5, 13, 2, 9, 20])
-    assert scaled_difference(gather_levels(model, sentences, budget), gather_levels(model, sentences, 40)) < 2e-5
+    anatomy = find_anatomy(model)
+    assert scaled_difference(gather_levels(anatomy, sentences, budget), gather_levels(anatomy, sentences, 40)) < 2e-5
 
 
 def fail_above(model, tokens: int, monkeypatch) -> list[int]:
@@ -90,9 +92,9 @@ def fail_above(model, tokens: int, monkeypatch) -> list[int]:
 
 def test_after_running_out_of_memory_batches_are_smaller_and_the_levels_the_same(monkeypatch, caplog):
     model, sentences = tiny_model("llama"), random_sentences([9, 1, 20, 5, 13, 2, 9, 20, 7])
-    expected = gather_levels(model, sentences, 10)
+    expected = gather_levels(find_anatomy(model), sentences, 10)
     asked = fail_above(model, 45, monkeypatch)
-    found = gather_levels(model, sentences, 160)
+    found = gather_levels(find_anatomy(model), sentences, 160)
     assert scaled_difference(found, expected) < 2e-5
     failed = [n for n in asked if n > 45]
     assert 1 <= len(failed) <= 3
@@ -102,22 +104,23 @@ def test_after_running_out_of_memory_batches_are_smaller_and_the_levels_the_same
 
 def test_one_sentence_that_does_not_fit_the_memory_is_named(monkeypatch):
     model = tiny_model("llama")
+    anatomy = find_anatomy(model)
     fail_above(model, 12, monkeypatch)
-    message = error_of(lambda: gather_levels(model, random_sentences([3, 20]), 64))
+    message = error_of(lambda: gather_levels(anatomy, random_sentences([3, 20]), 64))
     assert message.startswith("one sentence of 20 tokens does not fit on the device")
 
 
 def test_a_model_spread_over_devices_gives_the_same_levels(tmp_path):
     source = save_tiny_model("llama", tmp_path)
     sentences = random_sentences([9, 1, 20])
-    expected = gather_levels(source.load_model(), sentences, 40)
+    expected = gather_levels(find_anatomy(source.load_model()), sentences, 40)
     spread = ModelSource(source.location, gpus=2).load_model()
-    assert scaled_difference(gather_levels(spread, sentences, 40), expected) < 2e-5
+    assert scaled_difference(gather_levels(find_anatomy(spread), sentences, 40), expected) < 2e-5
 
 
 def test_level_k_is_before_the_final_norm_and_level_0_before_the_first_block():
     model, sentences = tiny_model("llama"), random_sentences([6, 4])
-    levels = gather_levels(model, sentences, 100)
+    levels = gather_levels(find_anatomy(model), sentences, 100)
     assert torch.equal(levels[0], model.model.embed_tokens.weight[[ids[-1] for ids in sentences]])
     with torch.inference_mode():
         expected = torch.cat([model(input_ids=torch.tensor([ids])).logits[:, -1] for ids in sentences])
@@ -127,13 +130,14 @@ def test_level_k_is_before_the_final_norm_and_level_0_before_the_first_block():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_levels_are_kept_in_the_models_dtype(dtype):
-    levels = gather_levels(tiny_model("llama").to(dtype), random_sentences([3, 5]), 100)
+    levels = gather_levels(find_anatomy(tiny_model("llama").to(dtype)), random_sentences([3, 5]), 100)
     assert levels.dtype == dtype
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi"])
 def test_the_output_head_is_never_run(family):
     model = tiny_model(family)
+    anatomy = find_anatomy(model)
 
     def refuse(*_):
         raise AssertionError("the output head was run")
@@ -141,7 +145,7 @@ def test_the_output_head_is_never_run(family):
     model.get_output_embeddings().register_forward_pre_hook(refuse)
     with pytest.raises(AssertionError, match="output head was run"):
         model(input_ids=torch.tensor([[1, 2]]))
-    assert gather_levels(model, random_sentences([3, 5]), 100).isfinite().all()
+    assert gather_levels(anatomy, random_sentences([3, 5]), 100).isfinite().all()
 
 
 def test_no_whole_sentence_is_kept(monkeypatch):
@@ -153,8 +157,9 @@ def test_no_whole_sentence_is_kept(monkeypatch):
         sizes.append(shape)
         return empty(*shape, **options)
 
+    anatomy = find_anatomy(tiny_model("llama"))
     monkeypatch.setattr("onejump.activations.dump.torch.empty", watch)
-    gather_levels(tiny_model("llama"), random_sentences([40] * 6), 80)
+    gather_levels(anatomy, random_sentences([40] * 6), 80)
     assert max(np.prod(shape) for shape in sizes if shape[0] == N_BLOCKS + 1) == (N_BLOCKS + 1) * 6 * HIDDEN_SIZE
 
 
@@ -259,7 +264,7 @@ def test_the_sentence_named_is_the_one_that_is_lost(tmp_path):
     with torch.no_grad():
         model.transformer.wte.weight[token, 0] = float("nan")
     model.save_pretrained(tmp_path / "model")
-    message = not_finite(tmp_path, "float32")
+    message = not_finite(tmp_path, "float32", "gpt2")
     assert message.startswith(f"sentence {lost[0]}: NaN or infinite hidden state at level 0")
 
 
@@ -273,12 +278,13 @@ def test_an_overflow_of_float16_is_refused_with_the_advice_to_use_another_dtype(
     assert "NaN or infinite hidden state at level 1 in float16; use float32 or bfloat16" in message
 
 
-def not_finite(folder, dtype):
-    """Dump a model with broken weights, with a head file that is right for it in all that dump_shard checks."""
+def not_finite(folder, dtype, family="llama"):
+    """Dump a model with broken weights, with an unembedding that is right for it in all that dump_shard checks."""
     source = ModelSource(str(folder / "model"))
     model, revision = source.identity(source.load_model())
+    unembedding, anatomy = extract_unembedding(tiny_model(family))
     facts = {"model": model, "revision": revision, "dtype": dtype, "n_blocks": 3, "parameters": 0}
-    extract_unembedding(tiny_model("llama"))[0].save(folder / "h", facts)
+    unembedding.save(folder / "h", facts | {"anatomy": anatomy.paths})
     write_table(folder / "s.parquet", sentence_table(40, 4))
     save_positions(source, folder / "s.parquet", folder / "p.parquet", {"train": 1, "test": 1}, 0)
     message = error_of(

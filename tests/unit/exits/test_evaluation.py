@@ -44,7 +44,7 @@ def make_head(vocabulary: int, norm_kind: str = "rms", softcap: float | None = N
 def make_activations(folder: Path, unembedding: Unembedding, sizes: tuple[int, ...] = (20, 17), keep: str = "all"):
     """Test shards made by hand, every fifth sentence at position 0, and the head as read back from its file."""
     n = sum(sizes)
-    facts = {"model": "handmade", "revision": "1", "dtype": "float32", "n_blocks": K, "parameters": 0}
+    facts = {"model": "handmade", "revision": "1", "dtype": "float32", "n_blocks": K, "parameters": 0, "anatomy": {}}
     sha256 = unembedding.save(folder / "unembedding.safetensors", facts)
     shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     ids = np.arange(n, dtype=np.int32)[::-1] * 3 + 1

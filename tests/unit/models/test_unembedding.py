@@ -5,11 +5,13 @@ import torch
 import transformers
 from levels_by_hand import LLAMA_LIKE, PLACES, random_ids, relative_error, run_with_hooks
 from refusals import error_of
+from tiny_architectures import tiny_architecture, tiny_config
 from tiny_models import (
     ALL_FAMILIES,
     FAMILIES,
     HIDDEN_SIZE,
     N_BLOCKS,
+    VOCABULARY,
     model_from,
     save_tiny_model,
     save_unembedding,
@@ -21,7 +23,7 @@ from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding, extract_unembedding
 
-FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "parameters": 12}
+FACTS = {"model": "m", "revision": "r", "dtype": "bfloat16", "n_blocks": 3, "parameters": 12, "anatomy": {}}
 SIZES = {"vocab_size": 97, "max_position_embeddings": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
@@ -46,7 +48,7 @@ def test_the_heads_norm_is_the_models_norm_at_every_size_of_hidden_state(family,
         assert relative_error(extract_unembedding(model)[0].normalise(h), norm(h)) < 1e-5
 
 
-@pytest.mark.parametrize("eps", [1e-2, 1e-5, 1e-8])
+@pytest.mark.parametrize("eps", [1e-2, 9.999999747378752e-06, 1e-8])
 def test_eps_is_the_models_own(eps):
     config = transformers.LlamaConfig(**FAMILIES["llama"].to_dict() | {"rms_norm_eps": eps})
     assert extract_unembedding(model_from(config))[0].eps == eps
@@ -150,21 +152,102 @@ def test_the_wrong_number_of_blocks_is_refused_with_the_right_one(tmp_path):
     assert not (tmp_path / "h").exists()
 
 
-@pytest.mark.parametrize("settings", [{"word_embed_proj_dim": 32}, {"word_embed_proj_dim": 16}])
-def test_opt_350m_with_its_norms_after_the_blocks_is_refused_by_name(settings):
-    config = transformers.OPTConfig(**SIZES, hidden_size=32, ffn_dim=64, do_layer_norm_before=False, **settings)
-    message = error_of(lambda: extract_unembedding(model_from(config)))
-    assert message.startswith("OPTForCausalLM is not supported: looked for one final norm")
+def own_logits(model, ids):
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits
 
 
-def test_a_projection_between_final_norm_and_output_head_is_refused_by_name():
-    config = transformers.OPTConfig(**SIZES, hidden_size=32, ffn_dim=64, word_embed_proj_dim=16)
-    assert error_of(lambda: extract_unembedding(model_from(config))).startswith("OPTForCausalLM is not supported")
+def logits_from(unembedding, anatomy, ids):
+    captured = {}
+    with torch.inference_mode():
+        anatomy.run(ids, captured.__setitem__)
+    return unembedding.logits(captured[len(anatomy.blocks)])
 
 
-def test_bert_is_refused_because_it_sees_what_comes_later():
-    config = transformers.BertConfig(**SIZES, hidden_size=32, intermediate_size=64)
-    assert error_of(lambda: extract_unembedding(model_from(config))).startswith("BertLMHeadModel is not causal")
+@pytest.mark.parametrize(
+    ("norm_first", "width", "kind"),
+    [(False, 16, "none"), (False, 32, "none"), (True, 16, "layer"), (True, 32, "layer")],
+)
+def test_the_projection_of_opt_350m_is_part_of_its_output_embedding(norm_first, width, kind):
+    """OPT-350m has its norms after the blocks' parts, so no final one, and a smaller output embedding."""
+    config = transformers.OPTConfig(
+        **SIZES, hidden_size=32, ffn_dim=64, do_layer_norm_before=norm_first, word_embed_proj_dim=width
+    )
+    model, ids = model_from(config), random_ids((3, 10))
+    unembedding, anatomy = extract_unembedding(model)
+    assert (unembedding.norm_kind, unembedding.hidden_size) == (kind, 32)
+    assert relative_error(logits_from(unembedding, anatomy, ids), own_logits(model, ids)) < 1e-5
+
+
+def test_biases_of_linear_maps_in_a_row_add_up():
+    model, ids = tiny_model("phi"), random_ids((3, 10))
+    model.lm_head = nn.Sequential(nn.Linear(HIDDEN_SIZE, 7), nn.Linear(7, VOCABULARY))
+    unembedding, anatomy = extract_unembedding(model)
+    assert unembedding.bias.abs().max() > 0
+    assert relative_error(logits_from(unembedding, anatomy, ids), own_logits(model, ids)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "weight"),
+    [
+        ("olmo", "layer", "1"),
+        ("nanochat", "rms", "1"),
+        ("nemotron", "layer", "1 + w"),
+        ("gemma", "rms", "1 + w"),
+        ("lfm2", "rms", "w"),
+        ("xglm", "layer", "w"),
+        ("ctrl", "layer", "w"),
+        ("bart", "none", "1"),
+    ],
+)
+def test_a_norm_is_known_by_what_it_computes(model_type, kind, weight):
+    unembedding, anatomy = extract_unembedding(tiny_architecture(model_type))
+    ones = torch.ones(anatomy.hidden_size)
+    expected = {"1": ones} if weight == "1" else {"w": anatomy.norm.weight, "1 + w": 1 + anatomy.norm.weight}
+    assert unembedding.norm_kind == kind
+    assert torch.equal(unembedding.norm_weight, expected[weight])
+
+
+def test_eps_is_found_where_the_module_does_not_tell_it():
+    assert extract_unembedding(tiny_architecture("olmo"))[0].eps == pytest.approx(1e-5, rel=1e-5)
+
+
+FACTORS = {
+    "cohere": ({"logit_scale": 0.3}, 0.3),
+    "granite": ({"logits_scaling": 7.0}, 1 / 7),
+    "falcon_h1": ({"lm_head_multiplier": 0.3}, 0.3),
+    "hyperclovax": ({"logits_scaling": 0.3}, 0.3),
+    "mpt": ({"logit_scale": 0.3}, 1.0),  # its model does not look at this key
+    "minicpm3": ({"dim_model_base": 12}, 12 / 32),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model_type", FACTORS)
+def test_a_factor_on_the_logits_is_found_under_any_name(model_type, dtype):
+    changes, expected = FACTORS[model_type]
+    config = tiny_config(transformers.CONFIG_MAPPING[model_type])
+    for key, value in changes.items():
+        setattr(config, key, value)
+    scale = extract_unembedding(model_from(config, dtype=dtype))[0].scale
+    assert scale == pytest.approx(expected, rel=1e-6 if dtype == "float32" else 1e-2)
+    assert scale == expected or model_type == "minicpm3"  # its config does not hold the factor itself
+
+
+@pytest.mark.parametrize("model_type", ["recurrent_gemma", "xlstm", "nanochat", "gemma3_text"])
+def test_a_soft_cap_is_found_under_any_name(model_type):
+    config = tiny_config(transformers.CONFIG_MAPPING[model_type])
+    (key,) = (key for key in config.to_dict() if "cap" in key and "logit" in key and "attn" not in key)
+    setattr(config, key, 3.0)
+    assert extract_unembedding(model_from(config))[0].softcap == 3.0
+
+
+def test_logits_that_are_cut_to_a_smaller_vocabulary_cut_the_output_embedding():
+    model, ids = tiny_model("phi"), random_ids((3, 10))
+    model.lm_head.register_forward_hook(lambda module, args, logits: logits[..., : VOCABULARY - 5])
+    unembedding, anatomy = extract_unembedding(model)
+    assert unembedding.weight.shape == (VOCABULARY - 5, HIDDEN_SIZE)
+    assert relative_error(logits_from(unembedding, anatomy, ids), own_logits(model, ids)) < 1e-5
 
 
 def test_t5_is_refused_because_it_is_no_causal_language_model(tmp_path):
@@ -172,16 +255,6 @@ def test_t5_is_refused_because_it_is_no_causal_language_model(tmp_path):
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     message = error_of(lambda: ModelSource(str(tmp_path / "t5")).load_model())
     assert message.startswith(f"model {tmp_path / 't5'}: cannot be loaded as CausalLM")
-
-
-def test_a_norm_without_weight_is_refused_by_name():
-    config = transformers.OlmoConfig(**SIZES, hidden_size=32, intermediate_size=64)
-    message = error_of(lambda: extract_unembedding(model_from(config)))
-    assert message.startswith("OlmoForCausalLM is not supported: its final norm OlmoLayerNorm")
-
-
-def double_before_head(model):
-    model.lm_head.register_forward_pre_hook(lambda module, args: (2 * args[0],))
 
 
 def cap_after_head(model):
@@ -195,7 +268,7 @@ def shift_after_norm(model):
     )
 
 
-@pytest.mark.parametrize("meddle", [double_before_head, cap_after_head, shift_after_norm])
+@pytest.mark.parametrize("meddle", [cap_after_head, shift_after_norm])
 def test_a_model_that_does_more_between_norm_and_logits_is_refused_by_name(meddle):
     model = tiny_model("llama")
     meddle(model)
@@ -208,10 +281,9 @@ def test_a_norm_of_another_kind_is_refused_by_name(monkeypatch):
     norm = type(model.model.norm)
     monkeypatch.setattr(norm, "forward", lambda self, h: self.weight * h / h.abs().amax(-1, keepdim=True))
     message = error_of(lambda: extract_unembedding(model))
-    assert (
-        message
-        == "LlamaForCausalLM is not supported: its final norm LlamaRMSNorm is neither RMSNorm (with w or "
-        + ("1 + w) nor LayerNorm")
+    assert message == (
+        "LlamaForCausalLM is not supported: its final norm LlamaRMSNorm is neither RMSNorm nor LayerNorm "
+        "(with w, 1 + w or 1)"
     )
 
 
