@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
@@ -22,9 +22,10 @@ def load_config(path: str | Path) -> dict:
     Raises:
         OnejumpError: There is no such file, or it is not YAML, or the config is wrong.
     """
+    content = require_file(path).read_bytes()
     try:
-        config = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(content)
+    except Exception as error:  # besides its own, PyYAML lets through what int, date, strings or nesting raise
         reason = " ".join(str(error).split())
         raise OnejumpError(f"{path}: not valid YAML ({reason}); correct the file") from error
     return complete_config(config)
@@ -38,7 +39,12 @@ def complete_config(config: Mapping) -> dict:
     """
     from jsonschema import Draft202012Validator, validators
 
-    _check_names(config, ())
+    try:
+        _check_names(config, ())
+    except RecursionError:
+        raise OnejumpError(
+            "config: is nested without end; remove the alias (*) that stands within its anchor"
+        ) from None
     schema = _schema()
     # JSON's integers include 1.0, which would be another seed's folder.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
@@ -55,8 +61,7 @@ def _check_names(value: object, path: tuple[str, ...]) -> None:
     """Refuse names that YAML takes for a number or for nothing."""
     for key, inner in value.items() if isinstance(value, Mapping) else ():
         if not isinstance(key, str):
-            where = ".".join(path) or "the top level"
-            raise OnejumpError(f"config: {where}: the name {key!r} is no text; put it in quotes")
+            raise OnejumpError(f"config: {_dotted(path)}: the name {key!r} is no text; put it in quotes")
         _check_names(inner, (*path, key))
 
 
@@ -81,9 +86,14 @@ def _with_defaults(value: object, schema: Mapping, root: Mapping) -> object:
     }
 
 
+def _dotted(path: Iterable[object]) -> str:
+    """Where a value is, in one line."""
+    return " ".join(".".join(map(str, path)).split()) or "the top level"
+
+
 def _explain(error) -> str:
     """One line about an error: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    key = _dotted(error.absolute_path)
     if error.validator == "additionalProperties" and "properties" in error.schema:
         known = list(error.schema["properties"])
         unknown = next(name for name in error.instance if name not in known)

@@ -1,11 +1,18 @@
 """A study's config: its defaults, and what is refused."""
 
+import copy
+import functools
+import json
+from pathlib import Path
+
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from refusals import error_of
 
 from onejump.files.atomic import OnejumpError
-from onejump.study.config import complete_config, load_config
+from onejump.study.config import _schema, complete_config, load_config
 
 CONFIG = {
     "study": "s",
@@ -78,3 +85,85 @@ def test_an_unknown_language_is_refused_with_the_known_ones():
     config = CONFIG | {"corpus": CONFIG["corpus"] | {"language": "english"}}
     assert "corpus.language: 'english' is not one of ['af', 'am', 'ar', " in error_of(lambda: complete_config(config))
     assert complete_config(CONFIG | {"corpus": CONFIG["corpus"] | {"language": "zh"}})["corpus"]["language"] == "zh"
+
+
+@pytest.fixture(scope="module")
+def one_schema():
+    """The schema is read once, which takes longer than to check a config."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onejump.study.config._schema", functools.cache(_schema))
+        yield
+
+
+def lines_of_refusal(file: Path) -> list[str]:
+    """What the config in a file is refused with; no lines if it is accepted."""
+    try:
+        load_config(file)
+    except OnejumpError as error:
+        return str(error).split("\n")
+    return []
+
+
+def paths_in(value: object, path: tuple = ()) -> list[tuple]:
+    """Where the values of a nested mapping are."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, item in inner for found in paths_in(item, (*path, key)))]
+
+
+FULL = complete_config(CONFIG | {"published": {"m": {"source": "a paper", "ojfa": 1}}})
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=3), st.dates(),
+    st.datetimes(), st.sampled_from(["..", "a/b", "1..K", "é" * 300, 10**30, -1, 1.0]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3), max_leaves=5
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(paths_in(FULL)), st.none() | SCALARS, VALUES), min_size=1, max_size=3))
+def test_whatever_a_config_holds_it_is_completed_or_refused_in_a_line_for_each_error(
+    tmp_path_factory, one_schema, changes
+):
+    """Values anywhere in a good config are replaced, or keys of any kind are added beside them."""
+    config = copy.deepcopy(FULL)
+    for path, key, value in changes:
+        owner = config
+        for part in path[:-1]:
+            owner = owner[part] if isinstance(owner, dict) and part in owner else {}
+        if isinstance(owner, dict) and path:
+            owner[path[-1] if key is None else key] = value
+    file = tmp_path_factory.mktemp("config") / "c.yaml"
+    file.write_text(yaml.dump(config, allow_unicode=True), encoding="utf-8")
+    for line in lines_of_refusal(file):
+        assert line.startswith((f"{file}: ", "config: "))
+        assert len(line) < 2000
+    file.write_text(json.dumps(config, default=str, skipkeys=True))
+    for line in lines_of_refusal(file):
+        assert line.startswith((f"{file}: ", "config: "))
+
+
+YAML = st.lists(st.sampled_from([*"&*!|>%@-?:,[]{}#'\"\n\t ", "a", "0b", "1:6", "2001-99-99", "!!int", "<<", "..."]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("latin-1")), YAML.map("".join)))
+@example("study: 2001-99-99")
+@example("&a {x: *a}")
+@example("&a [*a]")
+@example("models: &a {m: *a}")
+@example("seeds: [0b]")
+@example("study: !!int x")
+@example("!!int")
+@example("study: !!timestamp 3")
+@example("[" * 5000)
+@example("{a: " * 300)
+@example("study: " + "9" * 5000)
+@example('study: "\\ud800"')
+@example('"a\\nb": 1')
+def test_any_text_as_a_config_is_refused_in_a_line_for_each_error(tmp_path_factory, one_schema, text):
+    file = tmp_path_factory.mktemp("config") / "c.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    lines = lines_of_refusal(file)
+    assert lines
+    assert all(line.startswith((f"{file}: ", "config: ")) for line in lines)
