@@ -74,7 +74,14 @@ def make_activations(folder: Path, levels: torch.Tensor, sizes: list[int]) -> tu
     unembedding = Unembedding(
         "rms", torch.linspace(0.5, 1.5, hidden_size), None, 1e-6, normal(40, hidden_size, seed=1), None
     )
-    facts = {"model": "handmade", "revision": "1", "dtype": "float32", "n_blocks": n_levels - 1, "parameters": 0, "anatomy": {}}
+    facts = {
+        "model": "handmade",
+        "revision": "1",
+        "dtype": "float32",
+        "n_blocks": n_levels - 1,
+        "parameters": 0,
+        "anatomy": {},
+    }
     sha256 = unembedding.save(folder / "unembedding.safetensors", facts)
     shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     ids = np.arange(n, dtype=np.int32) * 3 + 1
