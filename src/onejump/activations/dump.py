@@ -63,7 +63,7 @@ def gather_levels(
     order, n_done = np.argsort(lengths, kind="stable"), 0  # from short to long, whatever the batches
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
-    bar = progress_bar(None, progress, "token", total=int(lengths.sum()))
+    bar = progress_bar(None, progress, "token", total=int(lengths.sum()), done=int(lengths[order[:n_done]].sum()))
 
     def batches_left() -> list[np.ndarray]:
         left = order[n_done:]

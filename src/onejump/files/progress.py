@@ -21,14 +21,15 @@ class _Lines:
         self._stream.flush()
 
 
-def progress_bar(steps: Iterable | None, desc: str | None, unit: str, total: int | None = None) -> tqdm:
+def progress_bar(steps: Iterable | None, desc: str | None, unit: str, total: int | None = None, done: int = 0) -> tqdm:
     """A bar over `steps`, or one of `total` units that its `update` advances.
 
     Args:
         steps: What to iterate over; None for a bar that is advanced by hand.
         desc: Label in front of the bar; None for no bar.
         unit: What is counted.
-        total: Number of units, if `steps` has no length.
+        total: Number of units, if `steps` has no length, or is what is left of them.
+        done: Units that an earlier attempt has done.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -36,6 +37,7 @@ def progress_bar(steps: Iterable | None, desc: str | None, unit: str, total: int
         desc=desc,
         unit=unit,
         total=total,
+        initial=done,
         disable=desc is None,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=0.5 if terminal else 30,

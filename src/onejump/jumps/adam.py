@@ -161,8 +161,8 @@ def fit_adam(
         schedule.load_state_dict(saved["schedule"])
         generator.set_state(saved["generator"])
         train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
-    rest = range(len(validation_curve), epochs)
-    for _ in progress_bar(rest, progress, "epoch"):
+    done = len(validation_curve)
+    for _ in progress_bar(range(done, epochs), progress, "epoch", epochs, done):
         total, n_batches = torch.zeros((), device=device), 0
         for x, y in scaled.batches(batch_size, per_level, generator):
             total, n_batches = total + set_gradients(jump, x, y), n_batches + 1

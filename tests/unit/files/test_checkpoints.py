@@ -78,9 +78,12 @@ def test_a_dump_goes_on_where_it_was_broken_off(dump, tmp_path, monkeypatch, cap
         with pytest.raises(PowerCut):
             dump_shard(*arguments)
     assert not path.exists()
+    capsys.readouterr()
     dump_shard(*arguments)
     assert path.read_bytes() == whole
-    assert "resuming from" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "resuming from" in said
+    assert "train shard 0: 100%|" in said.splitlines()[-1]
     assert list(tmp_path.glob(".*")) == []
 
 
