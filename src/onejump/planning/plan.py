@@ -36,10 +36,8 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
     for model, seed, variant in (branch.values() for branch in Layout(config).branches()):
         chosen, architecture = variants[variant], sizes[model].architecture
         if (chosen["rank"] or 0) > architecture.hidden_size and not architecture.name.endswith("assumed"):
-            raise OnejumpError(
-                f"config: variants.{variant}.rank is {chosen['rank']}, expected at most H of {model} = "
-                f"{architecture.hidden_size}"
-            )
+            most = f"expected at most H of {model} = {architecture.hidden_size}"
+            raise OnejumpError(f"config: variants.{variant}.rank is {chosen['rank']}, {most}")
         fitted = {"fit": chosen["fit"], "rank": chosen["rank"]}
         jumps, joint = jumps_of(variant, variants), joint_of(variant, variants)
         add("extract_unembedding", model)
@@ -73,9 +71,8 @@ def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
     works = {stage: work_of(stage, replace(s, fit="adam")) for stage in STAGES}
     needed = works.pop("dump_activations").device * MARGIN
     if needed > gpus * room:
-        count = math.ceil(needed / room)
-        where = "on one node" if count <= 8 else "more than a common node has"
-        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {count}, {where}")
+        many = f"{math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
+        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {many}")
     for stage, work in works.items():
         if work.device > room:
             found.append(f"{stage} needs {work.device / GB:,.0f} GB on one GPU, more than {gpu.name} has")
@@ -109,13 +106,11 @@ def render(config: Mapping, gpu: Machine) -> str:
 
 def _row(title: str, jobs: Sequence[tuple[str, int, Work]], gpu: Machine) -> str:
     """A line of the plan: sums over jobs, and the largest memory among them."""
-    _, numbers, works = zip(*jobs, strict=True)
+    n, works = sum(n for _, n, _ in jobs), [work for *_, work in jobs]
     done = sum((n * work for _, n, work in jobs), Work()).amounts
     flops = sum(done.get(kind, 0) for kind in ("float64", "float32", "bfloat16", "float16")) / 1e15
     read, written = (done.get(kind, 0) / GB for kind in ("read", "written"))
     host, device = max(work.host_bytes(gpu) for work in works) / GB, max(work.device for work in works) / GB
     hours = sum(n * work.seconds(gpu) for _, n, work in jobs) / 3600
     on_gpu = "" if gpu.device_bytes is None else f"{device:.2f}"
-    return (
-        f"  {title:<20}{sum(numbers):>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"
-    )
+    return f"  {title:<20}{n:>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"

@@ -49,9 +49,9 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
         Of each stage when it ends: its name, kind and cpu_seconds, the `passes` that would explain its time, and wall
         seconds, bytes of memory and bytes of files as planned and measured. Raises OnejumpError where a stage fails.
     """
-    file = folder.parent / "machine.json"
+    file, rows = folder.parent / "machine.json", []
     known = read_machine(file) if file.is_file() else TWO_CORES
-    machine, rows = replace(measure_machine(threads), passes=known.passes), []
+    machine = replace(measure_machine(threads), passes=known.passes)
     write_table(folder / "sentences.parquet", _sentences(sizes.train, sizes.test, longest))
     for stage, sized, options in _stages(sizes, folder, levels, {"threads": threads}):
         rows.append(_run_stage(stage, work_of(stage, sized), machine, options))

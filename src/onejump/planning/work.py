@@ -59,11 +59,10 @@ class Work:
         return code + self.host + (self.device - self.shared if machine.device_bytes is None else 0.0)
 
     def resources(self, machine: Machine, attempt: int = 1) -> dict[str, int]:
-        """What a job asks its scheduler for, more at each attempt.
+        """What a job asks its scheduler for, more at each attempt: mem_mb, runtime in minutes, disk_mb.
 
-        Returns:
-            mem_mb: a third above the plan for a host without a GPU; runtime: minutes, three times the plan on
-            `machine` and at least half an hour, since a job cut off is a whole job lost; disk_mb: of files written.
+        Memory, as on a host without a GPU, and disk are a third above the plan; minutes are three times those planned
+        for `machine`, and at least 30, since a job cut off is a whole job lost.
         """
         memory, disk = (math.ceil(n * MARGIN / 2**20) for n in (self.host_bytes(), self.amounts.get("written", 0)))
         minutes, growth = math.ceil(self.seconds(machine) / 20), 2 ** (attempt - 1)
@@ -243,10 +242,9 @@ def work_of(stage: str, sizes: Sizes) -> Work:
     """What one job of a stage needs. One without an entry passes over all levels, one of both splits at a time."""
     K, H, V, _, _, N, T = sizes.dims
     inputs = {"touched": _f32(K + 1, N + T, H), "read": sizes.kept(K + 1, N + T, H)}
-    work = Work(inputs, device=_f32(2, N + T, H), unembedding=2)
-    if stage in STAGES:
-        work = STAGES[stage](sizes, *sizes.dims)
+    undescribed = Work(inputs, device=_f32(2, N + T, H), unembedding=2)
+    work = STAGES[stage](sizes, *sizes.dims) if stage in STAGES else undescribed
     host, single = sizes.kept(V, H) * (work.unembedding > 0), _f32(V, H) * (work.unembedding > 1)
-    shared = single * (sizes.dtype == "float32")  # what is in another dtype gets a copy
-    kind = sizes.fit if STAGES.get(stage) in (STAGES["fit_jump"], STAGES["fit_joint_jump"]) else stage
+    shared = single * (sizes.dtype == "float32")  # else it is a copy
+    kind = sizes.fit if stage in ("fit_jump", "fit_joint_jump") else stage
     return replace(work, host=work.host + host, device=work.device + single, shared=shared, kind=kind)
