@@ -15,7 +15,7 @@ STUDY = $(shell $(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(op
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo study provenance test test-cluster lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -39,6 +39,10 @@ test: $(INSTALLED) lint
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
+
+# 20 random bits flipped in each kind of file that a stage reads, as a table: noticed, or the output is identical.
+flips: $(INSTALLED)
+	ONEJUMP_TEST_FLIPS=20 pytest -s tests/workflow/test_flips.py
 
 # The paper's models at full size with random weights: each stage's predicted time, memory and disk beside the measured.
 rehearse: $(INSTALLED)

@@ -54,16 +54,19 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     require_file(path)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            missing = set(columns or ()) - set(file.schema_arrow.names)
+            found, facts, prefix = file.schema_arrow.names, file.schema_arrow.metadata or {}, f"{DIGEST_KEY}."
+            digests = {
+                key.decode().removeprefix(prefix): facts[key] for key in facts if key.startswith(prefix.encode())
+            }
+            if digests and digests.keys() != set(found):  # tables of other programs have no digests
+                raise ValueError("its columns are not those that it lists")
+            missing = set(columns or ()) - set(found)
             if not missing:
                 table = file.read(columns=columns)
-                facts = table.schema.metadata or {}
-                for name in table.column_names:
-                    digest = facts.get(f"{DIGEST_KEY}.{name}".encode())  # other programs' tables have none
-                    if digest is not None and digest != _column_digest(table, name).encode():
+                for name in table.column_names if digests else ():
+                    if digests[name] != _column_digest(table, name).encode():
                         raise ValueError(f"column {name!r} does not match its checksum")
                 return table.replace_schema_metadata(None)
-            found = file.schema_arrow.names
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise OnejumpError(

@@ -66,6 +66,18 @@ def _sort_header(path: Path) -> None:
         file.write(text)
 
 
+class _Metadata(dict[str, str]):
+    """What a header says; what it does not say is asked for by mistake only if another version wrote the file."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> str:
+        raise OnejumpError(
+            f"{self.path}: has no {key!r} in its metadata, so another version wrote it; remove the file and rerun the "
+            "stage that makes it"
+        )
+
+
 class TensorFile:
     """A safetensors file of this project, opened lazily: each tensor is verified when it is first read.
 
@@ -88,7 +100,8 @@ class TensorFile:
         self.path = require_file(path)
         try:
             file = safe_open(self.path, framework="np")
-            self.metadata: dict[str, str] = dict(file.metadata() or {})
+            self.metadata = _Metadata(file.metadata() or {})
+            self.metadata.path = self.path
             self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
             self.names: list[str] = list(self._shapes)
         except (SafetensorError, OSError, UnicodeDecodeError) as error:

@@ -52,7 +52,8 @@ def test_a_table_with_a_flipped_bit_among_its_values_is_refused_by_name(tmp_path
         assert str(path) in error_of(lambda: read_table(path)), f"byte {position}"
 
 
-def test_a_table_with_a_flipped_bit_anywhere_is_read_rightly_or_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize("columns", [None, TABLE.column_names], ids=["whole", "by column"])
+def test_a_table_with_a_flipped_bit_anywhere_is_read_rightly_or_refused_in_one_line(tmp_path, columns):
     path = tmp_path / "positions.parquet"
     write_table(path, TABLE)
     content = path.read_bytes()
@@ -60,7 +61,7 @@ def test_a_table_with_a_flipped_bit_anywhere_is_read_rightly_or_refused_in_one_l
     for position in range(0, len(content), 3):
         path.write_bytes(flipped(content, position, position % 8))
         try:
-            assert read_table(path, TABLE.column_names).to_pydict() == TABLE.to_pydict(), f"byte {position}"
+            assert read_table(path, columns).to_pydict() == TABLE.to_pydict(), f"byte {position}"
         except OnejumpError as error:
             refusals.append(str(error))
     assert len(refusals) > len(content) / 12

@@ -154,3 +154,10 @@ def test_a_tensor_that_is_not_there_is_named_with_those_that_are(tmp_path):
     write_tensors(tmp_path / "t", TENSORS, METADATA)
     message = error_of(lambda: TensorFile(tmp_path / "t").tensor("level.07"))
     assert message == f"{tmp_path / 't'}: has no tensor 'level.07', only ab, x"
+
+
+@pytest.mark.parametrize("read", [lambda file: file.value("eps"), lambda file: file.metadata["eps"]])
+def test_a_fact_that_another_version_did_not_write_is_named(tmp_path, read):
+    write_tensors(tmp_path / "t", TENSORS, METADATA)
+    message = error_of(lambda: read(TensorFile(tmp_path / "t")))
+    assert message.startswith(f"{tmp_path / 't'}: has no 'eps' in its metadata, so another version wrote it; remove")
