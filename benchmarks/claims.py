@@ -15,7 +15,7 @@ import numpy as np
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.claims import RESAMPLES, _test_columns, claims_table
-from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
+from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.exits.columns import METRICS
 
 COPIED = "rows copied"

@@ -382,8 +382,7 @@ def assess_claims(
 ) -> None:
     """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
     from onejump.analysis.claims import claims_table, n_parameters
-    from onejump.analysis.grids import EvaluationGrids
-    from onejump.analysis.reading import read_selection
+    from onejump.analysis.reading import EvaluationGrids, read_selection
     from onejump.files.tables import write_frame
     from onejump.files.tensors import TensorFile
 

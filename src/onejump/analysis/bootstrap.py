@@ -9,15 +9,10 @@ BLOCK = 250  # resamples at once: memory stays at BLOCK x N weights
 
 
 def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Means over resampled rows, in blocks.
+    """Means over resampled rows of `values` [N, ...], which has one row for each sentence.
 
-    Args:
-        values: [N, ...], one row for each sentence; columns share each resample, so that differences are paired.
-        seed: of the resampling.
-        resamples: how many in all.
-
-    Yields:
-        Blocks [b, ...] float64, which have `resamples` rows together.
+    Columns share each resample, so that differences are paired. Yields blocks [b, ...] float64, which have `resamples`
+    rows together.
     """
     n = len(values)
     flat = values.reshape(n, -1).astype(np.float64)
@@ -28,17 +23,8 @@ def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
         yield (weights @ flat / n).reshape(size, *values.shape[1:])
 
 
-def interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the mean over rows.
-
-    Args:
-        values: [N, ...], one row for each sentence.
-        seed: of the resampling.
-        level: of confidence.
-
-    Returns:
-        Lower and upper bound, each [...] float64.
-    """
+def interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of the mean over the rows of `values` [N, ...]: lower and upper bound, each [...] float64."""
     means = np.concatenate(list(resampled_means(values, seed)))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

@@ -38,7 +38,7 @@ import pandas as pd
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.columns import WITH_INTERVALS
-from onejump.analysis.grids import EvaluationGrids
+from onejump.analysis.reading import EvaluationGrids
 from onejump.files.tensors import TensorFile
 
 RESAMPLES = 10_000
@@ -65,29 +65,25 @@ RULES: dict[tuple[str, str, str], tuple[str, float]] = {
 # Statistics that are extremes over levels -> the extreme, and how far resampling moves it given each level's deviation.
 EXTREMES = {
     "worst_loss": (np.max, lambda deviation: np.abs(deviation).max(1)),
-    "relative_range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
-    "range": (np.ptp, lambda deviation: np.ptp(deviation, 1)),
+    **dict.fromkeys(("relative_range", "range"), (np.ptp, lambda deviation: np.ptp(deviation, 1))),
 }
 
 Statistic = tuple[str, str, str, int | None]  # claim, name, metric, level
+Columns = Mapping[str, np.ndarray]
 
 
 def claims_table(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int], seed: int) -> pd.DataFrame:
     """Every statistic of every claim for one model, seed and variant.
 
-    Args:
-        grids: the evaluation of each method.
-        ojfa: the selected jump.
-        parameters: how many parameters `ojfa` and `n_njtc` need at inference.
-        seed: of the bootstrap.
+    `parameters` says how many numbers the methods `ojfa` and `n_njtc` need at inference.
 
     Returns:
         claim, statistic, metric, level (null if it is over all levels), estimate, low, high, rule such as `> 0.9` and
         verdict (both null if the statistic is only reported), claim_verdict (the same in all rows of a claim).
     """
     ratio = parameters["n_njtc"] / parameters["ojfa"]
-    counted = {"verdict": "supported" if ratio >= FEWER_PARAMETERS else "contradicted"}
-    rows = [_row(("C1", "ratio", "parameters", None), ratio, np.nan, np.nan) | counted]
+    rows = [_row(("C1", "ratio", "parameters", None), ratio, np.nan, np.nan)]
+    rows[0]["verdict"] = "supported" if ratio >= FEWER_PARAMETERS else "contradicted"
     rows += _estimates(_transfer_columns(grids, ojfa), _transfer_statistics, seed)
     rows += _estimates(_test_columns(grids), _test_statistics, seed)
     table = pd.DataFrame(rows).astype({"level": "Int32"}).sort_values("claim", kind="stable", ignore_index=True)
@@ -115,27 +111,18 @@ def _claim_verdict(verdicts: pd.Series) -> str:
 
 
 def _row(statistic: Statistic, estimate: float, low: float, high: float) -> dict:
-    claim, name, metric, level = statistic
-    side, bound = RULES.get((claim, name, metric), (None, None))
-    return {
-        **{"claim": claim, "statistic": name, "metric": metric, "level": level},
-        **{"estimate": estimate, "low": low, "high": high},
-        "rule": None if side is None else f"{side} {bound:g}",
-        "verdict": None if side is None else verdict(low, high, side, bound),
-    }
+    row = dict(zip(("claim", "statistic", "metric", "level"), statistic, strict=True))
+    row |= {"estimate": estimate, "low": low, "high": high, "rule": None, "verdict": None}
+    if statistic[:3] in RULES:
+        side, bound = RULES[statistic[:3]]
+        row |= {"rule": f"{side} {bound:g}", "verdict": verdict(low, high, side, bound)}
+    return row
 
 
-def _estimates(
-    columns: Mapping[str, np.ndarray],
-    statistics: Callable[[Mapping[str, np.ndarray]], dict[Statistic, np.ndarray]],
-    seed: int,
-) -> list[dict]:
-    """Statistics of column means, with their intervals.
+def _estimates(columns: Columns, statistics: Callable[[Columns], dict[Statistic, np.ndarray]], seed: int) -> list[dict]:
+    """Statistics of the means of columns [N, c], one row per sentence, with intervals from resamples that all share.
 
-    Args:
-        columns: name -> [N, c], one row per sentence.
-        statistics: maps name -> means [b, c] to statistic -> [b], or [b, K] for those in EXTREMES.
-        seed: of the resampling, which all columns share.
+    `statistics` maps means [b, c] to values [b], or [b, K] for those in EXTREMES.
     """
     values = np.concatenate(list(columns.values()), 1)
     ends = np.cumsum([part.shape[1] for part in columns.values()])[:-1]
@@ -162,21 +149,20 @@ def _interval(name: str, estimate: np.ndarray, resampled: np.ndarray) -> tuple[f
 
 # Differences are taken sentence by sentence, before the means, so that equal methods differ by exactly zero. Hits are
 # summed over levels before the mean over sentences: these are whole numbers, so that ties are exact.
-def _transfer_columns(grids: EvaluationGrids, ojfa: int) -> dict[str, np.ndarray]:
-    columns = {
-        metric: (grids.single_jumps(name)[ojfa] - grids.others(name, ojfa)).mean((0, 1))[:, None]
-        for metric, name in WITH_INTERVALS.items()
-    }
+def _transfer_columns(grids: EvaluationGrids, ojfa: int) -> Columns:
     correct = grids.single_jumps("correct").sum(1)
-    return columns | {"ojfa": correct[[ojfa]].T, "others": np.delete(correct, ojfa, 0).T}
+    columns = {"ojfa": correct[[ojfa]].T, "others": np.delete(correct, ojfa, 0).T}
+    for metric, name in WITH_INTERVALS.items():
+        columns[metric] = (grids.single_jumps(name)[ojfa] - grids.others(name, ojfa)).mean((0, 1))[:, None]
+    return columns
 
 
-def _transfer_statistics(mean: Mapping[str, np.ndarray]) -> dict[Statistic, np.ndarray]:
+def _transfer_statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
     found = {("C2", "difference", metric, None): mean[metric][:, 0] for metric in WITH_INTERVALS}
     return found | {("C2", "rank", "precision", None): 1 + (mean["others"] > mean["ojfa"]).sum(1)}
 
 
-def _test_columns(grids: EvaluationGrids) -> dict[str, np.ndarray]:
+def _test_columns(grids: EvaluationGrids) -> Columns:
     columns = {method: grids.metric(method, "correct").T for method in ("ojfa", "n_njtc", "identity")}
     for metric, name in WITH_INTERVALS.items():
         for other in ("joint", "identity", "n_njtc"):
@@ -185,11 +171,11 @@ def _test_columns(grids: EvaluationGrids) -> dict[str, np.ndarray]:
     return columns
 
 
-def _test_statistics(mean: Mapping[str, np.ndarray]) -> dict[Statistic, np.ndarray]:
+def _test_statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
     ojfa, n_njtc, identity = (mean[method] for method in ("ojfa", "n_njtc", "identity"))
     n_levels = ojfa.shape[1]
     third = max(1, n_levels // 3)
-    found: dict[Statistic, np.ndarray] = {}
+    found = {}
     for metric in WITH_INTERVALS:
         found["C3", "difference", metric, None] = mean[f"joint {metric}"][:, 0]
         to_identity = mean[f"identity {metric}"]

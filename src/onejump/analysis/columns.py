@@ -2,15 +2,10 @@
 
 # The metrics with confidence intervals: their column in a table -> their name in an evaluation.
 WITH_INTERVALS = {"precision": "correct", "surprisal": "surprisal"}
+METRIC_COLUMNS = tuple(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high"))
+RANK_COLUMNS = ("method", "rank", "jump", "n", *METRIC_COLUMNS)  # of the table over ranks
 
 # Scores of jumps on training sentences, and whether the largest (1) or the smallest (-1) is the best.
 SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}
 
-# Of the table over ranks.
-RANK_COLUMNS = (
-    *("method", "rank", "jump", "n"),
-    *(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high")),
-)
-
-# Of the softmax over D_m, as in the paper's Figure 3.
-TEMPERATURE = 5e-4
+TEMPERATURE = 5e-4  # of the softmax over D_m, as in the paper's Figure 3

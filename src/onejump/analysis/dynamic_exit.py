@@ -16,19 +16,13 @@ from onejump.analysis.bootstrap import interval
 METHODS = ("identity", "n_njtc", "ojfa", "joint")
 POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
 TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the share of sentences that exit at all
-BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
 class Costs:
     """Multiply-adds for one token, without those of attention that grow with the context.
 
-    Attributes:
-        n_blocks: K.
-        hidden_size: H.
-        vocabulary: V.
-        rank: r.
-        block: multiply-adds of one block, one for each of its weights.
+    They follow from K, H, V, r and `block`, the multiply-adds of one block: one for each of its weights.
     """
 
     n_blocks: int
@@ -69,42 +63,35 @@ def dynamic_exit_table(
         levels that are checked; plain_cost and fused_cost, multiply-adds including checks as a share of the full
         model's, with either head (fused_cost is null for identity, which has no low rank to fuse).
     """
-    curves = {}
+    parts, agreements = [], []
     for method in METHODS:
         # Thresholds are confidences that occur: between two of them, rounding would decide what exits.
         quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS), method="higher")
         largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS), method="higher")
-        thresholds = np.unique(np.concatenate([quantiles, largest])).tolist()
-        columns = [_exit(correct[method], confidence[method], threshold) for threshold in (*thresholds, np.inf)]
-        curves[method] = ([*thresholds, np.inf], *(np.stack(values, 1) for values in zip(*columns, strict=True)))
-    # All methods together, so that resamples are drawn once.
-    ends = np.cumsum([len(thresholds) for thresholds, _, _ in curves.values()])[:-1]
-    bounds = interval(np.concatenate([agreement for _, agreement, _ in curves.values()], 1), BOOTSTRAP_SEED)
-    parts = []
-    for (method, (thresholds, agreement, levels)), low, high in zip(
-        curves.items(), *(np.split(bound, ends) for bound in bounds), strict=True
-    ):
+        thresholds = [*np.unique(np.concatenate([quantiles, largest])), np.inf]
+        exits = [_exit(correct[method], confidence[method], threshold) for threshold in thresholds]
+        agreement, levels = (np.stack(values, 1) for values in zip(*exits, strict=True))
         never = (levels == costs.n_blocks).mean(0)
         checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
         # Tokens that never exit still pay for the output head at the end.
         work = levels.mean(0) * costs.block + never * costs.plain_check
         fused = (work + checks * costs.fused_check) / costs.full
-        parts.append(
-            pd.DataFrame(
-                {
-                    "method": method,
-                    "threshold": thresholds,
-                    "blocks": levels.mean(0) / costs.n_blocks,
-                    "agreement": agreement.mean(0),
-                    "agreement_low": low,
-                    "agreement_high": high,
-                    "checks": checks,
-                    "plain_cost": (work + checks * costs.plain_check) / costs.full,
-                    "fused_cost": np.nan if method == "identity" else fused,
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+        columns = {
+            "method": method,
+            "threshold": thresholds,
+            "blocks": levels.mean(0) / costs.n_blocks,
+            "agreement": agreement.mean(0),
+            "checks": checks,
+            "plain_cost": (work + checks * costs.plain_check) / costs.full,
+            "fused_cost": np.nan if method == "identity" else fused,
+        }
+        parts.append(pd.DataFrame(columns))
+        agreements.append(agreement)
+    table = pd.concat(parts, ignore_index=True)
+    low, high = interval(np.concatenate(agreements, 1))  # all methods together, so that resamples are drawn once
+    table.insert(4, "agreement_low", low)
+    table.insert(5, "agreement_high", high)
+    return table
 
 
 def _exit(correct: np.ndarray, confidence: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -20,45 +20,6 @@ from onejump.jumps.moments import validation_start
 from onejump.models.unembedding import Unembedding
 
 
-def mean_squared_errors(
-    activations: Activations, unembedding: Unembedding, jumps: Sequence[FoldedJump], target: str, device: torch.device
-) -> tuple[torch.Tensor, float]:
-    """Squared error of each jump and of mean(Y), summed over H and averaged over rows and exit levels.
-
-    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
-
-    Args:
-        activations: of any split.
-        unembedding: of the model, on `device`.
-        jumps: on `device`.
-        target: `pre_norm` or `post_norm`.
-        device: where to compute.
-
-    Returns:
-        The error of each jump, [n] float64 on the CPU, and that of predicting mean(Y).
-    """
-    P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
-    B = torch.stack([jump.B for jump in jumps])
-    gram = B @ B.transpose(1, 2)
-    totals = torch.zeros(len(jumps), dtype=torch.float64)
-    squares, sums = 0.0, torch.zeros(unembedding.hidden_size, dtype=torch.float64)
-    for level in progress_bar(range(activations.n_blocks), "squared errors", "level"):
-        for x, final in activations.shards(level, activations.n_blocks):
-            y = target_of(final.to(device), unembedding, target)
-            z, projected = (
-                rows.view(len(x), *B.shape[:2]).transpose(0, 1)
-                for rows in (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
-            )
-            errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
-            totals += errors.cpu().double().sum(1)
-            if level == 0:  # the target is the same at every level
-                wide = y.cpu().double()
-                squares += float(wide.square().sum())
-                sums += wide.sum(0)
-    n = len(activations)
-    return totals / (activations.n_blocks * n), squares / n - float((sums / n).square().sum())
-
-
 def evaluate_oracle(
     activations: Activations,
     unembedding: Unembedding,
@@ -86,8 +47,7 @@ def evaluate_oracle(
         explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
     """
     values = cosines.double()[:, SCORE_LEVELS[score_levels]]
-    n = len(activations)
-    held_out = activations.rows(validation_start(n), n)
+    held_out = activations.rows(validation_start(len(activations)), len(activations))
     scores = {
         "d_m": signed_square(values).mean((1, 2)),
         "cosine": values.mean((1, 2)),
@@ -95,7 +55,34 @@ def evaluate_oracle(
     }
     columns = {name: pa.array([*score.tolist(), None]) for name, score in scores.items()}
     shared = [*jumps, joint]
-    mse, of_mean = mean_squared_errors(activations, unembedding, shared, target, device)
+    mse, of_mean = _mean_squared_errors(activations, unembedding, shared, target, device)
     columns |= {"mse": mse.numpy(), "explained": (1 - mse / of_mean).numpy()}
     columns["precision"] = grid_precision(held_out, unembedding, shared, target, device).mean(1).numpy()
     return pa.table({"jump": pa.array([*range(len(jumps)), None], pa.int32()), **columns})
+
+
+def _mean_squared_errors(
+    activations: Activations, unembedding: Unembedding, jumps: Sequence[FoldedJump], target: str, device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """Squared error of each jump, [n] float64, and of mean(Y), summed over H and averaged over rows and exit levels.
+
+    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
+    """
+    P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
+    B = torch.stack([jump.B for jump in jumps])
+    gram = B @ B.transpose(1, 2)
+    totals = torch.zeros(len(jumps), dtype=torch.float64)
+    squares, sums = 0.0, torch.zeros(unembedding.hidden_size, dtype=torch.float64)
+    for level in progress_bar(range(activations.n_blocks), "squared errors", "level"):
+        for x, final in activations.shards(level, activations.n_blocks):
+            y = target_of(final.to(device), unembedding, target)
+            rows = (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
+            z, projected = (part.view(len(x), *B.shape[:2]).transpose(0, 1) for part in rows)
+            errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
+            totals += errors.cpu().double().sum(1)
+            if level == 0:  # the target is the same at every level
+                wide = y.cpu().double()
+                squares += float(wide.square().sum())
+                sums += wide.sum(0)
+    n = len(activations)
+    return totals / (activations.n_blocks * n), squares / n - float((sums / n).square().sum())

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.analysis.bootstrap import interval
-from onejump.analysis.columns import RANK_COLUMNS
+from onejump.analysis.columns import RANK_COLUMNS, WITH_INTERVALS
 from onejump.analysis.scores import signed_square
 from onejump.analysis.selection import SCORE_LEVELS
 from onejump.exits.columns import METRICS
@@ -31,7 +30,6 @@ from onejump.study.fits import FITS
 
 LARGEST = 8  # the curve's largest rank is H / LARGEST
 POINTS = 6
-BOOTSTRAP_SEED = 0
 
 
 def curve_ranks(hidden_size: int, rank: int) -> list[int]:
@@ -58,13 +56,13 @@ def evaluate_ranks(
 
     Args:
         train: activations of the train split, for fits and selection.
-        test: activations of the test split.
+        test: activations of the test split, whose first `sentences` are evaluated.
         unembedding: of the model, on `device`.
         rank: the variant's own.
         ridges: of its jumps 0..K-1 and of its joint jump.
         target: `pre_norm` or `post_norm`.
         score_levels: a key of SCORE_LEVELS, which D_m is averaged over.
-        sentences: of the test split, the first ones, that are evaluated.
+        sentences: how many to evaluate.
         device: where to compute.
 
     Returns:
@@ -80,9 +78,9 @@ def evaluate_ranks(
         exits = JumpExits(single, chosen[r], shared)
         for method, values in metrics_by_method(part, unembedding, exits, target, device).items():
             row = [method, r, chosen[r] if method == "ojfa" else None, len(part)]
-            for metric in ("correct", "surprisal"):
+            for metric in WITH_INTERVALS.values():
                 by_sentence = values[:, METRICS.index(metric)].double().mean(0).numpy()
-                row += [by_sentence.mean(), *map(float, interval(by_sentence, BOOTSTRAP_SEED))]
+                row += [by_sentence.mean(), *map(float, interval(by_sentence))]
             rows.append(row)
     return pd.DataFrame(rows, columns=RANK_COLUMNS).astype({"jump": "Int32"})
 
@@ -105,14 +103,11 @@ def _nested_jumps(
     train: Activations, unembedding: Unembedding, target: str, ridges: Sequence[float], rank: int, device: torch.device
 ) -> Iterator[FoldedJump]:
     """The exact jumps 0..K-1 and the joint one, whose first r columns are the optimum of rank r."""
-    pooled: Moments | None = None
+    pooled = Moments.of_none(unembedding.hidden_size, device)
     for level, ridge in enumerate(progress_bar(ridges[:-1], "fit ranks", "level")):
         moments, _ = level_moments(train, [level], unembedding, target, device)
         yield _nested_jump(moments, ridge, rank)
-        if pooled is None:
-            pooled = moments
-        else:
-            pooled += moments
+        pooled += moments
     yield _nested_jump(pooled, ridges[-1], rank)
 
 
@@ -136,10 +131,9 @@ def _ojfa_by_rank(
     B's rows are orthonormal, so with z the coordinates and p the target's, the cosine at rank r is the sum of the first
     r products z p, over |y| and the root of the sum of the first r squares of z: cumulative sums give all ranks.
     """
-    levels = range(train.n_blocks + 1)[SCORE_LEVELS[score_levels]]
     last = (torch.tensor(ranks) - 1).to(device)
     scores = torch.zeros(len(jumps), len(ranks), dtype=torch.float64)
-    for level in progress_bar(levels, "score ranks", "level"):
+    for level in progress_bar(range(train.n_blocks + 1)[SCORE_LEVELS[score_levels]], "score ranks", "level"):
         for x, final in train.shards(level, train.n_blocks):
             x, y = x.to(device), target_of(final.to(device), unembedding, target)
             length = y.norm(dim=1, keepdim=True).clamp_min(1e-30)
@@ -147,6 +141,6 @@ def _ojfa_by_rank(
                 z = jump(x)
                 products = (z * (y @ jump.B.T)).cumsum(1)[:, last]
                 norms = z.square().cumsum(1)[:, last].sqrt().clamp_min(1e-30)
-                cosines: Tensor = (products / norms / length).clamp(-1, 1)
+                cosines = (products / norms / length).clamp(-1, 1)
                 scores[m] += signed_square(cosines).cpu().double().sum(0)
     return dict(zip(ranks, scores.argmax(0).tolist(), strict=True))

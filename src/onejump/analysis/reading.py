@@ -1,18 +1,76 @@
-"""The cosines and the selection of a variant, read and checked without PyTorch."""
+"""The evaluation, cosines and selection of one model, seed and variant, read and checked without PyTorch."""
 
 from pathlib import Path
 
+import numpy as np
+
+from onejump.exits.columns import METRICS
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
+from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
+
+EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
+
+
+class EvaluationGrids:
+    """The evaluation of a variant and of its reference methods as arrays, with the same sentences at every level.
+
+    Attributes:
+        methods: method -> [metric, level, sentence] float64, on all test sentences.
+        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones.
+
+    Raises:
+        OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
+    """
+
+    def __init__(self, references: Path, evaluation: Path, n_blocks: int) -> None:
+        """Read the tables of evaluate-references and evaluate-jumps."""
+        self._n_blocks, self._sentences = n_blocks, None
+        grids = {}
+        for file, methods in ((references, ("identity", "jtc")), (evaluation, ("n_njtc", "ojfa", "joint"))):
+            rows = dict(list(read_table(file).to_pandas().groupby("method", observed=True)))
+            grids |= {method: self._grid(file, method, rows)[:, 0] for method in methods}
+        self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS}
+        self.arbitrary = self._grid(evaluation, "arbitrary", rows, n_blocks)
+        if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
+            raise OnejumpError(f"{evaluation}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
+
+    def _grid(self, file: Path, method: str, methods: dict, n_jumps: int | None = None) -> np.ndarray:
+        """[metric, jump, level, sentence] from rows in this order; without `n_jumps`, one jump and all sentences."""
+        if method not in methods:
+            raise OnejumpError(f"{file}: has no rows of {method}; rerun the stage that makes it")
+        rows = methods[method]
+        n = len(rows) // (self._n_blocks * (n_jumps or 1))
+        if self._sentences is None:
+            self._sentences = rows["sentence_id"].to_numpy()[:n]
+        sentences = self._sentences if n_jumps is None else self._sentences[:n]
+        axes = (range(self._n_blocks), range(n_jumps or 1), sentences)
+        expected = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        found = rows.assign(jump=0) if n_jumps is None else rows
+        if not np.array_equal(found[["level", "jump", "sentence_id"]], expected.reshape(-1, 3)):
+            raise OnejumpError(
+                f"{file}: the rows of {method} are not of {self._n_blocks} levels with the same sentences at each; "
+                "rerun evaluate-references and evaluate-jumps"
+            )
+        values = rows[list(METRICS)].to_numpy(np.float64)
+        return values.reshape(*expected.shape[:3], len(METRICS)).transpose(3, 1, 0, 2)
+
+    def metric(self, method: str, name: str) -> np.ndarray:
+        """One metric of one method: [level, sentence]."""
+        return self.methods[method][METRICS.index(name)]
+
+    def single_jumps(self, name: str) -> np.ndarray:
+        """One metric of all single jumps: [jump, level, sentence]."""
+        return self.arbitrary[METRICS.index(name)]
+
+    def others(self, name: str, ojfa: int) -> np.ndarray:
+        """One metric of all single jumps but the selected one: [jump, level, sentence]."""
+        return np.delete(self.single_jumps(name), ojfa, 0)
 
 
 def read_cosines(path: str | Path):
-    """The cosines of a variant's jumps, [jump, level, sentence] float32.
-
-    Raises:
-        OnejumpError: the file is damaged, or its cosines are not finite.
-    """
+    """The cosines of a variant's jumps, [jump, level, sentence] float32; an OnejumpError if they are damaged or not finite."""
     cosines = TensorFile(path).tensor("cosine")
     if not cosines.isfinite().all():
         raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
@@ -20,11 +78,7 @@ def read_cosines(path: str | Path):
 
 
 def read_selection(path: str | Path, n_jumps: int) -> dict:
-    """A selection.json, checked.
-
-    Raises:
-        OnejumpError: the file is damaged, or selects among another number of jumps.
-    """
+    """A selection.json; an OnejumpError if it is damaged or selects among other than `n_jumps` jumps."""
     selection = read_sealed_json(path)
     if (found := len(selection.get("scores", ()))) != n_jumps:
         raise OnejumpError(f"{path}: selects among {found} jumps, expected {n_jumps}; rerun select-jump")

@@ -63,14 +63,7 @@ def signed_square(cosines: torch.Tensor) -> torch.Tensor:
 
 
 def scores_table(cosines: torch.Tensor) -> pa.Table:
-    """Means over sentences.
-
-    Args:
-        cosines: [jump, level, sentence].
-
-    Returns:
-        jump int32, level int32, and the means cosine and signed_squared_cosine.
-    """
+    """Means over sentences of cosines [jump, level, sentence]: jump, level, cosine and signed_squared_cosine."""
     n_jumps, n_levels, _ = cosines.shape
     jump, level = np.divmod(np.arange(n_jumps * n_levels, dtype=np.int32), n_levels)
     means = {"cosine": cosines, "signed_squared_cosine": signed_square(cosines)}

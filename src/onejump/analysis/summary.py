@@ -8,21 +8,14 @@ from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
-from onejump.analysis.grids import EvaluationGrids
-from onejump.analysis.reading import read_selection
+from onejump.analysis.reading import EvaluationGrids, read_selection
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import TABLES, Layout
 
 
 def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
-    """All tables of a study whose stages have run.
-
-    Args:
-        layout: where the study's files are.
-
-    Returns:
-        The table of each name in TABLES.
+    """All TABLES of a study whose stages have run.
 
     Raises:
         OnejumpError: a file of the study is missing, damaged, or does not fit the others.
@@ -36,11 +29,10 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
     # Tables without rows are left out, since pandas would let their columns decide the types of the others.
     whole = {name: pd.concat([part for part in found if len(part)] or found[:1]) for name, found in parts.items()}
     whole |= _across_seeds(whole["claims"], whole["scores"])
-    # Jumps are 0.. and, in some tables, joint.
-    return {
-        name: table.astype({"jump": "string"}) if "jump" in table else table
-        for name, table in ((name, whole[name]) for name in TABLES)
-    }
+    for name, table in whole.items():
+        if "jump" in table:  # 0.. and, in some tables, joint
+            whole[name] = table.astype({"jump": "string"})
+    return {name: whole[name] for name in TABLES}
 
 
 def _model_row(layout: Layout, model: str, seed: int) -> dict:
@@ -51,14 +43,12 @@ def _model_row(layout: Layout, model: str, seed: int) -> dict:
         "model": model,
         "seed": seed,
         "name": unembedding.metadata["model"],
-        "revision": unembedding.metadata["revision"],
-        "dtype": unembedding.metadata["dtype"],
+        **{key: unembedding.metadata[key] for key in ("revision", "dtype")},
         "n_blocks": unembedding.value("n_blocks"),
         "hidden_size": hidden_size,
         "vocabulary": vocabulary,
         "parameters": unembedding.value("parameters"),
-        "n_train": pc.sum(pc.equal(positions["split"], "train")).as_py(),
-        "n_test": pc.sum(pc.equal(positions["split"], "test")).as_py(),
+        **{f"n_{split}": pc.sum(pc.equal(positions["split"], split)).as_py() for split in ("train", "test")},
         "bos": pc.all(positions["starts_with_bos"]).as_py(),
         "transfer_sentences": layout.config["evaluation"]["transfer_sentences"],
     }
@@ -71,7 +61,6 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     files = {str(level): TensorFile(path) for level, path in enumerate(layout.jumps(**branch))}
     n_blocks = len(files)
     files["joint"] = TensorFile(layout.joint(**branch))
-    jtc = TensorFile(layout.of_target("jtc", **branch))
     selection = read_selection(layout.path("selection", **branch), n_blocks)
     ojfa = selection["ojfa"]
     grids = EvaluationGrids(layout.of_target("references", **branch), layout.path("evaluation", **branch), n_blocks)
@@ -88,13 +77,12 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "n_njtc": size.drop("joint").sum(),
         "ojfa": size[str(ojfa)],
         "joint": size["joint"],
-        "jtc": n_parameters(jtc),
+        "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
-    rank, block_parameters = files["joint"].value("rank"), unembedding.value("block_parameters")
-    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block_parameters)
+    rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
-    scores = {name: selection[name] for name in ("scores", "softmax", "bootstrap_share")}
+    scores = {"score": selection["scores"]} | {name: selection[name] for name in ("softmax", "bootstrap_share")}
     return {
         "levels": tables.levels_table(grids),
         "methods": tables.methods_table(grids, ojfa, parameters),
@@ -102,13 +90,11 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "transfer": transfer,
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
-        "scores": pd.DataFrame({"jump": range(n_blocks), **scores, "ojfa": np.arange(n_blocks) == ojfa}).rename(
-            columns={"scores": "score"}
-        ),
+        "scores": pd.DataFrame({"jump": range(n_blocks), **scores, "ojfa": np.arange(n_blocks) == ojfa}),
         "claims": claims,
         "oracle": tables.oracle_table(oracle[oracle["jump"].notna()], transfer),
         "shared_jumps": tables.shared_jumps_table(grids, ojfa, oracle),
-        "dynamic_exit": dynamic_exit_table(*metrics, costs),
+        "dynamic_exit": dynamic_exit_table(*metrics, Costs(n_blocks, hidden_size, vocabulary, rank, block)),
         "ranks": ranks.astype({"jump": "Int32"}),  # null where it is no single jump
     }
 
@@ -119,26 +105,20 @@ def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.Da
     def groups(table: pd.DataFrame, *names: str):
         return table.groupby(["model", "variant", *names], sort=False, dropna=False)
 
-    verdicts = (
-        groups(claims.drop_duplicates(["model", "seed", "variant", "claim"]), "claim")["claim_verdict"]
-        .agg(
+    spread, chosen = groups(claims, "claim", "statistic", "metric", "level")["estimate"], groups(scores, "jump")
+    verdicts = groups(claims.drop_duplicates(["model", "seed", "variant", "claim"]), "claim")["claim_verdict"]
+    tables = {
+        "verdicts": verdicts.agg(
             # Seeds that disagree leave a claim open.
             verdict=lambda found: found.iloc[0] if found.nunique() == 1 else "inconclusive",
             seeds="size",
             supported=lambda found: (found == "supported").sum(),
             contradicted=lambda found: (found == "contradicted").sum(),
             inconclusive=lambda found: (found == "inconclusive").sum(),
-        )
-        .reset_index()
-    )
-    spread = (
-        groups(claims, "claim", "statistic", "metric", "level")["estimate"]
-        .agg(seeds="size", mean="mean", sd="std", min="min", max="max")
-        .reset_index()
-    )
-    chosen = (
-        groups(scores, "jump")
-        .agg(seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean"))
-        .reset_index()
-    )
-    return {"verdicts": verdicts, "spread": spread, "chosen": chosen}
+        ),
+        "spread": spread.agg(seeds="size", mean="mean", sd="std", min="min", max="max"),
+        "chosen": chosen.agg(
+            seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean")
+        ),
+    }
+    return {name: table.reset_index() for name, table in tables.items()}

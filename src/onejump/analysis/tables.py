@@ -6,12 +6,11 @@ import pandas as pd
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import SCORES, WITH_INTERVALS
-from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
+from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.exits.columns import METRICS
 from onejump.files.tensors import TensorFile
 from onejump.study.fits import FITS
 
-BOOTSTRAP_SEED = 0
 _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"correct_at_5": "precision_at_5"}
 
 
@@ -22,8 +21,7 @@ def levels_table(grids: EvaluationGrids) -> pd.DataFrame:
     )
     parts = []
     for method, values in grids.methods.items():
-        n_levels, n = values.shape[1:]
-        columns = {"method": method, "level": range(n_levels), "n": n}
+        columns = {"method": method, "level": range(values.shape[1]), "n": values.shape[2]}
         for name, means in zip(METRICS, values.mean(2), strict=True):
             column = _COLUMN_OF.get(name, name)
             columns[column] = means
@@ -34,48 +32,39 @@ def levels_table(grids: EvaluationGrids) -> pd.DataFrame:
 
 
 def methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int]) -> pd.DataFrame:
-    """Each method's means over exit levels and sentences, with intervals, its size and its worst level.
-
-    Args:
-        grids: the evaluation.
-        ojfa: the selected jump.
-        parameters: method -> how many numbers it needs at inference.
-    """
-    names = (*WITH_INTERVALS.values(), "correct_at_5")
+    """Each method's means over exit levels and sentences, with intervals, its size and its worst level."""
+    names, rows = (*WITH_INTERVALS.values(), "correct_at_5"), []
     methods = {method: {name: grids.metric(method, name) for name in names} for method in EVERY_SENTENCE_METHODS}
     # Arbitrary jumps have fewer sentences, and so resamples of their own.
     arbitrary = {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}
-    bounds, rows = {}, []
     for alike in (methods, arbitrary):
-        bounds |= _intervals(
-            {(method, name): alike[method][name].mean(0) for method in alike for name in WITH_INTERVALS.values()}
-        )
-    for method, grid in (methods | arbitrary).items():
-        row = {"method": method, "parameters": parameters[method]}
-        for column, name in WITH_INTERVALS.items():
-            low, high = bounds[method, name]
-            row |= {column: grid[name].mean(0).mean(), f"{column}_low": float(low), f"{column}_high": float(high)}
-        by_level = grid["correct"].mean(1)
-        row |= {"precision_at_5": grid["correct_at_5"].mean()}
-        row |= {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
-        rows.append(row)
+        means = {(method, name): alike[method][name].mean(0) for method in alike for name in WITH_INTERVALS.values()}
+        bounds = _intervals(means)
+        for method, grid in alike.items():
+            row = {"method": method, "parameters": parameters[method]}
+            for column, name in WITH_INTERVALS.items():
+                low, high = map(float, bounds[method, name])
+                row |= {column: means[method, name].mean(), f"{column}_low": low, f"{column}_high": high}
+            by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
+            worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
+            rows.append(row | {"precision_at_5": at_5} | worst)
     return pd.DataFrame(rows)
 
 
 def single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:
     """OJFA, the joint jump, and mean and quantiles of all other single jumps, by level, on the transfer sentences."""
     parts = []
-    n_transfer = grids.arbitrary.shape[3]
     for column, name in WITH_INTERVALS.items():
-        others = grids.others(name, ojfa).mean(2)  # [jump, level]
+        others = grids.others(name, ojfa)
+        by_level = others.mean(2)  # [jump, level]
         columns = {
             "metric": column,
             "level": range(others.shape[1]),
             "ojfa": grids.single_jumps(name)[ojfa].mean(1),
-            "joint": grids.metric("joint", name)[:, :n_transfer].mean(1),
-            "arbitrary_mean": others.mean(0),
+            "joint": grids.metric("joint", name)[:, : others.shape[2]].mean(1),
+            "arbitrary_mean": by_level.mean(0),
         }
-        quantiles = {f"arbitrary_q{q:02d}": np.quantile(others, q / 100, axis=0) for q in (5, 25, 75, 95)}
+        quantiles = {f"arbitrary_q{q:02d}": np.quantile(by_level, q / 100, axis=0) for q in (5, 25, 75, 95)}
         parts.append(pd.DataFrame(columns | quantiles))
     return pd.concat(parts)
 
@@ -87,27 +76,15 @@ def oracle_table(oracle: pd.DataFrame, transfer: pd.DataFrame) -> pd.DataFrame:
     compared with it by rank correlation over the jumps (Spearman's) and by regret, the precision lost by taking the
     score's jump. That regret is biased in the oracle's favour, which is the luckiest of K jumps on these sentences;
     `test_regret` is the same loss on the transfer sentences, and may be negative.
-
-    Args:
-        oracle: d_m, cosine, squared_cosine, mse and precision of each single jump, on those training sentences.
-        transfer: jump, level and precision on the transfer sentences.
     """
-    precision, rows = oracle["precision"], []
-    on_test = transfer.groupby("jump")["precision"].mean()
-    best = int(precision.idxmax())
-    for score, sign in SCORES.items():
-        jump = int((sign * oracle[score]).idxmax())
-        rows.append(
-            {
-                "score": score,
-                "jump": jump,
-                "oracle": best,
-                "rank_correlation": (sign * oracle[score]).rank().corr(precision.rank()),
-                "regret": precision[best] - precision[jump],
-                "test_regret": on_test[best] - on_test[jump],
-            }
-        )
-    return pd.DataFrame(rows)
+    precision, on_test = oracle["precision"], transfer.groupby("jump")["precision"].mean()
+    signed = {score: sign * oracle[score] for score, sign in SCORES.items()}
+    table = pd.DataFrame({"score": list(SCORES), "jump": [int(score.idxmax()) for score in signed.values()]})
+    table["oracle"] = best = int(precision.idxmax())
+    table["rank_correlation"] = [score.rank().corr(precision.rank()) for score in signed.values()]
+    for name, by_jump in {"regret": precision, "test_regret": on_test}.items():
+        table[name] = [by_jump[best] - by_jump[jump] for jump in table["jump"]]
+    return table
 
 
 def shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) -> pd.DataFrame:
@@ -118,18 +95,11 @@ def shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) 
     on the test sentences.
     """
     rows = []
-    for method, own in (("ojfa", oracle["jump"] == ojfa), ("joint", oracle["jump"].isna())):
-        facts = oracle[own].iloc[0]
-        rows.append(
-            {
-                "method": method,
-                "jump": ojfa if method == "ojfa" else None,
-                "mse": facts["mse"],
-                "explained": facts["explained"],
-                "held_out_precision": facts["precision"],
-                **{column: grids.metric(method, name).mean() for column, name in WITH_INTERVALS.items()},
-            }
-        )
+    for method, jump, own in (("ojfa", ojfa, oracle["jump"] == ojfa), ("joint", None, oracle["jump"].isna())):
+        facts = oracle[own].iloc[0].rename({"precision": "held_out_precision"})
+        row = {"method": method, "jump": jump, **facts[["mse", "explained", "held_out_precision"]]}
+        row |= {column: grids.metric(method, name).mean() for column, name in WITH_INTERVALS.items()}
+        rows.append(row)
     return pd.DataFrame(rows).astype({"jump": "Int32"})
 
 
@@ -162,5 +132,5 @@ def curve(name: str, file: TensorFile) -> pd.DataFrame:
 
 def _intervals(columns: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Interval of the mean over the last axis of each entry; entries of equal shape share the resamples."""
-    low, high = interval(np.stack([np.moveaxis(values, -1, 0) for values in columns.values()], 1), BOOTSTRAP_SEED)
-    return dict(zip(columns, zip(low, high, strict=True), strict=True))
+    bounds = interval(np.stack([np.moveaxis(values, -1, 0) for values in columns.values()], 1))
+    return dict(zip(columns, zip(*bounds, strict=True), strict=True))

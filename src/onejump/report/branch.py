@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from onejump.analysis.columns import METRIC_COLUMNS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
 
@@ -10,7 +11,6 @@ METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
 DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared
-_INTERVALS = [f"{metric}{end}" for metric in ("precision", "surprisal") for end in ("", "_low", "_high")]
 
 
 def branch_facts(tables: BranchTables) -> dict:
@@ -21,6 +21,7 @@ def branch_facts(tables: BranchTables) -> dict:
     """
     scores, chosen = tables.selected()
     claims = tables.table("claims", "claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict")
+    shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
     return {
         "id": f"{tables.model}.seed-{tables.seed}.{tables.variant}",
         "model": tables.model,
@@ -36,9 +37,7 @@ def branch_facts(tables: BranchTables) -> dict:
         "fits": _fits(tables),
         "levels": _levels(tables),
         "dynamic": _dynamic(tables),
-        "shared": tables.table(
-            "shared_jumps", "method", "mse", "explained", "held_out_precision", "precision", "surprisal"
-        ).to_dict("records"),
+        "shared": tables.table("shared_jumps", *shared).to_dict("records"),
     }
 
 
@@ -61,8 +60,7 @@ def _runner_up(scores: pd.DataFrame, chosen: int) -> dict | None:
 
 def _single_jumps(tables: BranchTables, claims: pd.DataFrame, chosen: int) -> dict:
     """Precision of each jump (row) at each exit level (column), OJFA's rank among them, and the first one's mean."""
-    table = tables.table("transfer", "jump", "level", "precision").astype({"jump": int})
-    grid = table.pivot(index="jump", columns="level", values="precision").sort_index().sort_index(axis=1)
+    grid = tables.grid()
     means = grid.mean(axis=1)
     if chosen not in means.index:
         raise tables.error("transfer", f"does not have jump {chosen}, the selected one,")
@@ -78,7 +76,7 @@ def _single_jumps(tables: BranchTables, claims: pd.DataFrame, chosen: int) -> di
 
 def _methods(tables: BranchTables) -> dict[str, dict]:
     """Each method's means over the exit levels, in the order of the report."""
-    columns = ["parameters", *_INTERVALS, "precision_at_5", "worst_precision", "worst_level"]
+    columns = ["parameters", *METRIC_COLUMNS, "precision_at_5", "worst_precision", "worst_level"]
     table = tables.table("methods", "method", *columns).set_index("method")
     missing = [method for method in METHOD_ORDER if method not in table.index]
     if missing:
@@ -130,7 +128,6 @@ def _fits(tables: BranchTables) -> dict:
 def _levels(tables: BranchTables) -> dict:
     """The whole table of exit levels, and on how many sentences it was measured."""
     columns = ["precision_at_5", "exit_surprisal", "kl", "confidence"]
-    table = tables.table("levels", "method", "level", "n", *_INTERVALS, *columns)
-    table["order"] = table["method"].map(METHOD_ORDER.index)
-    table = table.sort_values(["order", "level"])
+    table = tables.table("levels", "method", "level", "n", *METRIC_COLUMNS, *columns).sort_values("level")
+    table = table.sort_values("method", key=lambda methods: methods.map(METHOD_ORDER.index), kind="stable")
     return {"rows": table.to_dict("records"), "n": (int(table["n"].min()), int(table["n"].max()))}

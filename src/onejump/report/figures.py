@@ -35,24 +35,18 @@ MODEL_PLOTS: dict[str, Callable[[Path, str], Figure]] = {"sensitivity": plot_sen
 
 
 def plot_figure(kind: str, summary: Path, model: str, seed: int | None, variant: str | None, path: Path) -> None:
-    """Plot one figure and write it as SVG and, beside it, as PDF.
+    """Plot one figure and write it as SVG to `path` and, beside it, as PDF.
 
-    Args:
-        kind: a key of BRANCH_PLOTS or MODEL_PLOTS.
-        summary: the folder of the study's summary tables.
-        model: whose rows to plot.
-        seed: whose rows to plot; unused by the figures of a model.
-        variant: whose rows to plot; unused by the figures of a model.
-        path: the SVG file; the PDF differs in its suffix.
+    `kind` is a key of BRANCH_PLOTS or MODEL_PLOTS, `summary` the folder of the summary tables, and the rest says whose
+    rows to plot; figures of a model use neither seed nor variant.
 
     Raises:
         OnejumpError: there is no such kind, or a table is missing or lacks the columns or rows.
     """
     figure = make_figure(kind, summary, model, seed, variant)
-    undated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
-    for format_, metadata in undated.items():
+    for format_, date in (("svg", "Date"), ("pdf", "CreationDate")):
         with style.context(["default", MATPLOTLIB_STYLE]), atomic_path(path.with_suffix(f".{format_}")) as temporary:
-            figure.savefig(temporary, format=format_, dpi=200, metadata=metadata)
+            figure.savefig(temporary, format=format_, dpi=200, metadata={date: None, "Creator": None})
             if format_ == "svg":
                 seal_svg(temporary)
 
@@ -61,7 +55,7 @@ def make_figure(kind: str, summary: Path, model: str, seed: int | None, variant:
     """The Figure that `plot_figure` writes; arguments and errors as there."""
     with style.context(["default", MATPLOTLIB_STYLE]):  # whatever a user's matplotlibrc says
         if kind in MODEL_PLOTS:
-            return MODEL_PLOTS[kind](Path(summary), model)
+            return MODEL_PLOTS[kind](summary, model)
         if kind in BRANCH_PLOTS:
-            return BRANCH_PLOTS[kind](BranchTables(Path(summary), model, seed, variant))
+            return BRANCH_PLOTS[kind](BranchTables(summary, model, seed, variant))
     raise OnejumpError(f"no figure is called {kind!r}, only {', '.join(BRANCH_PLOTS | MODEL_PLOTS)}")

@@ -44,6 +44,11 @@ def _general(value: float) -> str:
     return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
 
 
+def _value(value: float) -> str:
+    """What a cell tells the script: enough digits to compute with."""
+    return "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
+
+
 FORMATS: dict[str, Callable] = {
     "share": _or_dash(lambda value: f"{value:.3f}"),  # precision and the like: 0 to 1
     "nats": _or_dash(lambda value: f"{value:.2f}"),
@@ -54,14 +59,9 @@ FORMATS: dict[str, Callable] = {
     "general": _or_dash(_general),
     "duration": _or_dash(_duration),
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
+    "value": _value,
+    "rule": lambda rule: rule.replace(">=", "≥"),
+    "text": lambda value: "–" if pd.isna(value) else value,
+    "count_range": lambda ends: _range(ends, FORMATS["count"]),
+    "general_range": lambda ends: _range(ends, FORMATS["general"]),
 }
-
-# What a cell tells the script: enough digits to compute with.
-FORMATS["value"] = lambda value: (
-    "Infinity" if value == math.inf else f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
-)
-
-FORMATS["rule"] = lambda rule: rule.replace(">=", "≥")
-FORMATS["text"] = lambda value: "–" if pd.isna(value) else value
-FORMATS["count_range"] = lambda ends: _range(ends, FORMATS["count"])
-FORMATS["general_range"] = lambda ends: _range(ends, FORMATS["general"])

@@ -34,7 +34,9 @@ class InlineFigures:
         for element in root.iter():
             element.tag = element.tag.rpartition("}")[2]
             element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        _drop_page_wide(root)
+            for child in list(element):
+                if child.tag.rpartition("}")[2] in ("metadata", "style"):  # which would apply to the whole page
+                    element.remove(child)
         _rename_ids(root, self._take_glyphs(root), f"f{self._count}-")
         for element in root.iter():
             _shorten(element)
@@ -62,14 +64,6 @@ class InlineFigures:
                     renamed[child.get("id")] = self._glyphs.setdefault(key, f"g{len(self._glyphs)}")
                     defs.remove(child)
         return renamed
-
-
-def _drop_page_wide(root: ElementTree.Element) -> None:
-    """Remove metadata, and styles that would apply to the whole page."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in ("metadata", "style"):
-                parent.remove(child)
 
 
 def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) -> None:
@@ -121,9 +115,8 @@ def _shorten(element: ElementTree.Element) -> None:
 
 
 def _rounded(text: str, decimals: int) -> str:
-    return _NUMBER.sub(lambda number: _number(number[0], decimals), text)
+    def shortened(number: re.Match) -> str:
+        rounded = f"{float(number[0]):.{decimals}f}"
+        return rounded.rstrip("0").rstrip(".") if decimals else rounded
 
-
-def _number(text: str, decimals: int) -> str:
-    rounded = f"{float(text):.{decimals}f}"
-    return rounded.rstrip("0").rstrip(".") if decimals else rounded
+    return _NUMBER.sub(shortened, text)

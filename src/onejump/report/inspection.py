@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,9 +38,8 @@ def _describe_tensors(path: Path) -> list[str]:
         tensor = file.tensor(name)
         line = f"  {name}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
         if tensor.numel():
-            line += (
-                f", {float(tensor.min()):.4g} to {float(tensor.max()):.4g}, mean {float(tensor.double().mean()):.4g}"
-            )
+            low, high, mean = map(float, (tensor.min(), tensor.max(), tensor.double().mean()))
+            line += f", {low:.4g} to {high:.4g}, mean {mean:.4g}"
         lines.append(line)
     return lines
 
@@ -98,46 +98,31 @@ def _shortened(text: str) -> str:
 def compare(first: str | Path, second: str | Path) -> str:
     """The branches that two studies share, side by side: chosen jumps, mean precision of each method, and verdicts.
 
-    Args:
-        first: A study's folder, `results/<study>`.
-        second: The other study's folder.
+    Studies are given by their folders, `results/<study>`.
 
     Raises:
         OnejumpError: A study has no summary, or the two have no model, seed and variant in common.
     """
-    studies, branch_columns = [Path(first), Path(second)], ["model", "seed", "variant"]
-    methods, scores, verdicts = (
-        [read_summary(study / "summary", name, *columns) for study in studies]
-        for name, columns in (
-            ("methods", [*branch_columns, "method", "precision"]),
-            ("scores", [*branch_columns, "jump", "ojfa"]),
-            ("verdicts", ["model", "variant", "claim", "verdict"]),
-        )
-    )
-    branches = [table[branch_columns].drop_duplicates() for table in methods]
-    common = branches[0].merge(branches[1])
+    studies, keys = [Path(first), Path(second)], ["model", "seed", "variant"]
+
+    def read(name: str, *columns: str) -> list[pd.DataFrame]:
+        return [read_summary(study / "summary", name, *columns) for study in studies]
+
+    methods, scores = read("methods", *keys, "method", "precision"), read("scores", *keys, "jump", "ojfa")
+    chosen = pd.merge(*(table.loc[table["ojfa"], [*keys, "jump"]] for table in scores), on=keys)
+    common = pd.merge(*methods, on=[*keys, "method"]).merge(chosen, on=keys)
     if common.empty:
-        found = ["; ".join("/".join(map(str, row)) for row in table.itertuples(index=False)) for table in branches]
-        raise OnejumpError(
-            f"{studies[0]} and {studies[1]}: no model, seed and variant in common; the first has {found[0]}, the "
-            f"second {found[1]}"
-        )
+        branches = (table[keys].drop_duplicates().itertuples(index=False) for table in methods)
+        found = ["; ".join("/".join(map(str, row)) for row in rows) for rows in branches]
+        each = f"the first has {found[0]}, the second {found[1]}"
+        raise OnejumpError(f"{studies[0]} and {studies[1]}: no model, seed and variant in common; {each}")
     lines = []
-    for branch in common.itertuples(index=False):
-        own = [
-            table[(table[branch_columns] == list(branch)).all(axis=1)].set_index("method")["precision"]
-            for table in methods
-        ]
-        chosen = [
-            table[(table[branch_columns] == list(branch)).all(axis=1) & table["ojfa"]]["jump"].item()
-            for table in scores
-        ]
-        lines.append(f"{branch.model}, seed {branch.seed}, variant {branch.variant}: jump {chosen[0]} | {chosen[1]}")
-        lines += [
-            f"  {method:<10} {own[0][method]:.4f} | {own[1][method]:.4f}  {own[1][method] - own[0][method]:+.4f}"
-            for method in own[0].index
-        ]
-    both = verdicts[0].merge(verdicts[1], on=["model", "variant", "claim"])
+    for (model, seed, variant, *jumps), rows in common.groupby([*keys, "jump_x", "jump_y"], sort=False):
+        lines.append(f"{model}, seed {seed}, variant {variant}: jump {jumps[0]} | {jumps[1]}")
+        for row in rows.itertuples():
+            precision, other = row.precision_x, row.precision_y
+            lines.append(f"  {row.method:<10} {precision:.4f} | {other:.4f}  {other - precision:+.4f}")
+    both = pd.merge(*read("verdicts", "model", "variant", "claim", "verdict"), on=["model", "variant", "claim"])
     for row in both[both["verdict_x"] != both["verdict_y"]].itertuples():
         lines.append(f"{row.model}, variant {row.variant}, {row.claim}: {row.verdict_x} | {row.verdict_y}")
     return "\n".join(lines)

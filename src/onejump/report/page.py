@@ -3,7 +3,7 @@
 Every number on it comes from a table or the config and is formatted here; the templates hold words only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -36,11 +36,7 @@ CLAIMS = {
 
 
 def render_report(
-    layout: Layout,
-    versions: Mapping[str, str],
-    timings: pd.DataFrame,
-    hardware: pd.DataFrame,
-    links: Mapping[str, str],
+    layout: Layout, versions: Mapping[str, str], timings: pd.DataFrame, hardware: pd.DataFrame, links: Mapping[str, str]
 ) -> str:
     """The page of a study, as HTML.
 
@@ -55,107 +51,90 @@ def render_report(
         OnejumpError: a table or figure is missing, or lacks what the config promises.
     """
     config, figures = layout.config, InlineFigures()
-    models = [_model(layout, figures, slug, seed) for slug in config["models"] for seed in config["seeds"]]
+
+    def inline(name: str, **values: object) -> Markup:
+        return figures.inline(layout.path(name, **values))
+
+    models = [_model(layout, inline, slug, seed) for slug in config["models"] for seed in config["seeds"]]
     branches = [branch for model in models for branch in model["branches"]]
+    leading = [model["branches"][0] for model in models if model["branches"]]
     verdicts = _verdicts(layout)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            study=config["study"],
-            models=models,
-            branches=branches,
-            first_screen=[
-                (branch, figures.inline(layout.path("figure", kind="methods", **_key(branch))))
-                for branch in (model["branches"][0] for model in models if model["branches"])
-            ],
-            sensitivities={
-                slug: figures.inline(layout.path("model_figure", model=slug, kind="sensitivity"))
-                for slug in config["models"]
-            },
-            flips=_flips(verdicts),
-            verdict_marks={name: look.mark for name, look in VERDICT_STYLES.items()},
-            published=_published(branches, config.get("published", {})),
-            several_models=len(config["models"]) > 1,
-            several_seeds=len(config["seeds"]) > 1,
-            claims=CLAIMS,
-            verdicts=verdicts,
-            methods=METHOD_ORDER,
-            dynamic_agreement=DYNAMIC_AGREEMENT,
-            ridges=[f"{ridge:g}" for ridge in RIDGES],
-            method_styles=METHOD_STYLES,
-            temperature=TEMPERATURE,
-            config=config,
-            config_yaml=yaml.dump(config, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=100),
-            corpus_source=_flat(config["corpus"]["source"]),
-            defaults=VARIANT_DEFAULTS,
-            variant_seeds={name: seeds_of(name, config) for name in config["variants"]},
-            versions=versions,
-            timings=timings.to_dict("records"),
-            hardware=hardware.to_dict("records"),
-            decided_by_validation=[
-                fit.chosen
-                for name, fit in FITS.items()
-                if name in (choices["fit"] for choices in config["variants"].values())
-            ],
-            # The page links to files beside it, but can be read without them.
-            links=links,
-            glyphs=figures.glyphs(),
-            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-            script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
-        )
+    fits = {choices["fit"] for choices in config["variants"].values()}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.loader = FileSystemLoader(TEMPLATES)
+    environment.filters |= FORMATS
+    return environment.get_template("report.html.j2").render(
+        study=config["study"],
+        models=models,
+        branches=branches,
+        first_screen=[(branch, inline("figure", kind="methods", **branch["key"])) for branch in leading],
+        sensitivities={slug: inline("model_figure", model=slug, kind="sensitivity") for slug in config["models"]},
+        flips=_flips(verdicts),
+        verdict_marks={name: look.mark for name, look in VERDICT_STYLES.items()},
+        published=_published(branches, config.get("published", {})),
+        several_models=len(config["models"]) > 1,
+        several_seeds=len(config["seeds"]) > 1,
+        claims=CLAIMS,
+        verdicts=verdicts,
+        methods=METHOD_ORDER,
+        dynamic_agreement=DYNAMIC_AGREEMENT,
+        ridges=[f"{ridge:g}" for ridge in RIDGES],
+        method_styles=METHOD_STYLES,
+        temperature=TEMPERATURE,
+        config=config,
+        config_yaml=yaml.dump(config, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=100),
+        corpus_source=_flat(config["corpus"]["source"]),
+        defaults=VARIANT_DEFAULTS,
+        variant_seeds={name: seeds_of(name, config) for name in config["variants"]},
+        versions=versions,
+        timings=timings.to_dict("records"),
+        hardware=hardware.to_dict("records"),
+        decided_by_validation=[fit.chosen for name, fit in FITS.items() if name in fits],
+        # The page links to files beside it, but can be read without them.
+        links=links,
+        glyphs=figures.glyphs(),
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
     )
-
-
-def _key(branch: Mapping) -> dict:
-    return {name: branch[name] for name in ("model", "seed", "variant")}
 
 
 def _summary(layout: Layout) -> Path:
     return layout.path("table", table="").parent
 
 
-def _model(layout: Layout, figures: InlineFigures, slug: str, seed: int) -> dict:
+def _model(layout: Layout, inline: Callable[..., Markup], slug: str, seed: int) -> dict:
     """One model at one seed, with a branch for each variant."""
     columns = ["name", "revision", "dtype", "n_blocks", "hidden_size", "vocabulary", "parameters"]
     columns += ["n_train", "n_test", "bos", "transfer_sentences"]
     table = read_summary(_summary(layout), "models", "model", "seed", *columns)
     found = table[(table["model"] == slug) & (table["seed"] == seed)]
     if len(found) != 1:
-        raise OnejumpError(
-            f"{_summary(layout) / 'models.csv'}: has {len(found)} rows for model {slug}, seed {seed}, expected one; "
-            "rerun summarise"
-        )
+        which = f"{len(found)} rows for model {slug}, seed {seed}"
+        raise OnejumpError(f"{_summary(layout) / 'models.csv'}: has {which}, expected one; rerun summarise")
     model = found.iloc[0].to_dict()
     keys = [key for key in layout.branches() if (key["model"], key["seed"]) == (slug, seed)]
-    return model | {"branches": [_branch(layout, figures, key, model) for key in keys]}
+    return model | {"branches": [_branch(layout, inline, key, model) for key in keys]}
 
 
-def _branch(layout: Layout, figures: InlineFigures, key: dict, model: dict) -> dict:
+def _branch(layout: Layout, inline: Callable[..., Markup], key: dict, model: dict) -> dict:
     """One model, seed and variant, with its figures."""
     kinds = FIGURES + NESTED_FIGURES if layout.is_nested(key["variant"]) else FIGURES
     return branch_facts(BranchTables(_summary(layout), **key)) | {
+        "key": key,
         "about": model,
         "choices": layout.config["variants"][key["variant"]],
-        "figures": {kind: figures.inline(layout.path("figure", **key, kind=kind)) for kind in kinds},
+        "figures": {kind: inline("figure", **key, kind=kind) for kind in kinds},
     }
 
 
 def _published(branches: list[dict], published: Mapping[str, Mapping]) -> list[dict]:
     """What was published about these models beside what was measured, one row per branch."""
-    return [
-        {
-            "branch": branch,
-            "measured": {
-                "ojfa": branch["jump"],
-                "jump_parameters": branch["methods"]["ojfa"]["parameters"],
-                "all_parameters": branch["methods"]["n_njtc"]["parameters"],
-            },
-            "published": published[branch["model"]],
-        }
-        for branch in branches
-        if branch["model"] in published
-    ]
+    rows = []
+    for branch in (branch for branch in branches if branch["model"] in published):
+        one, every = (branch["methods"][method]["parameters"] for method in ("ojfa", "n_njtc"))
+        measured = {"ojfa": branch["jump"], "jump_parameters": one, "all_parameters": every}
+        rows.append({"branch": branch, "measured": measured, "published": published[branch["model"]]})
+    return rows
 
 
 def _verdicts(layout: Layout) -> list[dict]:
@@ -170,11 +149,8 @@ def _verdicts(layout: Layout) -> list[dict]:
 
 def _flips(verdicts: list[dict]) -> dict[str, list[str]]:
     """For each model, the claims whose verdict is not the same in all its variants."""
-    found: dict[str, dict[str, set]] = {}
-    for row in verdicts:
-        for claim in CLAIMS:
-            found.setdefault(row["model"], {}).setdefault(claim, set()).add(row[claim])
-    return {model: [claim for claim in CLAIMS if len(claims[claim]) > 1] for model, claims in found.items()}
+    found = pd.DataFrame(verdicts).groupby("model", sort=False).nunique()
+    return {model: [claim for claim in CLAIMS if counts[claim] > 1] for model, counts in found.iterrows()}
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
@@ -189,15 +165,3 @@ class _PlainDumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FORMATS
-    return environment

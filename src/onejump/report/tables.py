@@ -42,6 +42,11 @@ class BranchTables:
             raise self.error("scores", f"marks {scores['ojfa'].sum()} jumps as ojfa, expected one,")
         return scores, int(scores.index[scores["ojfa"]][0])
 
+    def grid(self) -> pd.DataFrame:
+        """Precision of each single jump (row) at each exit level (column), in their order."""
+        table = self.table("transfer", "jump", "level", "precision").astype({"jump": int})
+        return table.pivot(index="jump", columns="level", values="precision").sort_index().sort_index(axis=1)
+
     def error(self, name: str, found: str) -> OnejumpError:
         """What is wrong with the rows of the table `name`."""
         return OnejumpError(f"{self.summary / name}.parquet: {found} for {self}; rerun summarise")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onejump.analysis import claims
-from onejump.analysis.grids import EVERY_SENTENCE_METHODS, EvaluationGrids
+from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import evaluate_jumps, evaluate_references
 from onejump.exits.methods import JumpExits

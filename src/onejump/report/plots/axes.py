@@ -10,9 +10,6 @@ from onejump.report.style import METHOD_STYLES
 LEVEL_LABEL, JUMP_LABEL = "exit level k", "jump m"
 METRIC_LABELS = {"precision": "precision against the full model", "surprisal": "surprisal (nats)"}
 
-# The columns of both metrics with their intervals, as several tables have them.
-METRIC_COLUMNS = [f"{metric}{end}" for metric in METRIC_LABELS for end in ("", "_low", "_high")]
-
 
 def set_level_axis(axis: Axis, count: int) -> None:
     """Whole, uncrowded ticks for levels or jumps 0..count-1."""
@@ -22,32 +19,16 @@ def set_level_axis(axis: Axis, count: int) -> None:
 
 
 def plot_method(axes: Axes, method: str, x: pd.Series, y: pd.Series, index: int = 0, suffix: str = "") -> None:
-    """Draw a method's line.
-
-    Args:
-        axes: where to.
-        method: a key of METHOD_STYLES.
-        x: of the points.
-        y: of the points.
-        index: of the line; markers of close lines then start at different points and do not hide each other.
-        suffix: of the method's name in the legend.
-    """
+    """Draw a method's line; by its index, markers of close lines start at different points and hide none."""
     look = METHOD_STYLES[method]
     step = max(1, len(x) // 15)  # some fifteen markers
-    axes.plot(
-        x,
-        y,
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.line,
-        linewidth=look.width,
-        label=look.name + suffix,
-        markevery=(index % step, step),
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-    )
+    line = {"color": look.colour, "linestyle": look.line, "linewidth": look.width, "label": look.name + suffix}
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+    axes.plot(x, y, marker=look.marker, markevery=(index % step, step), **line, **edge)
 
 
-def plot_interval(axes: Axes, method: str, x: pd.Series, low: pd.Series, high: pd.Series) -> None:
-    """Draw the band of a method's confidence intervals."""
-    axes.fill_between(x, low, high, color=METHOD_STYLES[method].colour, alpha=0.2, linewidth=0)
+def plot_with_interval(axes: Axes, method: str, table: pd.DataFrame, x: str, y: str, index: int = 0) -> None:
+    """Draw the line of a method's column `y`, and the band of its confidence intervals."""
+    plot_method(axes, method, table[x], table[y], index)
+    look = {"color": METHOD_STYLES[method].colour, "alpha": 0.2, "linewidth": 0}
+    axes.fill_between(table[x], table[f"{y}_low"], table[f"{y}_high"], **look)

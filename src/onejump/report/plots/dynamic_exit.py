@@ -4,7 +4,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from onejump.report.plots.axes import plot_interval, plot_method
+from onejump.report.plots.axes import plot_method, plot_with_interval
 from onejump.report.style import INK, METHOD_STYLES
 from onejump.report.tables import BranchTables
 
@@ -19,8 +19,7 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for index, method in enumerate(("identity", "n_njtc", "joint", "ojfa")):
         part = table[table["method"] == method]
-        plot_method(left, method, part["blocks"], part["agreement"], index)
-        plot_interval(left, method, part["blocks"], part["agreement_low"], part["agreement_high"])
+        plot_with_interval(left, method, part, "blocks", "agreement", index)
         if method != "identity":  # it has no low rank to fuse
             plot_method(right, method, part["fused_cost"], part["agreement"], index)
         look = METHOD_STYLES[method]
@@ -31,8 +30,7 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     highest = table["plain_cost"].max()
     right.set_xlim(0, min(1.05 * max(1, highest), WIDEST))
     if highest > WIDEST:  # or plain checks would squeeze the other curves
-        note = f"plain: up to {highest:.1f} →"
-        right.text(0.98, 0.5, note, transform=right.transAxes, ha="right")
+        right.text(0.98, 0.5, f"plain: up to {highest:.1f} →", transform=right.transAxes, ha="right")
     right.axvline(1, color="#999999", linewidth=0.8, zorder=0)
     handles, labels = left.get_legend_handles_labels()
     plain = Line2D([], [], color=INK, linestyle=":", label="plain exit checks")

@@ -33,9 +33,8 @@ def plot_fits(tables: BranchTables) -> Figure:
         _curves(right, curves, "gap")
         _log_axis(right, curves["gap"])
         right.set(title="Progress of the Adam fits", xlabel="epoch", ylabel="gap to the exact optimum")
-    entries = {}
-    for axes in (left, right):
-        entries |= {handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]}
+    handles = (handle for axes in (left, right) for handle in axes.get_legend_handles_labels()[0])
+    entries = {handle.get_label(): handle for handle in handles}
     figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
     sns.despine(fig=figure)
     return figure
@@ -44,16 +43,8 @@ def plot_fits(tables: BranchTables) -> Figure:
 def _per_jump(axes: Axes, table: pd.DataFrame, column: str, line: str) -> None:
     """One value per jump, by level, and the joint jump's as a line across."""
     single = table[table["jump"] != "joint"].astype({"jump": int}).sort_values("jump")
-    axes.plot(
-        single["jump"],
-        single[column],
-        color=INK,
-        marker=".",
-        markersize=5,
-        linestyle=line,
-        linewidth=0.8,
-        label="one jump per level",
-    )
+    look = {"color": INK, "marker": ".", "linestyle": line, "linewidth": 0.8, "label": "one jump per level"}
+    axes.plot(single["jump"], single[column], **look)
     look = METHOD_STYLES["joint"]
     for value in table.loc[table["jump"] == "joint", column]:
         axes.axhline(value, color=look.colour, linestyle="--", linewidth=1.4, zorder=1, label=look.name)
@@ -69,13 +60,9 @@ def _curves(axes: Axes, curves: pd.DataFrame, values: str) -> None:
     table.columns = table.columns.astype(int)
     table = table.sort_index(axis=1)
     lines = [table[jump].dropna().reset_index().to_numpy() for jump in table]
-    thin = LineCollection(
-        [line[np.unique(np.linspace(0, len(line) - 1, CURVE_POINTS).astype(int))] for line in lines],
-        array=table.columns.to_numpy(),
-        cmap="crest",
-        linewidths=0.7,
-        rasterized=table.size > 10_000,  # or the curves of deep models would be most of the report
-    )
+    lines = [line[np.unique(np.linspace(0, len(line) - 1, CURVE_POINTS).astype(int))] for line in lines]
+    thin = LineCollection(lines, array=table.columns.to_numpy(), cmap="crest", linewidths=0.7)
+    thin.set_rasterized(table.size > 10_000)  # or the curves of deep models would be most of the report
     axes.add_collection(thin)
     if joint is not None:
         look = METHOD_STYLES["joint"]

@@ -7,14 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from onejump.report.plots.axes import (
-    LEVEL_LABEL,
-    METRIC_COLUMNS,
-    METRIC_LABELS,
-    plot_interval,
-    plot_method,
-    set_level_axis,
-)
+from onejump.analysis.columns import METRIC_COLUMNS
+from onejump.report.plots.axes import LEVEL_LABEL, METRIC_LABELS, plot_method, plot_with_interval, set_level_axis
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import BranchTables
 
@@ -24,11 +18,11 @@ def plot_methods(tables: BranchTables) -> Figure:
     table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
     figure, panels = _metric_panels()
     for metric, axes in panels.items():
-        for index, method in enumerate(("jtc", "identity", "n_njtc", "ojfa")):
+        jtc = table[table["method"] == "jtc"].sort_values("level")
+        plot_method(axes, "jtc", jtc["level"], jtc[metric])
+        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
             part = table[table["method"] == method].sort_values("level")
-            plot_method(axes, method, part["level"], part[metric], index)
-            if method != "jtc":
-                plot_interval(axes, method, part["level"], part[f"{metric}_low"], part[f"{metric}_high"])
+            plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())
     _cut_identity(panels["surprisal"], table)
     return _with_legend(figure, panels["precision"])
@@ -45,7 +39,7 @@ def plot_single_jumps(tables: BranchTables) -> Figure:
         for low, high, alpha, label in (("q05", "q95", 0.22, "5–95%"), ("q25", "q75", 0.38, "25–75%")):
             ends = part[f"arbitrary_{low}"], part[f"arbitrary_{high}"]
             axes.fill_between(part["level"], *ends, alpha=alpha, label=label, **look)
-        plot_method(axes, "arbitrary", part["level"], part["arbitrary_mean"], 0, ": mean")
+        plot_method(axes, "arbitrary", part["level"], part["arbitrary_mean"], suffix=": mean")
         for index, method in enumerate(("joint", "ojfa"), 1):
             plot_method(axes, method, part["level"], part[method], index)
         set_level_axis(axes.xaxis, len(part))
@@ -60,8 +54,7 @@ def plot_ranks(tables: BranchTables) -> Figure:
     for metric, axes in panels.items():
         for method in ("n_njtc", "joint", "ojfa"):
             part = table[table["method"] == method].sort_values("rank")
-            plot_method(axes, method, part["rank"], part[metric])
-            plot_interval(axes, method, part["rank"], part[f"{metric}_low"], part[f"{metric}_high"])
+            plot_with_interval(axes, method, part, "rank", metric)
         axes.set_xscale("log")
         ends = {1, own, int(table["rank"].max())}
         shown = sorted(ends | {rank for rank in (2, 10, 20, 50, 100, 200) if _is_clear_of(rank, ends)})
@@ -92,9 +85,8 @@ def _cut_identity(axes: Axes, table: pd.DataFrame) -> None:
     highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
     if highest > 1.5 * jumps:
         axes.set_ylim(bottom=0, top=1.2 * jumps)
-        look = METHOD_STYLES["identity"]
-        note = f"{look.name}: up to {highest:.1f} ↑"
-        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=look.colour)
+        note, colour = f"Identity: up to {highest:.1f} ↑", METHOD_STYLES["identity"].colour
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour)
 
 
 def _with_legend(figure: Figure, axes: Axes) -> Figure:

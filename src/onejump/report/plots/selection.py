@@ -24,26 +24,14 @@ def plot_scores(tables: BranchTables) -> Figure:
     colours = _jump_colours(table.index, chosen)
     top.bar(table.index, table["softmax"], width=_bar_width(table), color=colours)
     won = table.loc[table["bootstrap_share"] > 0, "bootstrap_share"]
-    votes = top.plot(
-        won.index,
-        won,
-        linestyle="none",
-        marker="D",
-        markersize=3.5,
-        markerfacecolor="white",
-        markeredgecolor=INK,
-        markeredgewidth=0.8,
-        label="share of bootstrap draws won",
-    )
-    top.set(ylabel="share", ylim=(0, 1.12))
-    top.set_yticks(np.linspace(0, 1, 5))
+    look = {"markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.8}
+    votes = top.plot(won.index, won, "D", label="share of bootstrap draws won", **look)
+    top.set(ylabel="share", ylim=(0, 1.12), yticks=np.linspace(0, 1, 5))
     best = table.loc[chosen]
     # The note stands on the side with more room, away from the tall bar that it is about.
     side, align = (0.99, "right") if chosen < len(table) / 2 else (0.01, "left")
-    note = (
-        f"OJFA: jump {chosen}\nsoftmax {best['softmax']:.2f}\nbest in {best['bootstrap_share']:.0%} of bootstrap draws"
-    )
-    colour = METHOD_STYLES["ojfa"].colour
+    softmax, share = f"softmax {best['softmax']:.2f}", f"best in {best['bootstrap_share']:.0%} of bootstrap draws"
+    note, colour = f"OJFA: jump {chosen}\n{softmax}\n{share}", METHOD_STYLES["ojfa"].colour
     top.text(side, 0.97, note, transform=top.transAxes, ha=align, va="top", color=colour, linespacing=1.35)
     bars = Patch(color=METHOD_STYLES["arbitrary"].colour, label=f"softmax of $D_m$ (temperature {TEMPERATURE:g})")
     figure.legend(handles=[bars, *votes], loc="outside upper left", ncols=2)
@@ -58,9 +46,7 @@ def plot_scores(tables: BranchTables) -> Figure:
 
 def plot_transfer(tables: BranchTables) -> Figure:
     """Every jump at every exit level, beside each jump's D_m."""
-    table = tables.table("transfer", "jump", "level", "precision").astype({"jump": int})
-    table_scores, chosen = tables.selected()
-    grid = table.pivot(index="jump", columns="level", values="precision")
+    grid, (scores, chosen) = tables.grid(), tables.selected()
     size = len(grid)
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     heat, side = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])
@@ -79,8 +65,7 @@ def plot_transfer(tables: BranchTables) -> Figure:
     bar.set_label(METRIC_LABELS["precision"])
     bar.outline.set_visible(False)
 
-    colours = _jump_colours(table_scores.index, chosen)
-    side.barh(table_scores.index, table_scores["score"], height=_bar_width(table_scores), color=colours)
+    side.barh(scores.index, scores["score"], height=_bar_width(scores), color=_jump_colours(scores.index, chosen))
     side.set(xlabel="$D_m$")
     side.xaxis.set_major_locator(MaxNLocator(nbins=3))
     side.tick_params(axis="y", left=False, labelleft=False)

@@ -34,25 +34,14 @@ def plot_sensitivity(summary: Path, model: str) -> Figure:
     jumps = {variant: ", ".join(dict.fromkeys(part["jump"])) for variant, part in chosen.groupby("variant")}
     names = [f"{variant} (jump {jumps[variant]})" for variant in variants]
     left.set_yticks(range(len(variants)), names)
-    left.set(xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
+    left.set(title="Verdicts", xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
     left.set_xticks(range(len(claims)), claims)
     left.tick_params(length=0)
-    left.set_title("Verdicts")
     for method in ("arbitrary", "identity", "n_njtc", "joint", "ojfa"):
         look = METHOD_STYLES[method]
-        values = means[method].loc[variants]
-        right.plot(
-            values,
-            range(len(variants)),
-            look.marker,
-            color=look.colour,
-            label=look.name,
-            markeredgecolor="white",
-            markersize=7,
-            clip_on=False,
-        )
-    right.set_title("Mean precision")
-    right.set(xlim=(0, None))
+        point = {"color": look.colour, "label": look.name, "markeredgecolor": "white", "markersize": 7}
+        right.plot(means[method].loc[variants], range(len(variants)), look.marker, clip_on=False, **point)
+    right.set(title="Mean precision", xlim=(0, None))
     right.tick_params(axis="y", length=0)
     right.grid(axis="y", color="#dddddd", linewidth=0.6)
     marks = [Patch(color=look.colour, label=f"{look.mark} {name}") for name, look in VERDICT_STYLES.items()]
