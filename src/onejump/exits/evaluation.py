@@ -98,12 +98,7 @@ def grid_precision(
 
 
 def _evaluate(
-    activations: Activations,
-    unembedding: Unembedding,
-    exits: JumpExits,
-    n_grid: int,
-    target: str,
-    device: torch.device,
+    activations: Activations, unembedding: Unembedding, exits: JumpExits, n_grid: int, target: str, device: torch.device
 ) -> list[dict[Method, Tensor]]:
     """METRICS of each level's methods, each [6, n]; of every single jump on the first `n_grid` rows, if any."""
     jumps, grid = exits.all_jumps, exits.arbitrary() if n_grid else {}
