@@ -22,8 +22,7 @@ from synthetic import Dump, Size, make_dump, random_jumps
 
 from onejump.activations.reading import Activations
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import CACHED_ELEMENTS, ROWS, evaluate_jumps
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import CACHED_ELEMENTS, ROWS, JumpExits, evaluate_jumps
 from onejump.files.tables import numbers
 from onejump.models.unembedding import Unembedding
 

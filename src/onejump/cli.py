@@ -65,17 +65,10 @@ def _option(name: str, annotation: object, default: object) -> click.Option:
         value_type = FOLDER if about.folder else FILE
     else:
         value_type = kind if about.minimum is None else click.IntRange(about.minimum, about.maximum)
-    required = default in (inspect.Parameter.empty, MISSING)
-    defaults = {} if required else {"default": default}  # a default of None would count as given
-    return click.Option(
-        [f"--{name.replace('_', '-')}", f"{name}s" if several else name],
-        type=value_type,
-        required=required,
-        **defaults,
-        multiple=several,
-        is_flag=kind is bool,
-        help=about.help,
-    )
+    names = [f"--{name.replace('_', '-')}", f"{name}s" if several else name]
+    # No default for a required option, since even None would count as given.
+    how = {"required": True} if default in (inspect.Parameter.empty, MISSING) else {"default": default}
+    return click.Option(names, type=value_type, **how, multiple=several, is_flag=kind is bool, help=about.help)
 
 
 for _stage in vars(stages).values():
@@ -115,9 +108,7 @@ def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
 
 @cli.command()
 @click.option("--configfile", type=FILE, required=True, help="The study's config.")
-@click.option(
-    "--gpu", default="v100-32gb", envvar="ONEJUMP_MACHINE", show_envvar=True, help="Such as h100, or two-cores."
-)
+@click.option("--gpu", default="v100-32gb", envvar="ONEJUMP_MACHINE", show_envvar=True, help="Or h100, two-cores, ...")
 @click.option("--measured", type=FILE, default=None, help="machine.json of onejump rehearse; its passes replace ours.")
 def plan(configfile, gpu, measured) -> None:
     """Say what a study will take: jobs, FLOPs, bytes, memory and hours of each rule, and where a model is too large."""
@@ -136,7 +127,7 @@ def plan(configfile, gpu, measured) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 def inspect(files) -> None:
-    """Say what is in FILES: facts and tensors of a head, shard or jump, columns of a table, values of a selection."""
+    """Say what is in FILES: tensors of an unembedding, shard or jump, columns of a table, values of a selection."""
     from onejump.report.inspection import describe
 
     for file in files:
@@ -198,10 +189,8 @@ def main() -> None:
         print("onejump: interrupted", file=sys.stderr)
         status = stop.code if isinstance(stop, SystemExit) else 130
     except Exception as error:
-        status = _fail(
-            f"a bug in onejump ({_first_line(error)}); please report it with the command and the trace that "
-            "`onejump --debug` shows"
-        )
+        report = "please report it with the command and the trace that `onejump --debug` shows"
+        status = _fail(f"a bug in onejump ({_first_line(error)}); {report}")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

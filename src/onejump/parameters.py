@@ -17,14 +17,10 @@ class Option:
 
 
 Out = Annotated[Path, Option("File to write.")]
-Sha256 = Annotated[str | None, Option("Expected digest of the file.")]
+OutFolder = Annotated[Path, Option("Folder to write.", folder=True)]
 Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimum=0, maximum=2**32 - 1)]
-Target = Annotated[
-    Literal["pre_norm", "post_norm"], Option("Whether jumps predict the state before or after the final norm.")
-]
-ScoreLevels = Annotated[
-    Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 is printed.")
-]
+Target = Annotated[Literal["pre_norm", "post_norm"], Option("Jumps predict the state before or after the final norm.")]
+ScoreLevels = Annotated[Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 prints.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
 PositionsFile = Annotated[Path, Option("positions.parquet of the activations.")]
 UnembeddingFile = Annotated[Path, Option("unembedding.safetensors of the model.")]
@@ -34,7 +30,6 @@ Cosines = Annotated[Path, Option("cosines.safetensors of score-jumps.")]
 SelectionFile = Annotated[Path, Option("selection.json of select-jump.")]
 ConfigFile = Annotated[Path, Option("The study's config, complete, as JSON.")]
 Results = Annotated[Path, Option("The study's folder, results/<study>.", folder=True)]
-Summary = Annotated[Path, Option("Folder of the summary tables.", folder=True)]
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ from onejump.parameters import (
     Model,
     Option,
     Out,
+    OutFolder,
     PositionsFile,
     Results,
     ScoreLevels,
     Seed,
     SelectionFile,
-    Sha256,
-    Summary,
     Target,
     UnembeddingFile,
 )
@@ -50,8 +49,8 @@ def fetch_wheel_member(
 
 def convert_gguf(
     gguf: Annotated[Path, Option("GGUF file.")],
-    out: Annotated[Path, Option("Folder to write.", folder=True)],
-    sha256: Sha256 = None,
+    out: OutFolder,
+    sha256: Annotated[str | None, Option("Expected digest of the file.")] = None,
 ) -> None:
     """Turn a GGUF file into a Transformers folder with safetensors weights."""
     from onejump.models.gguf import convert_gguf
@@ -192,10 +191,7 @@ def dump_activations(
 def fit_jump(
     dump: Dump,
     compute: Compute,
-    levels: Annotated[
-        list[str],
-        Option("Exit level 0..K-1, or 'joint' for the joint jump; repeat it, with an --out each, for several."),
-    ],
+    levels: Annotated[list[str], Option("Exit level 0..K-1, or 'joint'; repeat it, with an --out each, for several.")],
     outs: Annotated[list[Path], Option("File to write; one for each --level.")],
     fit: Annotated[Literal[*FITS], Option(f"How the jump is fitted: {describe_fits()}.")] = next(iter(FITS)),
     target: Target = "pre_norm",
@@ -230,11 +226,10 @@ def fit_jtc(dump: Dump, compute: Compute, out: Out, target: Target = "pre_norm")
     """Fit the full-rank linear jump of every level (JTC), the upper reference."""
     device = compute.start()
     from onejump.files.tensors import write_tensors
-    from onejump.jumps.jtc import fit_jtc
+    from onejump.jumps.fitting import fit_jtc
 
     unembedding, activations = dump.open("train")
-    tensors, metadata = fit_jtc(activations, unembedding, target, device)
-    write_tensors(out, tensors, metadata)
+    write_tensors(out, *fit_jtc(activations, unembedding, target, device))
 
 
 # ------------------------------------------------------------------------------------------- scores and the selection
@@ -291,11 +286,9 @@ def evaluate_oracle(
 
     unembedding, activations = dump.open("train")
     folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
-    shared = load_joint_jump(joint, unembedding, target).to(device)
-    table = evaluate_oracle(
-        activations, unembedding.to(device), folded, shared, read_cosines(cosines), score_levels, target, device
-    )  # fmt: skip
-    write_table(out, table)
+    shared, values = load_joint_jump(joint, unembedding, target).to(device), read_cosines(cosines)
+    given = (activations, unembedding.to(device), folded, shared, values)
+    write_table(out, evaluate_oracle(*given, score_levels, target, device))
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
@@ -315,8 +308,7 @@ def evaluate_jumps(
     """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
     device = compute.start()
     from onejump.analysis.reading import read_selection
-    from onejump.exits.evaluation import evaluate_jumps
-    from onejump.exits.methods import JumpExits
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
     from onejump.files.tables import write_table
     from onejump.jumps.storage import load_folded_jumps, load_joint_jump
 
@@ -366,10 +358,8 @@ def evaluate_ranks(
 
     unembedding, train = dump.open("train")
     test = Activations(test_shards, dump.positions_file, unembedding, "test", dump.positions)
-    table = evaluate_ranks(
-        train, test, unembedding.to(device), *read_ridges([*jumps, joint]), target, score_levels, sentences, device
-    )  # fmt: skip
-    write_frame(out, table)
+    given = (train, test, unembedding.to(device), *read_ridges([*jumps, joint]))
+    write_frame(out, evaluate_ranks(*given, target, score_levels, sentences, device))
 
 
 def assess_claims(
@@ -389,18 +379,13 @@ def assess_claims(
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
     ojfa = read_selection(selection, len(sizes))["ojfa"]
     grids = EvaluationGrids(references, evaluation, len(sizes))
-    table = claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed)
-    write_frame(out, table)
+    write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
 
 
 # ------------------------------------------------------------------------------------------------------------ report
 
 
-def summarise(
-    results: Results,
-    config: ConfigFile,
-    out: Annotated[Path, Option("Folder for the tables.", folder=True)],
-) -> None:
+def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
     """Make the tidy summary tables of a study."""
     from onejump.analysis.summary import study_tables
     from onejump.files.atomic import atomic_path
@@ -416,9 +401,9 @@ def summarise(
 
 
 def plot_figures(
-    summary: Summary,
+    summary: Annotated[Path, Option("Folder of the summary tables.", folder=True)],
     model: Annotated[str, Option("Model, as named in the config.")],
-    out: Annotated[Path, Option("Folder for the figures.", folder=True)],
+    out: OutFolder,
     seed: Annotated[int | None, Option("With --variant; without both, the figures of the whole model.")] = None,
     variant: Annotated[str | None, Option("Variant, as named in the config.")] = None,
     exact: Annotated[bool, Option("Also plot the figures that only exact variants have.")] = False,

@@ -12,8 +12,7 @@ from onejump.activations.reading import Activations
 from onejump.analysis.reading import read_selection
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import metrics_by_method
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, metrics_by_method
 from onejump.files.tables import read_table
 from onejump.jumps.fitting import fit_jump
 from onejump.jumps.storage import load_folded_jumps, save_jump

@@ -47,24 +47,19 @@ def choose_positions(
         if len(rows) < count:
             raise OnejumpError(f"split {name} has {len(rows)} sentences for {count} shards; ask for fewer shards")
         shard[rows] = np.arange(len(rows)) * count // len(rows)
-    return pa.table(
-        {
-            "sentence_id": pa.array(ids, pa.int32()),
-            "split": pa.array(split.tolist()),
-            "shard": pa.array(shard),
-            "n_tokens": pa.array(n_tokens),
-            "position": pa.array(position),
-            "token_id": pa.array([t[p] for t, p in zip(tokens, position, strict=True)], pa.int32()),
-            "starts_with_bos": pa.array([t[0] == bos for t in tokens], pa.bool_()),
-            "input_ids": pa.array([t[: p + 1] for t, p in zip(tokens, position, strict=True)], pa.list_(pa.int32())),
-        }
-    )
+    seen = [sentence[: p + 1] for sentence, p in zip(tokens, position, strict=True)]
+    columns = {"sentence_id": pa.array(ids, pa.int32()), "split": split.tolist(), "shard": shard}
+    columns |= {"n_tokens": n_tokens, "position": position}
+    columns["token_id"] = pa.array([sentence[-1] for sentence in seen], pa.int32())
+    columns["starts_with_bos"] = pa.array([sentence[0] == bos for sentence in tokens], pa.bool_())
+    columns["input_ids"] = pa.array(seen, pa.list_(pa.int32()))
+    return pa.table(columns)
 
 
 def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray) -> str:
     """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
-    rows = zip(sentence_ids.tolist(), positions.tolist(), strict=True)
-    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+    rows = list(zip(sentence_ids.tolist(), positions.tolist(), strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def tokens_digest(sentences: Sequence[Sequence[int]]) -> str:

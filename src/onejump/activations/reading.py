@@ -33,21 +33,11 @@ class Activations:
     """
 
     def __init__(
-        self,
-        shards: Sequence[str | Path],
-        positions: str | Path,
-        unembedding: Unembedding,
-        split: str,
-        keep: str = "all",
+        self, shards: Sequence[Path], positions: Path, unembedding: Unembedding, split: str, keep: str = "all"
     ) -> None:
-        """Open the shards and check what they were made from.
+        """Open all shards of a split, in order, and check them against positions.parquet and the model's unembedding.
 
-        Args:
-            shards: All shard files of the split, in order.
-            positions: positions.parquet.
-            unembedding: That of the model that the shards must come from.
-            split: `train` or `test`.
-            keep: `all`, or `not_first` to leave out rows at position 0.
+        `keep` is `all`, or `not_first` to leave out rows at position 0.
 
         Raises:
             OnejumpError: A shard is missing or damaged, or belongs to another model, split or set of sentences.
@@ -56,14 +46,11 @@ class Activations:
         table = read_table(positions, ["sentence_id", "split", "shard", "position"])
         # With NumPy, since filtering with Arrow imports pandas, which takes a tenth of a short job.
         of_split = np.array(table["split"].to_pylist()) == split
-        number, sentence_ids, position = (
-            numbers(table, name)[of_split] for name in ("shard", "sentence_id", "position")
-        )
-        n_shards = len(np.unique(number))
-        if n_shards == 0 or len(shards) != n_shards:
-            raise OnejumpError(
-                f"{positions}: split {split!r} has {n_shards} shards, but {len(shards)} files were given"
-            )
+        names = ("shard", "sentence_id", "position")
+        number, sentence_ids, position = (numbers(table, name)[of_split] for name in names)
+        found, given = len(np.unique(number)), len(shards)
+        if found == 0 or given != found:
+            raise OnejumpError(f"{positions}: split {split!r} has {found} shards, but {given} files were given")
         self._files: list[TensorFile] = []
         self._kept: list[Tensor] = []
         for index, path in enumerate(shards):
@@ -72,9 +59,8 @@ class Activations:
             part, ids = number == index, file.tensor("sentence_id")
             digest = rows_digest(sentence_ids[part], position[part])
             if file.metadata["rows_sha256"] != digest or ids.tolist() != sentence_ids[part].tolist():
-                raise OnejumpError(
-                    f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}; dump it again"
-                )
+                stated = f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}"
+                raise OnejumpError(f"{stated}; dump it again")
             self._files.append(file)
             self._kept.append(torch.from_numpy(position[part] >= (1 if keep == "not_first" else 0)))
         kept = [file.tensor("sentence_id")[rows] for file, rows in zip(self._files, self._kept, strict=True)]
@@ -140,9 +126,7 @@ class Activations:
         numbers_kept = kept.nonzero()[:, 0]
         rows = slice(int(numbers_kept[0]), int(numbers_kept[-1]) + 1) if len(numbers_kept) else slice(0)
         tensor = file.tensor(name, rows)
-        if len(tensor) > len(numbers_kept):
-            tensor = tensor[kept[rows]]
-        tensor = tensor.float()
+        tensor = (tensor[kept[rows]] if len(tensor) > len(numbers_kept) else tensor).float()
         # A sum of NaN or infinity is not finite; nor is one of large values, so only then is each value checked.
         if not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
             raise OnejumpError(

@@ -17,8 +17,7 @@ from onejump.analysis.columns import RANK_COLUMNS, WITH_INTERVALS
 from onejump.analysis.scores import signed_square
 from onejump.analysis.selection import SCORE_LEVELS
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import metrics_by_method
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, metrics_by_method
 from onejump.files.atomic import OnejumpError
 from onejump.files.progress import progress_bar
 from onejump.files.tensors import TensorFile

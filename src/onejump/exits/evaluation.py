@@ -1,6 +1,7 @@
 """Every way of exiting at every exit level, on the test sentences."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.columns import METRICS
-from onejump.exits.methods import JumpExits, Method
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.files.progress import progress_bar
 from onejump.jumps.jump import FoldedJump
@@ -23,6 +23,33 @@ from onejump.models.unembedding import Unembedding
 ROWS = {"cpu": 256, "cuda": 1024, "mps": 512}
 CACHED_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27, "mps": 1 << 25}
 
+Method = tuple[str, int | None]  # name, and number of the jump, None for the joint one
+
+
+@dataclass(frozen=True)
+class JumpExits:
+    """The jumps of one variant, on the device: one at all levels for OJFA (Eq. 3), each level's own for N-NJTC.
+
+    Used at a level other than its own, a jump keeps its A, its B and its BatchNorm's running statistics.
+    """
+
+    jumps: Sequence[FoldedJump]  # 0..K-1
+    ojfa: int  # number of the selected one
+    joint: FoldedJump
+
+    @property
+    def all_jumps(self) -> tuple[FoldedJump, ...]:
+        """Jumps 0..K-1, then the joint jump."""
+        return *self.jumps, self.joint
+
+    def at(self, level: int) -> dict[Method, int]:
+        """For each method that is evaluated on all sentences, which of `all_jumps` it uses at a level."""
+        return {("n_njtc", level): level, ("ojfa", self.ojfa): self.ojfa, ("joint", None): len(self.jumps)}
+
+    def arbitrary(self) -> dict[Method, int]:
+        """The same for every single jump, whatever the level."""
+        return {("arbitrary", m): m for m in range(len(self.jumps))}
+
 
 def evaluate_jumps(
     activations: Activations,
@@ -34,13 +61,8 @@ def evaluate_jumps(
 ) -> tuple[pa.Table, pa.Table]:
     """Evaluate every way of exiting by a variant's jumps, at every exit level.
 
-    Args:
-        activations: of the test split.
-        unembedding: of the model, on `device`.
-        exits: the jumps, on `device`.
-        target: `pre_norm` or `post_norm`.
-        transfer_sentences: on how many of the rows, the first ones, every jump is evaluated at every level.
-        device: where to compute.
+    The unembedding and the jumps are on the device. On the first `transfer_sentences` rows, every jump is evaluated at
+    every level.
 
     Returns:
         The evaluation: level int32, method, jump int32 (null for joint), sentence_id int32, and METRICS (the first two
@@ -76,12 +98,7 @@ def grid_precision(
 
 
 def _evaluate(
-    activations: Activations,
-    unembedding: Unembedding,
-    exits: JumpExits,
-    n_grid: int,
-    target: str,
-    device: torch.device,
+    activations: Activations, unembedding: Unembedding, exits: JumpExits, n_grid: int, target: str, device: torch.device
 ) -> list[dict[Method, Tensor]]:
     """METRICS of each level's methods, each [6, n]; of every single jump on the first `n_grid` rows, if any."""
     jumps, grid = exits.all_jumps, exits.arbitrary() if n_grid else {}
@@ -106,10 +123,7 @@ def _evaluate(
 def _grid(results: Sequence[Mapping[Method, Tensor]]) -> pa.Table:
     """Means over rows for every single jump: jump, level, precision, surprisal."""
     cells = [(m, level) for (name, m) in results[0] if name == "arbitrary" for level in range(len(results))]
-    columns = {
-        "jump": pa.array([m for m, _ in cells], pa.int32()),
-        "level": pa.array([k for _, k in cells], pa.int32()),
-    }
+    columns = {name: pa.array([cell[i] for cell in cells], pa.int32()) for i, name in enumerate(("jump", "level"))}
     for column, metric in (("precision", "correct"), ("surprisal", "surprisal")):
         rows = (results[level]["arbitrary", m][METRICS.index(metric)] for m, level in cells)
         columns[column] = [float(row.double().mean()) for row in rows]
@@ -125,12 +139,7 @@ def evaluate_references(
 ) -> pa.Table:
     """Evaluate identity and the full-rank jump (JTC), which variants share, at every exit level.
 
-    Args:
-        activations: of the test split.
-        unembedding: of the model, on `device`.
-        jtc: weight [H, H] and bias [H] of a level's full-rank jump.
-        target: `pre_norm` or `post_norm`.
-        device: where to compute.
+    The unembedding is on the device; `jtc` gives the weight [H, H] and bias [H] of a level's full-rank jump.
 
     Returns:
         As the evaluation of `evaluate_jumps`; jump is null throughout.
@@ -143,10 +152,8 @@ def evaluate_references(
     for rows, full, inputs in _chunks(activations, unembedding, device, "evaluate references"):
         for level, x in enumerate(inputs):
             weight, bias = (tensor.to(device) for tensor in jtc(level))
-            for method, logits in (
-                ("identity", unembedding.logits(x)),
-                ("jtc", after_jump(torch.addmm(bias, x, weight))),
-            ):
+            by_jtc = after_jump(torch.addmm(bias, x, weight))
+            for method, logits in (("identity", unembedding.logits(x)), ("jtc", by_jtc)):
                 parts = ((part, logits[part]) for part in _slices(len(x), _cached_rows(full)))
                 results[level][method, None][:, rows] = _metrics(parts, full)
     return _table(results, activations.sentence_ids)

@@ -8,21 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FullPrediction:
-    """The full model's distribution for some sentences.
+    """The full model's distribution for some sentences."""
 
-    Attributes:
-        probabilities: [n, V].
-        log_probabilities: [n, V].
-        entropy: [n], nats.
-        token: [n], the most probable.
-        fifth: [n], log probability of the fifth most probable.
-    """
-
-    probabilities: Tensor
-    log_probabilities: Tensor
-    entropy: Tensor
-    token: Tensor
-    fifth: Tensor
+    probabilities: Tensor  # [n, V]
+    log_probabilities: Tensor  # [n, V]
+    entropy: Tensor  # [n], nats
+    token: Tensor  # [n], the most probable
+    fifth: Tensor  # [n], log probability of the fifth most probable
 
     @classmethod
     def of(cls, logits: Tensor) -> "FullPrediction":
@@ -44,12 +36,7 @@ class FullPrediction:
 
 
 def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
-    """All METRICS of an exit.
-
-    Args:
-        logits: [n, V]; overwritten.
-        full: of the same sentences.
-        expected: [n], the mean of the logits under the full model's distribution, if already known.
+    """All METRICS of an exit, from its logits [n, V], which are overwritten, and their mean under `full`, if known [n].
 
     Returns:
         [6, n] float32.

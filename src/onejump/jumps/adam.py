@@ -27,39 +27,21 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     Raises:
         OnejumpError: the error became NaN or infinite.
     """
-    found = fit_adam(
-        *problem.rows(), problem.rank, problem.seed, problem.per_level,
-        progress=problem.title, checkpoint=problem.checkpoint,
-    )  # fmt: skip
-    return found.jump, {
-        "best_epoch": found.best_epoch,
-        "curve_steps": list(range(1, len(found.validation_curve) + 1)),
-        "train_curve": found.train_curve,
-        "validation_curve": found.validation_curve,
-        "train_mse": found.train_mse,
-        "validation_mse": found.validation_mse,
-    }
+    choices = {"per_level": problem.per_level, "progress": problem.title, "checkpoint": problem.checkpoint}
+    facts = dict(vars(fit_adam(*problem.rows(), problem.rank, problem.seed, **choices)))
+    return facts.pop("jump"), facts | {"curve_steps": list(range(1, len(facts["validation_curve"]) + 1))}
 
 
 @dataclass(frozen=True)
 class AdamFit:
-    """A fitted jump and its course.
-
-    Attributes:
-        jump: in evaluation mode, at the epoch with the lowest validation error.
-        train_mse: its error on the rows to fit.
-        validation_mse: its error on the validation slice.
-        best_epoch: 1-based.
-        train_curve: mean batch error of each epoch (BatchNorm in training mode).
-        validation_curve: validation error after each epoch (BatchNorm in evaluation mode).
-    """
+    """A fitted jump, in evaluation mode, at the epoch with the lowest validation error; and the fit's course."""
 
     jump: Jump
-    train_mse: float
-    validation_mse: float
-    best_epoch: int
-    train_curve: list[float]
-    validation_curve: list[float]
+    train_mse: float  # the jump's error on the rows to fit
+    validation_mse: float  # and on the validation slice
+    best_epoch: int  # 1-based
+    train_curve: list[float]  # mean batch error of each epoch (BatchNorm in training mode)
+    validation_curve: list[float]  # validation error after each epoch (BatchNorm in evaluation mode)
 
 
 @torch.no_grad()
@@ -70,13 +52,7 @@ def set_gradients(jump: Jump, x: Tensor, y: Tensor) -> Tensor:
     gradients follow from `y B'`, `B B'` and sums over the batch: no other array is as large as the inputs. Automatic
     differentiation makes six of them, and fits take 1.5 times as long (benchmarks/fits.py).
 
-    Args:
-        jump: to differentiate by its parameters.
-        x: [n, H] float32, n > 1; centred in place.
-        y: [n, H] float32.
-
-    Returns:
-        The error, a scalar.
+    `x` and `y` are [n, H] float32 with n > 1; `x` is centred in place. Returns the error, a scalar.
     """
     n, bn, A, B = len(x), jump.bn, jump.A, jump.B
     mean = x.mean(0)
@@ -112,8 +88,6 @@ def fit_adam(
     seed: int,
     per_level: bool = False,
     epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float = LEARNING_RATE,
     progress: str | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> AdamFit:
@@ -122,20 +96,8 @@ def fit_adam(
     The target is divided by one number, its root mean square, and B is multiplied by it afterwards: the objective is
     still Eq. 2, and one learning rate suits every model.
 
-    Args:
-        fitting: rows to fit.
-        validation: rows that choose the epoch.
-        rank: r.
-        seed: of initial weights and batch order.
-        per_level: whether a batch holds rows of one level (`joint_batches: per_level`) or of all.
-        epochs: passes over the rows.
-        batch_size: rows of each level in a batch.
-        learning_rate: peak of the schedule.
-        progress: title of the progress bar, or None.
-        checkpoint: where an interrupted fit resumes, with the same result; or None.
-
-    Returns:
-        The fitted jump and its course.
+    The validation rows choose the epoch; the seed is that of initial weights and batch order. With `per_level`, a batch
+    holds rows of one level, otherwise of all. An interrupted fit resumes at its checkpoint, with the same result.
 
     Raises:
         OnejumpError: the error became NaN or infinite.
@@ -148,23 +110,23 @@ def fit_adam(
     with torch.no_grad():
         jump.A.normal_(0, 1 / math.sqrt(hidden_size), generator=generator)
         jump.B.normal_(0, 1 / math.sqrt(rank), generator=generator)
-    jump = jump.to(device)
+    jump, best = jump.to(device), Jump(hidden_size, rank).to(device).eval()
     n_rows = len(fitting.y)
-    steps = epochs * (n_rows // min(batch_size, n_rows)) * (len(fitting.x) if per_level else 1)
-    optimiser, schedule = one_cycle_adam(list(jump.parameters()), learning_rate, steps)
+    steps = epochs * (n_rows // min(BATCH_SIZE, n_rows)) * (len(fitting.x) if per_level else 1)
+    optimiser, schedule = one_cycle_adam(list(jump.parameters()), LEARNING_RATE, steps)
 
-    best, train_curve, validation_curve = Jump(hidden_size, rank).to(device).eval(), [], []
+    parts = {"jump": jump, "best": best, "optimiser": optimiser, "schedule": schedule}
+    curves = {"train_curve": [], "validation_curve": []}
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        jump.load_state_dict(saved["jump"])
-        best.load_state_dict(saved["best"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
         generator.set_state(saved["generator"])
-        train_curve, validation_curve = saved["train_curve"], saved["validation_curve"]
+        curves = {name: saved[name] for name in curves}
+    train_curve, validation_curve = curves.values()
     done = len(validation_curve)
     for _ in progress_bar(range(done, epochs), progress, "epoch", epochs, done):
         total, n_batches = torch.zeros((), device=device), 0
-        for x, y in scaled.batches(batch_size, per_level, generator):
+        for x, y in scaled.batches(BATCH_SIZE, per_level, generator):
             total, n_batches = total + set_gradients(jump, x, y), n_batches + 1
             optimiser.step()
             schedule.step()
@@ -177,27 +139,13 @@ def fit_adam(
                 "look for extreme activations, or use fit: exact"
             )
         if validation_curve[-1] == min(validation_curve):
-            best = candidate
+            best.load_state_dict(candidate.state_dict())
         if checkpoint is not None and checkpoint.due:
-            checkpoint.save(
-                {
-                    "jump": jump.state_dict(),
-                    "best": best.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "generator": generator.get_state(),
-                    "train_curve": train_curve,
-                    "validation_curve": validation_curve,
-                }
-            )
-    return AdamFit(
-        jump=best,
-        train_mse=fitting.mse(best.fold()),
-        validation_mse=min(validation_curve),
-        best_epoch=validation_curve.index(min(validation_curve)) + 1,
-        train_curve=train_curve,
-        validation_curve=validation_curve,
-    )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save(states | curves | {"generator": generator.get_state()})
+    lowest = min(validation_curve)
+    best_epoch = validation_curve.index(lowest) + 1
+    return AdamFit(best, fitting.mse(best.fold()), lowest, best_epoch, train_curve, validation_curve)
 
 
 def _unscaled(jump: Jump, scale: float) -> Jump:

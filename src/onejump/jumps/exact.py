@@ -10,6 +10,7 @@ are nested in r. A ridge (C + lambda I for C) keeps the fit from overfitting whe
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,28 +34,22 @@ CONVERGED = 1e-8
 
 def fit(problem: Problem) -> tuple[Jump, dict]:
     """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
-    exact = fit_exact(problem.fitting, problem.validation, problem.rank)
-    names = ("ridge", "train_mse", "validation_mse", "optimum_mse", "mean_mse")
-    return exact.map.jump(), {name: getattr(exact, name) for name in names}
+    facts = dict(vars(fit_exact(problem.fitting, problem.validation, problem.rank)))
+    return facts.pop("map").jump(), facts
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """Predictions `(((x - mean_x) / std_x) W + c) V'`; Eq. 2's optimum, cut to its first r columns, is that of rank r.
+    """Predictions `(((x - mean_x) / std_x) W + c) V'`, in float64.
 
-    Attributes:
-        W: [H, R] float64.
-        c: [R] float64.
-        V: [H, R] float64, with orthonormal columns in Eq. 2's optimum.
-        mean_x: [H] float64.
-        std_x: [H] float64.
+    Eq. 2's optimum, cut to its first r columns, is that of rank r.
     """
 
-    W: Tensor
-    c: Tensor
-    V: Tensor
-    mean_x: Tensor
-    std_x: Tensor
+    W: Tensor  # [H, R]
+    c: Tensor  # [R]
+    V: Tensor  # [H, R], with orthonormal columns in Eq. 2's optimum
+    mean_x: Tensor  # [H]
+    std_x: Tensor  # [H]
 
     def mse_by_rank(self, rows: Moments) -> Tensor:
         """Squared error, summed over H and averaged over rows, for ranks 1..R: [R].
@@ -79,9 +74,8 @@ class AffineMap:
         beta = torch.linalg.lstsq(self.W.T.cpu(), self.c.cpu()[:, None], driver="gelsd").solution[:, 0]
         lost = float((self.W.T.cpu() @ beta - self.c.cpu()).norm() / self.c.norm().clamp_min(1e-30))
         if lost > 1e-6:
-            raise OnejumpError(
-                f"rank {rank} is more than the fitting rows span; use a lower rank or more training sentences"
-            )
+            message = f"rank {rank} is more than the fitting rows span; use a lower rank or more training sentences"
+            raise OnejumpError(message)
         with torch.no_grad():
             jump.A.copy_(self.W)
             jump.B.copy_(self.V.T)
@@ -98,17 +92,16 @@ class RidgeSolver:
     Predictions at neighbouring ridges span nearly the same space, so each search starts from the result of the last.
 
     Attributes:
-        moments: of the fitting rows.
         std_x: what the inputs are divided by, [H] float64.
         C: second moment of the standardised inputs, [H, H] float64.
         S: cross moment of standardised inputs and centred targets, [H, H] float64.
     """
 
-    def __init__(self, moments: Moments, eps: float = BATCH_NORM_EPS) -> None:
-        """A solver for these rows; `eps` is added to variances as the BatchNorm does."""
+    def __init__(self, moments: Moments) -> None:
+        """A solver for the rows of these moments."""
         self.moments = moments
         # As BatchNorm does: population variance, plus eps.
-        self.std_x = (moments.xx.diagonal() / moments.n + eps).sqrt()
+        self.std_x = (moments.xx.diagonal() / moments.n + BATCH_NORM_EPS).sqrt()
         self.C = moments.xx / moments.n / self.std_x / self.std_x[:, None]
         self.S = moments.xy / moments.n / self.std_x[:, None]
         self._eigen: tuple[Tensor, Tensor, Tensor] | None = None  # eigenvalues of C, its eigenvectors Q, and Q'S
@@ -163,11 +156,8 @@ class RidgeSolver:
             pivots = L.diagonal()
             if not failed and (pivots.min() / pivots.max()).square() > SINGULAR:
                 # Two triangular solves, since cholesky_solve copies L each time.
-                return (
-                    self.S,
-                    lambda v: solve_triangular(L.T, solve_triangular(L, v, upper=False), upper=True),
-                    lambda z: z,
-                )
+                lower, upper = partial(solve_triangular, L, upper=False), partial(solve_triangular, L.T, upper=True)
+                return self.S, lambda v: upper(lower(v)), lambda z: z
             self.decompose()
         values, Q, T = self._eigen
         D = _inverse_values(values, ridge)
@@ -191,27 +181,19 @@ def _top_eigenvectors(
 
     A block Krylov space (Golub and Underwood 1977) is widened until at no rank j the loss `total - sum of the j largest
     eigenvalues` changes by more than CONVERGED of itself. Where the space would be a large part of the whole, all of G
-    is decomposed.
-
-    Args:
-        product: from v [H, n] to G v.
-        like: a vector [H] of the dtype and device wanted.
-        rank: how many eigenvectors.
-        total: the loss at rank 0.
-        start: what this has returned for a similar matrix, or None.
+    is decomposed. `product` multiplies G by v [H, n], `like` is a vector [H] of its dtype and device, `total` is the
+    loss at rank 0, and `start` what this has returned for a similar matrix, or None.
 
     Returns:
-        [H, rank + OVERSAMPLING], or [H, H] if that is less. Columns after the first `rank` are only approximately
-        eigenvectors.
+        [H, rank + OVERSAMPLING], or [H, H] if that is less; only the first `rank` columns are converged.
     """
     size, width = len(like), rank + OVERSAMPLING
     block = start
     if block is None or block.shape[1] < width:
         generator = torch.Generator().manual_seed(0)
         block = torch.randn(size, width, generator=generator, dtype=like.dtype).to(like.device)
-    basis = like.new_empty(size, 0)
+    basis, previous = like.new_empty(size, 0), None
     projected = like.new_empty(0, 0)  # basis' G basis, of which eigenvalues take what is on and below the diagonal
-    previous = None
     while 2 * (basis.shape[1] + block.shape[1]) <= size:
         for _ in range(2):  # twice, since rounding leaves some of the basis in the block
             block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
@@ -233,33 +215,20 @@ def _fixed_signs(V: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExactFit:
-    """An exact fit, and the two errors that every fit of these rows is measured against.
-
-    Attributes:
-        map: of the given rank, at the chosen ridge.
-        ridge: chosen on the validation slice.
-        train_mse: error of the map on the fitting rows.
-        validation_mse: error of the map on the validation slice.
-        optimum_mse: the smallest error on the fitting rows that any jump of this rank can have (ridge 0).
-        mean_mse: error on the fitting rows of predicting mean(Y).
-    """
+    """An exact fit, and the two errors that every fit of these rows is measured against."""
 
     map: AffineMap
-    ridge: float
-    train_mse: float
-    validation_mse: float
-    optimum_mse: float
-    mean_mse: float
+    ridge: float  # chosen on the validation slice
+    train_mse: float  # error of the map on the fitting rows
+    validation_mse: float  # and on the validation slice
+    optimum_mse: float  # the smallest error on the fitting rows that any jump of this rank can have (ridge 0)
+    mean_mse: float  # error on the fitting rows of predicting mean(Y)
 
 
 def fit_exact(fitting: Moments, validation: Moments, rank: int, choose_ridge: bool = True) -> ExactFit:
-    """The exact optimum, at the ridge that is best on the validation slice.
+    """The exact optimum, at the one of RIDGES that is best on the validation slice, or at ridge 0.
 
-    Args:
-        fitting: moments of the fitting rows.
-        validation: moments of the validation slice.
-        rank: columns of A; H gives the full-rank linear jump (JTC).
-        choose_ridge: whether to try all RIDGES, or 0 alone.
+    Rank H gives the full-rank linear jump (JTC).
     """
     solver, ridges = RidgeSolver(fitting), RIDGES if choose_ridge else (0.0,)
     mean_mse = float(fitting.yy / fitting.n)

@@ -26,9 +26,8 @@ FLOOR = 1e-9  # of the metric's mean eigenvalue: added to all, since LayerNorm's
 def fit(problem: Problem) -> tuple[Jump, dict]:
     """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
     root = metric_root(problem.unembedding, problem.target, problem.device)
-    weighted = level_moments(
-        problem.activations, problem.levels, problem.unembedding, problem.target, problem.device, root
-    )
+    problem_rows = (problem.activations, problem.levels, problem.unembedding, problem.target)
+    weighted = level_moments(*problem_rows, problem.device, root)
     found, ridge = fit_logits(*weighted, problem.rank, root)
     return found.jump(), {"ridge": ridge}
 
@@ -50,14 +49,7 @@ def metric_root(unembedding: Unembedding, target: str, device: torch.device) -> 
 
 
 def fit_logits(fitting: Moments, validation: Moments, rank: int, root: Tensor) -> tuple[AffineMap, float]:
-    """The optimum under the metric, and its ridge, chosen on the validation slice under the same metric.
-
-    Args:
-        fitting: moments of the inputs and of the targets times `root`, of the fitting rows.
-        validation: the same of the validation slice.
-        rank: r.
-        root: from `metric_root`.
-    """
+    """The optimum under the metric, and its ridge; the moments are those of the inputs and the targets times `root`."""
     exact = fit_exact(fitting, validation, rank)
     # The map predicts `y R`; B undoes R.
     B = torch.linalg.solve_triangular(root, exact.map.V.T, upper=False, left=False)

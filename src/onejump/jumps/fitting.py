@@ -1,16 +1,18 @@
-"""Fitting one jump, or the joint jump, by any of the registered fits."""
+"""Fitting one jump, or the joint jump, by any of the registered fits; and the full-rank jumps (JTC)."""
 
 from importlib import import_module
 
 import torch
+from torch import Tensor
 
-from onejump.activations.reading import Activations
+from onejump.activations.reading import Activations, level_name
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
+from onejump.files.progress import progress_bar
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.jump import Jump, default_rank
 from onejump.jumps.moments import level_moments
-from onejump.jumps.objective import Problem, exit_levels, gap
+from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
 
 
@@ -26,19 +28,11 @@ def fit_jump(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Jump, dict]:
-    """Fit the jump of one level, or the joint jump of all exit levels.
+    """Fit the jump of one level 0..K-1, or for None the joint jump of all exit levels.
 
-    Args:
-        activations: of the train split.
-        unembedding: of the model.
-        level: 0..K-1, or None for the joint jump.
-        fit: name of a fit; its module's `fit` returns the jump and what else its file says.
-        target: `pre_norm` or `post_norm`.
-        rank: r, or None for floor(H / 100).
-        joint_batches: `mixed` or `per_level`, for joint fits that depend on it.
-        seed: of fits that draw random numbers.
-        device: where to fit.
-        checkpoint: for fits that may take long, or None.
+    `fit` names a module here, whose `fit` returns the jump and what else its file says; without a rank, it is
+    floor(H / 100). The seed is for fits that draw random numbers, `joint_batches` (`mixed` or `per_level`) for joint
+    fits that depend on it, and the checkpoint for fits that may take long.
 
     Returns:
         The jump in evaluation mode, and the metadata of its file.
@@ -46,21 +40,19 @@ def fit_jump(
     Raises:
         OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, or as the fit.
     """
-    levels = exit_levels(activations, level)
-    rank = default_rank(activations.hidden_size) if rank is None else rank
-    if not 1 <= rank <= activations.hidden_size:
-        raise OnejumpError(
-            f"rank {rank} is out of range; H is {activations.hidden_size}, so use 1..{activations.hidden_size}"
-        )
+    n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
+    if level is not None and not 0 <= level < n_blocks:
+        raise OnejumpError(f"level {level} is out of range; exit levels of this model are 0..{n_blocks - 1}")
+    levels, name = (list(range(n_blocks)), "joint") if level is None else ([level], str(level))
+    rank = default_rank(hidden_size) if rank is None else rank
+    if not 1 <= rank <= hidden_size:
+        raise OnejumpError(f"rank {rank} is out of range; H is {hidden_size}, so use 1..{hidden_size}")
     fitting, validation = level_moments(activations, levels, unembedding, target, device)
-    name = "joint" if level is None else str(level)
-    problem = Problem(
-        activations, levels, unembedding, target, rank, fitting, validation,
-        per_level=level is None and joint_batches == "per_level",
-        # Each jump has its own stream of random numbers, so that no two start alike.
-        seed=seed * 1000 + (999 if level is None else level),
-        device=device, title=f"jump {name}", checkpoint=checkpoint,
-    )  # fmt: skip
+    per_level = level is None and joint_batches == "per_level"
+    # Each jump has its own stream of random numbers, so that no two start alike.
+    stream = seed * 1000 + (999 if level is None else level)
+    given = (activations, levels, unembedding, target, rank, fitting, validation)
+    problem = Problem(*given, per_level, stream, device, f"jump {name}", checkpoint)
     jump, facts = import_module(f"onejump.jumps.{fit}").fit(problem)
     if "optimum_mse" not in facts:
         exact = fit_exact(fitting, validation, rank, choose_ridge=False)
@@ -68,14 +60,28 @@ def fit_jump(
     if "train_mse" not in facts:
         folded = jump.fold()
         facts |= {"train_mse": fitting.mse(folded), "validation_mse": validation.mse(folded)}
-    return jump, facts | {
-        "level": name,
-        "n_blocks": activations.n_blocks,
-        "fit": fit,
-        "target": target,
-        "rank": rank,
-        "seed": seed,
-        "unembedding_sha256": unembedding.metadata["sha256"],
-        "n_rows": len(activations),
-        "gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"]),
-    }
+    facts |= {"level": name, "n_blocks": n_blocks, "fit": fit, "target": target, "rank": rank, "seed": seed}
+    facts |= {"unembedding_sha256": unembedding.metadata["sha256"], "n_rows": len(activations)}
+    return jump, facts | {"gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"])}
+
+
+def fit_jtc(
+    activations: Activations, unembedding: Unembedding, target: str, device: torch.device
+) -> tuple[dict[str, Tensor], dict]:
+    """The full-rank linear jump of every level (JTC), by ridge least squares: the upper reference.
+
+    Din et al. (2023) fit without a constant and without ridge. Here it is the exact fit of full rank, so that it
+    differs from the other exact fits in rank alone.
+
+    Returns:
+        Weight [H, H] and bias [H] of each level, float32, and the metadata of their file.
+    """
+    tensors, metadata = {}, {"kind": "jtc", "target": target, "unembedding_sha256": unembedding.metadata["sha256"]}
+    for level in progress_bar(range(activations.n_blocks), "JTC", "level"):
+        exact = fit_exact(*level_moments(activations, [level], unembedding, target, device), activations.hidden_size)
+        found, name = exact.map, level_name(level)
+        weight = (found.W / found.std_x[:, None]) @ found.V.T
+        bias = found.V @ found.c - found.mean_x @ weight
+        tensors |= {f"{name}.weight": weight.float(), f"{name}.bias": bias.float()}
+        metadata[name] = {key: getattr(exact, key) for key in ("ridge", "train_mse", "validation_mse")}
+    return tensors, metadata

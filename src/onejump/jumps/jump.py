@@ -20,29 +20,17 @@ def default_rank(hidden_size: int) -> int:
 
 
 def target_of(final: Tensor, unembedding: Unembedding, target: str) -> Tensor:
-    """What a jump predicts, [N, H] float32.
-
-    Args:
-        final: h^K before the final norm, [N, H].
-        unembedding: of the model, on the same device.
-        target: `pre_norm` for h^K itself, `post_norm` for its norm.
-    """
+    """What a jump predicts, [N, H] float32: h^K [N, H] itself for `pre_norm`, its final norm for `post_norm`."""
     return unembedding.normalise(final) if target == "post_norm" else final.float()
 
 
 @dataclass(frozen=True)
 class FoldedJump:
-    """A jump in evaluation mode, as `z = h P + q` and `y = z B`.
+    """A jump in evaluation mode, as `z = h P + q` and `y = z B`, in float32."""
 
-    Attributes:
-        P: [H, r] float32.
-        q: [r] float32.
-        B: [r, H] float32.
-    """
-
-    P: Tensor
-    q: Tensor
-    B: Tensor
+    P: Tensor  # [H, r]
+    q: Tensor  # [r]
+    B: Tensor  # [r, H]
 
     def __call__(self, h: Tensor) -> Tensor:
         """From hidden states [N, H] to the coordinates z [N, r]."""

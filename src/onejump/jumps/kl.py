@@ -32,34 +32,21 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     """
     start = fit_exact(problem.fitting, problem.validation, problem.rank, choose_ridge=False)
     unembedding = problem.unembedding.to(problem.device)
-    found = fit_kl(
-        *problem.rows(), start.map, unembedding, problem.target, problem.seed, progress=problem.title
-    )  # fmt: skip
-    return found.map.jump(), {
-        "best_step": found.best_step,
-        "curve_steps": [i * KL_VALIDATE_EVERY for i in range(len(found.validation_curve))],
-        "train_curve": found.train_curve,
-        "validation_curve": found.validation_curve,
-        "optimum_mse": start.optimum_mse,
-        "mean_mse": start.mean_mse,
-    }
+    rows, title = problem.rows(), problem.title
+    facts = dict(vars(fit_kl(*rows, start.map, unembedding, problem.target, problem.seed, progress=title)))
+    curve_steps = [i * KL_VALIDATE_EVERY for i in range(len(facts["validation_curve"]))]
+    measured = {"optimum_mse": start.optimum_mse, "mean_mse": start.mean_mse}
+    return facts.pop("map").jump(), facts | measured | {"curve_steps": curve_steps}
 
 
 @dataclass(frozen=True)
 class KlFit:
-    """A fitted map and its course.
-
-    Attributes:
-        map: at the step with the lowest validation divergence.
-        best_step: 0 is the start.
-        train_curve: mean divergence of the batches between two validations, nats.
-        validation_curve: mean divergence on the validation slice, at the start and every KL_VALIDATE_EVERY steps, nats.
-    """
+    """A fitted map, at the step with the lowest validation divergence, and the fit's course, in nats."""
 
     map: AffineMap
-    best_step: int
-    train_curve: list[float]
-    validation_curve: list[float]
+    best_step: int  # 0 is the start
+    train_curve: list[float]  # mean divergence of the batches between two validations
+    validation_curve: list[float]  # on the validation slice, at the start and every KL_VALIDATE_EVERY steps
 
 
 class _Objective:
@@ -128,8 +115,7 @@ class _Objective:
 
 def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of sentences, each at all levels, which share the full model's logits."""
-    n = len(rows.y)
-    size = min(KL_BATCH_SIZE, n)
+    n, size = len(rows.y), min(KL_BATCH_SIZE, len(rows.y))
     while True:
         for part in torch.randperm(n, generator=generator)[: n // size * size].view(-1, size).to(rows.y.device):
             yield rows.x[:, part], rows.y[part]
@@ -143,32 +129,18 @@ def fit_kl(
     target: str,
     seed: int,
     steps: int = KL_STEPS,
-    learning_rate: float = KL_LEARNING_RATE,
     progress: str | None = None,
 ) -> KlFit:
     """Fit by the divergence, and keep the map with the lowest one on the validation slice.
 
-    Args:
-        fitting: rows to fit.
-        validation: rows that choose the step.
-        start: where to start, such as the exact optimum.
-        unembedding: of the model, on the rows' device.
-        target: `pre_norm` or `post_norm`.
-        seed: of the order of batches.
-        steps: of Adam.
-        learning_rate: peak of the one-cycle schedule.
-        progress: title of the progress bar, or None.
-
-    Returns:
-        The fitted map and its course.
+    The unembedding is on the rows' device; the seed is that of the order of batches.
 
     Raises:
         OnejumpError: the divergence became NaN or infinite.
     """
     objective = _Objective(start, fitting, unembedding, target)
-    optimiser, schedule = one_cycle_adam(objective.parameters, learning_rate, steps)
-    best, train_curve, validation_curve = start, [], [objective.mean(validation)]
-    stretch = 0.0
+    optimiser, schedule = one_cycle_adam(objective.parameters, KL_LEARNING_RATE, steps)
+    best, stretch, train_curve, validation_curve = start, 0.0, [], [objective.mean(validation)]
     batches = _batches(fitting, torch.Generator().manual_seed(seed))
     for step in progress_bar(range(1, steps + 1), progress, "step"):
         stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY

@@ -21,23 +21,14 @@ def validation_start(n_rows: int) -> int:
 
 @dataclass
 class Moments:
-    """Moments of n rows in float64, centred so that a large mean costs no precision.
-
-    Attributes:
-        n: number of rows.
-        mean_x: [H].
-        mean_y: [H].
-        xx: [H, H], sum of (x - mean_x)(x - mean_x)'.
-        xy: [H, H], sum of (x - mean_x)(y - mean_y)'.
-        yy: sum of |y - mean_y|^2.
-    """
+    """Moments of n rows in float64, centred so that a large mean costs no precision."""
 
     n: int
-    mean_x: Tensor
-    mean_y: Tensor
-    xx: Tensor
-    xy: Tensor
-    yy: Tensor
+    mean_x: Tensor  # [H]
+    mean_y: Tensor  # [H]
+    xx: Tensor  # [H, H], sum of (x - mean_x)(x - mean_x)'
+    xy: Tensor  # [H, H], sum of (x - mean_x)(y - mean_y)'
+    yy: Tensor  # sum of |y - mean_y|^2
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "Moments":
@@ -109,13 +100,7 @@ def level_moments(
 ) -> tuple[Moments, Moments]:
     """Pooled moments of the fitting rows of some levels, and of their validation slices, read a shard at a time.
 
-    Args:
-        activations: of the train split.
-        levels: of the inputs.
-        unembedding: of the model.
-        target: `pre_norm` or `post_norm`.
-        device: where to compute.
-        root: [H, H] float64, what targets are multiplied by: a root of the metric that weights errors; or None.
+    Targets are multiplied by `root` [H, H] float64, if given: a root of the metric that weights errors.
 
     Raises:
         OnejumpError: there are too few rows to fit, or as `Activations.shards`.
@@ -128,9 +113,8 @@ def level_moments(
     for level in levels:
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
-            y = target_of(final, unembedding, target).to(device)
+            x, y = x.to(device), target_of(final, unembedding, target).to(device)
             y = y if root is None else y.double() @ root
-            x = x.to(device)
             cut = min(max(boundary - first, 0), len(x))
             for moments, rows in ((fitting, slice(None, cut)), (validation, slice(cut, None))):
                 if len(x[rows]):

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from onejump.activations.reading import Activations
-from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.moments import Moments, validation_start
@@ -21,27 +20,16 @@ from onejump.models.unembedding import Unembedding
 
 @dataclass(frozen=True)
 class Rows:
-    """Inputs and targets of one or more levels, on the device that fits.
+    """Inputs and targets of L levels, on the device that fits."""
 
-    Attributes:
-        x: inputs of L levels, [L, n, H] float32.
-        y: targets, the same for every level, [n, H] float32.
-    """
-
-    x: Tensor
-    y: Tensor
+    x: Tensor  # [L, n, H] float32
+    y: Tensor  # [n, H] float32, the same for every level
 
     def batches(self, batch_size: int, per_level: bool, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, without the last incomplete batch.
+        """One epoch in random order, without the last incomplete batch: inputs and targets, each [rows, H].
 
-        Args:
-            batch_size: rows of each level in a batch.
-            per_level: whether a batch holds `batch_size` rows of one level, or of all levels as many for each, so that
-                the joint fit takes as many steps an epoch as a single one.
-            generator: of the order.
-
-        Yields:
-            Inputs and targets, each [rows, H].
+        With `per_level`, a batch holds `batch_size` rows of one level; otherwise it mixes all levels and holds as many
+        for each of them, so that the joint fit takes as many steps an epoch as a single one.
         """
         n_levels, n, hidden_size = self.x.shape
         batch_size = min(batch_size, n)
@@ -64,35 +52,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a fit is given.
+    """What a fit is given."""
 
-    Attributes:
-        activations: of the train split.
-        levels: of the inputs: one exit level, or all of them for the joint jump.
-        unembedding: of the model.
-        target: `pre_norm` or `post_norm`.
-        rank: r.
-        fitting: moments of the rows to fit.
-        validation: moments of the validation slice, which chooses epoch, step or ridge.
-        per_level: whether a batch holds rows of one level, or of all.
-        seed: of all random choices; no two jumps share it.
-        device: where to fit.
-        title: of the progress bar.
-        checkpoint: where a long fit saves its state, and resumes; or None.
-    """
-
-    activations: Activations
-    levels: list[int]
+    activations: Activations  # of the train split
+    levels: list[int]  # of the inputs: one exit level, or all of them for the joint jump
     unembedding: Unembedding
-    target: str
+    target: str  # `pre_norm` or `post_norm`
     rank: int
     fitting: Moments
-    validation: Moments
-    per_level: bool
-    seed: int
+    validation: Moments  # of the validation slice, which chooses epoch, step or ridge
+    per_level: bool  # whether a batch holds rows of one level, or of all
+    seed: int  # of all random choices; no two jumps share it
     device: torch.device
-    title: str
-    checkpoint: Checkpoint | None
+    title: str  # of the progress bar
+    checkpoint: Checkpoint | None  # where a long fit saves its state, and resumes
 
     def rows(self) -> tuple[Rows, Rows]:
         """The rows to fit and the validation slice, for fits that need more than their moments."""
@@ -106,18 +79,3 @@ class Problem:
 def gap(mse: float, optimum_mse: float, mean_mse: float) -> float:
     """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y)."""
     return (mse - optimum_mse) / (mean_mse - optimum_mse)
-
-
-def exit_levels(activations: Activations, level: int | None) -> list[int]:
-    """The levels that a fit takes its inputs from: one exit level, or all for None.
-
-    Raises:
-        OnejumpError: the level is not in 0..K-1.
-    """
-    if level is None:
-        return list(range(activations.n_blocks))
-    if not 0 <= level < activations.n_blocks:
-        raise OnejumpError(
-            f"level {level} is out of range; exit levels of this model are 0..{activations.n_blocks - 1}"
-        )
-    return [level]

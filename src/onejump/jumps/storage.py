@@ -41,10 +41,9 @@ def load_folded_jumps(paths: Iterable[str | Path], unembedding: Unembedding, tar
         OnejumpError: as `load_jump`, or the files are not levels 0..K-1 in order, or were fitted to another target.
     """
     jumps = [_load_folded(path, unembedding, target, str(level)) for level, path in enumerate(paths)]
-    if len(jumps) != unembedding.metadata["n_blocks"]:
-        raise OnejumpError(
-            f"{len(jumps)} jumps were given, but {unembedding.metadata['model']} has {unembedding.metadata['n_blocks']}"
-        )
+    n_blocks, model = (unembedding.metadata[name] for name in ("n_blocks", "model"))
+    if len(jumps) != n_blocks:
+        raise OnejumpError(f"{len(jumps)} jumps were given, but {model} has {n_blocks}")
     return jumps
 
 

@@ -11,8 +11,7 @@ import torch
 from onejump.analysis import claims
 from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import evaluate_jumps, evaluate_references
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.files.tables import write_table
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.moments import Moments

@@ -8,8 +8,7 @@ from tiny_models import N_BLOCKS, make_dump
 from onejump.activations.reading import Activations
 from onejump.analysis.oracle import evaluate_oracle
 from onejump.analysis.scores import score_jumps
-from onejump.exits.evaluation import evaluate_jumps, grid_precision
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, evaluate_jumps, grid_precision
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_start
 from onejump.models.unembedding import Unembedding

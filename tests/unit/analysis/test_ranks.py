@@ -9,8 +9,7 @@ from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.ranks import curve_ranks, evaluate_ranks, read_ridges
 from onejump.analysis.scores import score_jumps, signed_square
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import metrics_by_method
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, metrics_by_method
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile
 from onejump.jumps.fitting import fit_jump

@@ -14,8 +14,7 @@ from onejump.activations.positions import rows_digest
 from onejump.activations.reading import Activations
 from onejump.exits import evaluation
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import evaluate_jumps, evaluate_references
-from onejump.exits.methods import JumpExits
+from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors

@@ -16,8 +16,7 @@ from handmade import (
 
 from onejump.files.atomic import OnejumpError
 from onejump.jumps import exact as exact_module
-from onejump.jumps.fitting import fit_jump
-from onejump.jumps.jtc import fit_jtc
+from onejump.jumps.fitting import fit_jtc, fit_jump
 from onejump.jumps.jump import Jump
 from onejump.jumps.settings import EPOCHS, KL_STEPS, KL_VALIDATE_EVERY, RIDGES
 from onejump.study.fits import FITS

@@ -7,7 +7,7 @@ from handmade import CPU, mean_error, slices, standardise
 
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.jumps import exact as exact_module
-from onejump.jumps.jtc import fit_jtc
+from onejump.jumps.fitting import fit_jtc
 from onejump.jumps.storage import open_jtc
 
 

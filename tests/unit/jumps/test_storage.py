@@ -6,7 +6,7 @@ from handmade import CPU, make_activations, make_jump, make_levels
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import write_tensors
-from onejump.jumps.jtc import fit_jtc
+from onejump.jumps.fitting import fit_jtc
 from onejump.jumps.storage import load_folded_jumps, load_joint_jump, load_jump, open_jtc, save_jump
 from onejump.models.unembedding import Unembedding
 
