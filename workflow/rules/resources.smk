@@ -1,6 +1,5 @@
 # What each job asks for, from the library's plan: memory, minutes and disk, more at each attempt.
 import dataclasses
-import functools
 
 from onejump.planning.machines import MACHINES
 from onejump.planning.plan import mean_seconds, sizes_of
@@ -9,9 +8,7 @@ from onejump.planning.work import work_of
 # Runtimes are for the GPU that the site's environment names, or for `two-cores`; unset, for a modest one.
 MACHINE_NAME = os.environ.get("ONEJUMP_MACHINE", "v100-32gb")
 if MACHINE_NAME not in MACHINES:
-    raise WorkflowError(
-        f"ONEJUMP_MACHINE: {MACHINE_NAME!r} is not known, expected one of {', '.join(MACHINES)}"
-    )
+    raise WorkflowError(f"ONEJUMP_MACHINE: {MACHINE_NAME!r} is not known, expected one of {', '.join(MACHINES)}")
 MACHINE = MACHINES[MACHINE_NAME]
 
 # Priorities where cores are few: jobs that others wait for, then those that take long, so that none of the cores is
@@ -21,23 +18,19 @@ AWAITED, LONG = 10, 5
 SIZES = {model: sizes_of(model, config) for model in config["models"]}
 
 
-def asked(resource, stage, times=1):
+def asked(stage, times, resource, wildcards, attempt):
     """A resource of a stage's job, or of several of them in one job."""
-
-    def amount(wildcards, attempt):
-        variant = config["variants"].get(wildcards.get("variant"), {})
-        choices = {key: variant[key] for key in ("fit", "rank") if key in variant}
-        choices |= {"split": wildcards.split} if "split" in wildcards.keys() else {}
-        sizes = dataclasses.replace(SIZES[wildcards.model], **choices)
-        work = times * work_of(stage, sizes)
-        return work.resources(MACHINE, attempt)[resource]
-
-    return amount
+    variant = config["variants"].get(wildcards.get("variant"), {})
+    changes = {key: variant[key] for key in ("fit", "rank") if key in variant}
+    changes |= {"split": wildcards.split} if "split" in wildcards.keys() else {}
+    work = times * work_of(stage, dataclasses.replace(SIZES[wildcards.model], **changes))
+    return work.resources(MACHINE, attempt)[resource]
 
 
-mem_mb, runtime, disk_mb = (
-    functools.partial(asked, resource) for resource in ("mem_mb", "runtime", "disk_mb")
-)
+def planned(stage, times=1):
+    """Memory, minutes and disk of a stage's job, or of several of them in one job."""
+    return {name: partial(asked, stage, times, name) for name in ("mem_mb", "runtime", "disk_mb")}
+
 
 # Seconds of a rule's average job.
 WORK = mean_seconds(config, MACHINE)

@@ -3,13 +3,11 @@
 
 rule score_jumps:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         shards=shards("train"),
         jumps=of_branch(LAYOUT.jumps),
     output:
-        scores=LAYOUT.pattern("scores"),
-        cosines=LAYOUT.pattern("cosines"),
+        **patterns("scores", "cosines"),
     log:
         f"{LOGS}/score_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -17,17 +15,13 @@ rule score_jumps:
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("score_jumps"),
-        runtime=runtime("score_jumps"),
-        disk_mb=disk_mb("score_jumps"),
+        **planned("score_jumps"),
         gpu=1,
     params:
+        **choices("target", "positions"),
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
-        target=choice("target"),
-        positions=choice("positions"),
         code=stage_digest("score_jumps"),
     shell:
         "onejump score-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
@@ -47,11 +41,8 @@ rule select_jump:
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("select_jump"),
-        runtime=runtime("select_jump"),
-        disk_mb=disk_mb("select_jump"),
+        **planned("select_jump"),
     params:
         score_levels=choice("score_levels"),
         code=stage_digest("select_jump"),
@@ -62,8 +53,7 @@ rule select_jump:
 
 rule evaluate_oracle:
     input:
-        unembedding=LAYOUT.pattern("unembedding"),
-        positions=LAYOUT.pattern("positions"),
+        **patterns("unembedding", "positions"),
         shards=shards("train"),
         jumps=of_branch(LAYOUT.jumps),
         joint=of_branch(LAYOUT.joint),
@@ -76,18 +66,13 @@ rule evaluate_oracle:
         f"{BENCHMARKS}/evaluate_oracle/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: 1
     resources:
-        mem_mb=mem_mb("evaluate_oracle"),
-        runtime=runtime("evaluate_oracle"),
-        disk_mb=disk_mb("evaluate_oracle"),
+        **planned("evaluate_oracle"),
         gpu=1,
     params:
+        **choices("score_levels", "target", "positions"),
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
-        score_levels=choice("score_levels"),
-        target=choice("target"),
-        positions=choice("positions"),
         code=stage_digest("evaluate_oracle"),
     shell:
         "onejump evaluate-oracle --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"

