@@ -14,13 +14,16 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # The work of a rule's average job, as JSON: Snakemake hands nothing else from a workflow to its loggers.
 WORK_VARIABLE = "ONEJUMP_WORK"
-# Too small a share of the work to foretell the rest from.
+# With less of the work done, no time is told.
 SMALLEST_SHARE = 0.02
 _CHATTER = ("Select jobs to execute", "Execute ", "Using shell", "Conda environments: ignored")
 
 
 class LogHandler(LogHandlerBase):
     """Counts jobs and work, and writes a line when a job starts."""
+
+    writes_to_stream = True  # in place of Snakemake's own output
+    writes_to_file = has_filter = has_formatter = needs_rulegraph = False  # what Snakemake has of these stays
 
     def __post_init__(self) -> None:
         """Start counting; Snakemake's base class calls this."""
@@ -32,8 +35,7 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write what belongs on the screen, in one piece."""
-        text = self._text(record)
-        if text is not None:
+        if (text := self._text(record)) is not None:
             print(text, file=sys.stdout if self.common_settings.stdout else sys.stderr, flush=True)
 
     def _text(self, record: logging.LogRecord) -> str | None:
@@ -75,31 +77,6 @@ class LogHandler(LogHandlerBase):
 
     def _weight(self, rule: str) -> float:
         return self._work.get(rule, self._work.get("", 1.0))
-
-    @property
-    def writes_to_stream(self) -> bool:
-        """It takes the place of Snakemake's own output."""
-        return True
-
-    @property
-    def writes_to_file(self) -> bool:
-        """Snakemake's own log file stays as it is."""
-        return False
-
-    @property
-    def has_filter(self) -> bool:
-        """Snakemake's filter holds, and so does --quiet."""
-        return False
-
-    @property
-    def has_formatter(self) -> bool:
-        """Snakemake's formatter writes all but the lines of jobs."""
-        return False
-
-    @property
-    def needs_rulegraph(self) -> bool:
-        """No graph is shown."""
-        return False
 
 
 def _place(wildcards: dict[str, str]) -> str:

@@ -9,14 +9,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Document:
-    """A document of plain text.
+    """A document of plain text; U+FFFC marks a place where something other than text was removed."""
 
-    Attributes:
-        title: what identifies it within its source.
-        paragraphs: its text; U+FFFC marks a place where something other than text was removed.
-    """
-
-    title: str
+    title: str  # identifies it within its source
     paragraphs: list[str]
 
 

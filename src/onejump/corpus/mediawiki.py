@@ -29,11 +29,7 @@ _POOL = 4  # pages kept for each document requested, because some pages have no 
 
 @dataclass(frozen=True)
 class MediawikiDump:
-    """A MediaWiki XML dump, plain (.xml) or compressed (.bz2, .gz).
-
-    Attributes:
-        path: the dump.
-    """
+    """A MediaWiki XML dump, plain (.xml) or compressed (.bz2, .gz)."""
 
     path: str | Path
 
@@ -43,10 +39,6 @@ class MediawikiDump:
         The dump is read once. If it has more than 4 `at_least` articles, a uniform random sample of 4 `at_least` of
         them is kept as wikitext (reservoir sampling), which bounds the memory. Wikitext is parsed when it is yielded.
         Pages that cannot be read are skipped, and their number is logged.
-
-        Args:
-            seed: seed of the random order.
-            at_least: number of documents with a usable sentence that the caller needs.
 
         Raises:
             OnejumpError: the dump is missing, of an unknown kind, or damaged.
@@ -103,10 +95,8 @@ class MediawikiDump:
 def _pages(file: BinaryIO) -> Iterator[bytes]:
     """Yield the header of a dump and then each page, as XML, with no revision but its last.
 
-    Pages are separated before they are parsed, so that one with invalid XML does not end the dump.
-
-    Raises:
-        ValueError: the file is not a whole dump.
+    Pages are separated before they are parsed, so that one with invalid XML does not end the dump. ValueError means
+    that the file is not a whole dump.
     """
     header, page, rest = None, b"", b""
     while block := file.read(_BLOCK):
@@ -130,12 +120,7 @@ def _pages(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _article(page: bytes, other_namespaces: set[str]) -> tuple[str, str] | None:
-    """Return the title and wikitext of a page, or None if it is not an article.
-
-    Raises:
-        ValueError: the page has no title, or its namespace is not a number.
-        ParseError: the page is not valid XML.
-    """
+    """Return the title and wikitext of a page, or None if it is not an article; ParseError or ValueError if broken."""
     element = ElementTree.fromstring(page)
     title, namespace = element.findtext("title"), element.findtext("ns")
     if not title:

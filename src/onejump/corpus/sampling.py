@@ -30,13 +30,6 @@ def sample_sentences(source: Source, train: int, test: int, seed: int, language:
     number of sentences, t), and some give one more. Documents with the same title count as one; a sentence found in
     two documents belongs to the first.
 
-    Args:
-        source: where the documents come from.
-        train: number of training sentences.
-        test: number of test sentences.
-        seed: seed of all random choices.
-        language: code of the language of the text.
-
     Returns:
         A table with columns sentence_id int32, split, document, text. Training sentences are 0..train-1 and test
         sentences train..train+test-1, both in random order, so any slice of a split is itself a random sample.
@@ -88,20 +81,7 @@ def _read(source: Source, enough: int, seed: int, language: str) -> dict[str, li
 
 
 def _divide(sizes: list[int], train: int, test: int, rng: random.Random) -> set[int]:
-    """Choose the documents for training, in proportion to the splits, so that both splits can be filled.
-
-    Args:
-        sizes: number of sentences of each document.
-        train: number of training sentences.
-        test: number of test sentences.
-        rng: source of the random choice.
-
-    Returns:
-        Indices into `sizes`.
-
-    Raises:
-        OnejumpError: every random choice left one split with too few sentences.
-    """
+    """Choose the documents for training, as indices, in proportion to the splits, so that both splits can be filled."""
     order = list(range(len(sizes)))
     share = max(1, min(len(sizes) - 1, round(len(sizes) * train / (train + test))))
     for _ in range(20):

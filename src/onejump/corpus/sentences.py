@@ -26,11 +26,7 @@ def usable_sentences(document: Document, language: str = "en") -> list[str]:
     A sentence is usable if it starts with a digit, an opening quote or a letter that is not lower-case, ends with a
     stop of its script, has at least 5 words (or 10 letters of a script without spaces between words) and 20 to 1,000
     characters, has balanced brackets and quotes, and contains no remains of markup. Thai and Lao have no stops, so
-    their clauses count as sentences.
-
-    Args:
-        document: the document; empty parentheses in it are removed first.
-        language: code of the language whose rules split the text, one of LANGUAGES.
+    their clauses count as sentences. Empty parentheses are removed first.
     """
     import sentencex
 

@@ -18,28 +18,18 @@ from onejump.files.atomic import OnejumpError, require_file
 class HubDataset:
     """A text data set on the Hugging Face hub, in which each row is a document and each line a paragraph.
 
-    Attributes:
-        id: data set, as owner/name.
-        name: configuration of the data set.
-        revision: commit or tag.
-        split: split of the data set.
-        text_field: column that holds the text.
-        title_field: column that holds the title; rows without one are called "<id>#<running number>".
+    Rows without a title are called "<id>#<running number>".
     """
 
-    id: str
-    name: str | None
-    revision: str
+    id: str  # owner/name
+    name: str | None  # of its configuration
+    revision: str  # commit or tag
     split: str = "train"
     text_field: str = "text"
     title_field: str = "title"
 
     def documents(self, seed: int, at_least: int) -> Iterator[Document]:
         """Stream the rows, shuffled by shard and within a buffer of 10,000, so that only what is used is downloaded.
-
-        Args:
-            seed: seed of the random order.
-            at_least: not used; the caller stops when it has enough.
 
         Raises:
             OnejumpError: the hub cannot be reached, or the data set has no such column.
@@ -69,11 +59,8 @@ _BUILDERS = {".parquet": ("parquet", {}), ".txt": ("text", {"sample_by": "docume
 class LocalFiles:
     """Local .parquet and .jsonl files, in which each row is a document, and .txt files, each of which is a document.
 
-    Attributes:
-        paths: the files; each line of a text is a paragraph.
-        text_field: column that holds the text.
-        title_field: column that holds the title; a row without one is called "<file>#<row>". Files are called by
-            their path below the folder that holds them all, so that files of the same name are told apart.
+    Each line of a text is a paragraph. A row without a title is called "<file>#<row>", and a file by its path below the
+    folder that holds them all, so that files of the same name are told apart.
     """
 
     paths: Sequence[str | Path]
@@ -82,10 +69,6 @@ class LocalFiles:
 
     def documents(self, seed: int, at_least: int) -> Iterator[Document]:
         """Yield all documents in random order; rows stay on disk, in a temporary directory, until then.
-
-        Args:
-            seed: seed of the random order.
-            at_least: not used; the caller stops when it has enough.
 
         Raises:
             OnejumpError: a file is missing, damaged or of an unknown kind, or has no such column.
@@ -99,10 +82,8 @@ class LocalFiles:
                 with _readable(path):
                     values = table[row]
                 name = path.absolute().relative_to(folder).as_posix()
-                if path.suffix == ".txt":
-                    yield _document(name, values, "text", str(path))
-                else:
-                    yield _document(values.get(self.title_field) or f"{name}#{row}", values, self.text_field, str(path))
+                title = name if path.suffix == ".txt" else values.get(self.title_field) or f"{name}#{row}"
+                yield _document(title, values, "text" if path.suffix == ".txt" else self.text_field, str(path))
 
     def _load(self, path: Path, cache: str):
         """Open the rows of one file; `datasets` maps them to memory from `cache`."""

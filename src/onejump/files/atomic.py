@@ -35,12 +35,9 @@ def remove_temporaries(path: str | Path) -> None:
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder `.<name>.<8 digits>.tmp` beside `path`, removed in the end with all that was put into it.
-
-    A file of one name is written by one job at a time: what others left is removed first.
-    """
+    """Yield an empty folder `.<name>.<8 digits>.tmp` beside `path`, removed in the end with all that is in it."""
     path = Path(path)
-    remove_temporaries(path)
+    remove_temporaries(path)  # of killed jobs: one job at a time writes a file
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     folder.mkdir(parents=True)
     try:

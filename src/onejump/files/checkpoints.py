@@ -38,13 +38,7 @@ class Checkpoint:
     """
 
     def __init__(self, output: str | Path, facts: dict, device: torch.device) -> None:
-        """State what the computation depends on, and remove what a killed job left half-written.
-
-        Args:
-            output: The file that the job writes.
-            facts: Parameters and digests of inputs, as JSON values.
-            device: Where the job computes.
-        """
+        """State what the computation depends on (`facts`, as JSON values), and remove what a killed job left."""
         self.path = Path(output).with_name(f".{Path(output).name}.checkpoint")
         for path in (output, self.path):
             remove_temporaries(path)

@@ -20,7 +20,7 @@ def stage_digest(stage: str, *modules: str, data: str = "") -> str:
     Args:
         stage: Name of a function in stages.py.
         modules: Modules that it loads by name at run time, as dotted names within the package.
-        data: Glob pattern of files within the package that it reads, such as templates.
+        data: Glob pattern of files within the package that it reads.
 
     Returns:
         16 hexadecimal digits.

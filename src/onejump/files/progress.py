@@ -22,23 +22,11 @@ class _Lines:
 
 
 def progress_bar(steps: Iterable | None, desc: str | None, unit: str, total: int | None = None, done: int = 0) -> tqdm:
-    """A bar over `steps`, or one of `total` units that its `update` advances.
+    """A bar over `steps`, or one of `total` units that its `update` advances; no bar if `desc` is None.
 
-    Args:
-        steps: What to iterate over; None for a bar that is advanced by hand.
-        desc: Label in front of the bar; None for no bar.
-        unit: What is counted.
-        total: Number of units, if `steps` has no length, or is what is left of them.
-        done: Units that an earlier attempt has done.
+    `done` units are from an earlier attempt, and `steps` are those left.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
-        steps,
-        desc=desc,
-        unit=unit,
-        total=total,
-        initial=done,
-        disable=desc is None,
-        file=sys.stderr if terminal else _Lines(sys.stderr),
-        mininterval=0.5 if terminal else 30,
-    )
+    stream, interval = (sys.stderr, 0.5) if terminal else (_Lines(sys.stderr), 30)
+    options = {"file": stream, "mininterval": interval, "disable": desc is None, "unit": unit, "initial": done}
+    return tqdm(steps, desc, total, **options)

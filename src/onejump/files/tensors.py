@@ -28,12 +28,9 @@ def _header_digest(metadata: Mapping[str, str]) -> str:
 
 
 def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, object]) -> str:
-    """Write tensors and metadata atomically to a safetensors file.
+    """Write tensors, on any device, and metadata atomically to a safetensors file.
 
-    Args:
-        path: The file's final name.
-        tensors: Name -> tensor, on any device.
-        metadata: Name -> value; values other than strings are stored as JSON.
+    Metadata other than strings is stored as JSON.
 
     Returns:
         SHA-256 of the content (tensors and metadata), which is also stored under `sha256`.
@@ -81,12 +78,8 @@ class _Metadata(dict[str, str]):
 class TensorFile:
     """A safetensors file of this project, opened lazily: each tensor is verified when it is first read.
 
-    Metadata and shapes are read without PyTorch.
-
-    Attributes:
-        path: The file.
-        metadata: Name -> value as stored; see `value` for what was stored as JSON.
-        names: The tensors' names, sorted.
+    Metadata and shapes are read without PyTorch. `metadata` holds strings as stored; see `value` for what was stored
+    as JSON. `names` are the tensors' names, sorted.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -110,9 +103,8 @@ class TensorFile:
             raise OnejumpError(f"{path}: has no {DIGEST_KEY} in its metadata, so it was not written by onejump")
         if _header_digest(self.metadata) != self.metadata[DIGEST_KEY]:
             raise OnejumpError(self._damaged("its metadata does not match its checksum"))
-        if [key for key in sorted(self.metadata) if key.startswith(f"{DIGEST_KEY}.")] != [
-            f"{DIGEST_KEY}.{name}" for name in self.names
-        ]:
+        listed = {key for key in self.metadata if key.startswith(f"{DIGEST_KEY}.")}
+        if listed != {f"{DIGEST_KEY}.{name}" for name in self.names}:
             raise OnejumpError(self._damaged("its tensors are not those that its metadata lists"))
         self._verified: set[str] = set()
 

@@ -23,21 +23,14 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 
 @dataclass(frozen=True)
 class Architecture:
-    """The dimensions of a causal language model.
+    """The dimensions of a causal language model."""
 
-    Attributes:
-        name: of the config.
-        n_blocks: K; hidden_size: H; vocabulary: V.
-        block_parameters: weights of one block; of a mixture of experts all, though a token uses few of them.
-        other_parameters: weights outside the blocks, shared ones counted once.
-    """
-
-    name: str
-    n_blocks: int
-    hidden_size: int
-    vocabulary: int
-    block_parameters: int
-    other_parameters: int
+    name: str  # of the config
+    n_blocks: int  # K
+    hidden_size: int  # H
+    vocabulary: int  # V
+    block_parameters: int  # weights of one block; of a mixture of experts all, though a token uses few of them
+    other_parameters: int  # weights outside the blocks, shared ones counted once
 
     @property
     def parameters(self) -> int:

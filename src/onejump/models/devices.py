@@ -14,10 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """Find the device to compute on.
-
-    Args:
-        name: PyTorch's name of a device, or `auto` for the best one here: CUDA, else Apple MPS, else the CPU.
+    """The device of PyTorch's name for it, or for `auto` the best one here: CUDA, else Apple MPS, else the CPU.
 
     Raises:
         OnejumpError: PyTorch does not know the device, or cannot use it here.

@@ -20,12 +20,7 @@ from onejump.models.sources import PROVENANCE_FILE, digest_of_folder, first_sent
 
 
 def convert_gguf(path: str | Path, folder: str | Path, sha256: str | None = None) -> None:
-    """Convert a GGUF file to a Transformers folder: weights as float32 safetensors, config and tokenizer.
-
-    Args:
-        path: the GGUF file.
-        folder: the folder to write; replaced if it exists.
-        sha256: expected digest of the file, or None to accept any.
+    """Convert a GGUF file to a Transformers folder, replaced if it exists: float32 safetensors, config and tokenizer.
 
     Raises:
         OnejumpError: the file is missing, has another digest, lacks tensors, or is not a model that Transformers reads.
@@ -68,9 +63,8 @@ def _load(path: Path) -> tuple[nn.Module, object]:
             lost, unused = _compare(sizes, model, facts["general.architecture"])
             if not lost:
                 tokenizer = AutoTokenizer.from_pretrained(**source)
-                loaded, loading = AutoModelForCausalLM.from_pretrained(
-                    **source, dtype=torch.float32, output_loading_info=True
-                )
+                options = {"dtype": torch.float32, "output_loading_info": True}
+                loaded, loading = AutoModelForCausalLM.from_pretrained(**source, **options)
                 lost, unused = [*lost, *loading["missing_keys"]], [*unused, *loading["unexpected_keys"]]
     except Exception as error:  # damaged headers raise almost anything
         reason = "; ".join([first_sentence(error), *unusable_files([path])])
@@ -91,12 +85,8 @@ def _compare(sizes: Mapping[str, int], model: nn.Module, architecture: str) -> t
     """Weights of the model that the file does not fill, and tensors of the file that go into no weight.
 
     Transformers' newer loader reports both. The older one reports no tensor that it leaves out, and fills with zeros
-    what is lacking of weights that are joined from several tensors, as those of experts are.
-
-    Args:
-        sizes: number of elements of each tensor in the file.
-        model: on any device.
-        architecture: as the file calls it.
+    what is lacking of weights that are joined from several tensors, as those of experts are. `sizes` are numbers of
+    elements by the tensors' names in the file.
     """
     from transformers.integrations.gguf.utils import is_gguf_arch_supported
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map

@@ -12,12 +12,8 @@ from onejump.models.devices import DTYPES
 from onejump.models.sources import ModelSource
 
 PREFIX = "random:"
-
-
 # Prime, so that no two rows of a matrix are alike although the numbers repeat.
 POOL = 4_194_301
-
-
 # From one matrix's first number to the next one's: a whole number of cache lines, and no multiple of a usual width.
 STEP = 64 * 67
 
@@ -68,11 +64,7 @@ def _fill(model: nn.Module, device: torch.device | str, std: float = 0.02) -> No
 
     Each matrix is a window of one long row of normal numbers, and begins STEP after the one before it.
     """
-    places = [
-        (owner, name, parameter)
-        for owner in model.modules()
-        for name, parameter in owner.named_parameters(recurse=False)
-    ]
+    places = [(owner, *named) for owner in model.modules() for named in owner.named_parameters(recurse=False)]
     sizes = [parameter.numel() for _, _, parameter in places if parameter.ndim > 1]
     length = max(sizes) + STEP * len(sizes)
     pool = (torch.randn(POOL, generator=torch.Generator().manual_seed(0)) * std).to(places[0][2].dtype)

@@ -19,31 +19,22 @@ LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder or on the hub.
+    """A model in a folder or on the hub."""
 
-    Attributes:
-        location: a folder in Transformers' format, or a model id on the hub.
-        revision: a commit, tag or branch of the hub; None for a folder.
-        trust_remote_code: whether to run code that comes with the model.
-        gpus: number of GPUs to spread the blocks over.
-    """
-
-    location: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-    gpus: int = 1
+    location: str  # a folder in Transformers' format, or a model id on the hub
+    revision: str | None = None  # a commit, tag or branch of the hub; None for a folder
+    trust_remote_code: bool = False  # whether to run code that comes with the model
+    gpus: int = 1  # number of GPUs to spread the blocks over
 
     def _load(self, factory, **options):
         if Path(self.location).is_dir():
             options["local_files_only"] = True
         elif self.location.startswith((".", "/")) or self.location.count("/") > 1:
-            raise OnejumpError(
-                f"model {self.location}: no such folder; correct the path, or give a hub id as 'owner/name'"
-            )
+            advice = "correct the path, or give a hub id as 'owner/name'"
+            raise OnejumpError(f"model {self.location}: no such folder; {advice}")
+        options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
-            return factory.from_pretrained(
-                self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
-            )
+            return factory.from_pretrained(self.location, **options)
         except Exception as error:  # damaged files and code that comes with a model raise almost anything
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
             reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({first_sentence(error)})"
@@ -68,11 +59,7 @@ class ModelSource:
         return None
 
     def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
-        """Load the model in evaluation mode, onto one device or with its blocks spread over all GPUs.
-
-        Args:
-            dtype: one of DTYPES.
-            device: where to put it if `gpus` is 1.
+        """Load the model in evaluation mode, onto `device` or, if `gpus` is not 1, spread over all GPUs.
 
         Raises:
             OnejumpError: the model cannot be found or loaded, lacks weights, or is not a causal language model.

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -53,7 +53,8 @@ def complete_config(config: Mapping) -> dict:
     if errors:
         raise OnejumpError("\n".join(f"config: {_explain(error)}" for error in errors))
     complete = _with_defaults(json.loads(json.dumps(config)), schema, schema)
-    _check_numbers(complete)
+    if conflict := next(_conflicts(complete), None):
+        raise OnejumpError(f"config: {conflict}")
     return complete
 
 
@@ -106,33 +107,21 @@ def _explain(error) -> str:
     return f"{key}: {error.message}"
 
 
-def _check_numbers(config: Mapping) -> None:
-    """Refuse numbers that are each valid, but not together."""
-    corpus, grid = config["corpus"], config["evaluation"]["transfer_sentences"]
+def _conflicts(config: Mapping) -> Iterator[str]:
+    """Values that are each valid, but not together, one line each."""
+    corpus, grid, seeds = config["corpus"], config["evaluation"]["transfer_sentences"], set(config["seeds"])
     if grid > corpus["test"]:
-        raise OnejumpError(
-            f"config: evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
-        )
+        yield f"evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
     for model, facts in config["models"].items():
         for split, shards in facts["shards"].items():
             if shards > corpus[split]:
-                raise OnejumpError(
-                    f"config: models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = "
-                    f"{corpus[split]}"
-                )
+                yield f"models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = {corpus[split]}"
     if strangers := config["published"].keys() - config["models"].keys():
-        raise OnejumpError(
-            f"config: published has {min(strangers)}, which is none of the study's models: "
-            f"{', '.join(config['models'])}"
-        )
-    used = {seed for name in config["variants"] for seed in seeds_of(name, config)}
-    if unused := set(config["seeds"]) - used:
-        raise OnejumpError(
-            f"config: seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"
-        )
-    for name in config["variants"]:
-        unknown = set(seeds_of(name, config)) - set(config["seeds"])
-        if unknown:
-            raise OnejumpError(
-                f"config: variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"
-            )
+        models = ", ".join(config["models"])
+        yield f"published has {min(strangers)}, which is none of the study's models: {models}"
+    used = {name: set(seeds_of(name, config)) for name in config["variants"]}
+    if unused := seeds.difference(*used.values()):
+        yield f"seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"
+    for name in used:
+        if unknown := used[name] - seeds:
+            yield f"variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"

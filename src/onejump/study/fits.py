@@ -9,34 +9,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Course:
-    """What an iterative fit is followed by while it trains.
+    """What an iterative fit is followed by while it trains."""
 
-    Attributes:
-        unit: what its points are numbered in, `epoch` or `step`.
-        column: the column of summary/curves.csv that holds its values on the validation slice.
-    """
-
-    unit: str
-    column: str
+    unit: str  # what its points are numbered in, `epoch` or `step`
+    column: str  # of summary/curves.csv, with its values on the validation slice
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What is known of a fit without computing it.
+    """What is known of a fit without computing it."""
 
-    Attributes:
-        description: one line, to be read after the name.
-        chosen: what the validation slice chooses, if anything.
-        nested: whether one solution holds those of all lower ranks, which gives the variant a curve over ranks.
-        joint_batches: whether the joint jump depends on the variant's `joint_batches`.
-        course: of an iterative fit; None for a closed form.
-    """
-
-    description: str
-    chosen: str | None = None
-    nested: bool = False
-    joint_batches: bool = False
-    course: Course | None = None
+    description: str  # one line, to be read after the name
+    chosen: str | None = None  # what the validation slice chooses, if anything
+    nested: bool = False  # whether one solution holds those of all lower ranks: the variant has a curve over ranks
+    joint_batches: bool = False  # whether the joint jump depends on the variant's `joint_batches`
+    course: Course | None = None  # of an iterative fit; None for a closed form
 
 
 FITS = {

@@ -1,5 +1,6 @@
 """Where each file of a study is: said here only, for stages, workflow, tables and report."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -47,12 +48,7 @@ def level_name(level: int) -> str:
 
 
 class Layout:
-    """The files of one study.
-
-    Attributes:
-        config: The study's config, completed with defaults.
-        root: The study's folder, results/<study>.
-    """
+    """The files of one study, whose config is completed with defaults; `root` is its folder, results/<study>."""
 
     def __init__(self, config: Mapping, results: str | Path = "results") -> None:
         """Lay out a study below a folder of results."""
@@ -64,23 +60,16 @@ class Layout:
         return f"{self.root}/{FILES[name]}"
 
     def path(self, name: str, **values: object) -> Path:
-        """The path of one file.
-
-        Args:
-            name: A key of FILES.
-            values: Values of the wildcards; shard numbers are padded.
-        """
+        """The path of one file, by a key of FILES and the values of its wildcards; shard numbers are padded."""
         if isinstance(values.get("shard"), int):
             values["shard"] = f"{values['shard']:02d}"
         return Path(self.pattern(name).format(**values))
 
     def branches(self) -> Iterator[dict]:
         """Model, seed and variant of each branch of the study."""
-        for model in self.config["models"]:
-            for seed in self.config["seeds"]:
-                for variant in self.config["variants"]:
-                    if seed in seeds_of(variant, self.config):
-                        yield {"model": model, "seed": seed, "variant": variant}
+        for model, seed, variant in itertools.product(*(self.config[key] for key in ("models", "seeds", "variants"))):
+            if seed in seeds_of(variant, self.config):
+                yield {"model": model, "seed": seed, "variant": variant}
 
     def shards(self, model: str, seed: int | str, split: str) -> list[Path]:
         """All activation shards of a split, in order."""
