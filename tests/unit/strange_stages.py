@@ -29,7 +29,8 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         steps[f"fit_jump {fit}"] = partial(stages.fit_jump, train, compute, levels, outs, fit)
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
     cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
-    out = {name: folder / f"{name}.parquet" for name in ("scores", "oracle", "grid", "jumps", "references", "ranks")}
+    tables = ("scores", "oracle", "grid", "jumps", "references", "ranks", "post_norm")
+    out = {name: folder / f"{name}.parquet" for name in tables}
     return steps | {
         "fit_jtc": partial(stages.fit_jtc, train, compute, jtc),
         "score_jumps": partial(stages.score_jumps, train, compute, jumps, out["scores"], cosines),
@@ -40,6 +41,9 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         ),
         "evaluate_references": partial(stages.evaluate_references, test, compute, jtc, out["references"]),
         "evaluate_ranks": partial(stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["ranks"]),
+        "evaluate_ranks post_norm": partial(
+            stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["post_norm"], target="post_norm"
+        ),
     }
 
 

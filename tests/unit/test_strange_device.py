@@ -26,6 +26,7 @@ def run(tmp_path_factory):
 STAGES = [
     *(f"fit_jump {fit}" for fit in strange_stages.FITS),
     *("fit_jtc", "score_jumps", "evaluate_oracle", "evaluate_jumps", "evaluate_references", "evaluate_ranks"),
+    "evaluate_ranks post_norm",
 ]
 
 
@@ -45,7 +46,7 @@ def numbers(file: Path) -> dict[str, np.ndarray]:
 def test_the_results_are_those_of_the_cpu(run):
     folder = run[0]
     files = sorted(file for kind in ("parquet", "safetensors") for file in (folder / "cpu").rglob(f"*.{kind}"))
-    assert len(files) == 4 * 4 + 8
+    assert len(files) == 4 * 4 + 9
     for file in files:
         if file.parent.name == "kl":  # roundings grow over its steps
             curves = [

@@ -113,7 +113,8 @@ def level_moments(
     for level in levels:
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
-            x, y = x.to(device), target_of(final, unembedding, target).to(device)
+            y = target_of(final.to(unembedding.weight.device), unembedding, target).to(device)
+            x = x.to(device)
             y = y if root is None else y.double() @ root
             cut = min(max(boundary - first, 0), len(x))
             for moments, rows in ((fitting, slice(None, cut)), (validation, slice(cut, None))):
