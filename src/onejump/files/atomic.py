@@ -73,19 +73,22 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> object:
-    """Read a JSON file.
+def read_json(path: str | Path, kind: type = dict):
+    """Read a JSON file that holds an object, or a value of another kind.
 
     Raises:
-        OnejumpError: The file is missing or is not JSON.
+        OnejumpError: The file is missing, is not JSON, or holds something else.
     """
     require_file(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise OnejumpError(
             f"{path}: not valid JSON ({error}); remove the file and rerun the stage that makes it"
         ) from error
+    if not isinstance(value, kind):
+        raise OnejumpError(f"{path}: holds {json.dumps(value)[:40]}, expected a JSON object; give the right file")
+    return value
 
 
 def require_file(path: str | Path) -> Path:

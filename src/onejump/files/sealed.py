@@ -23,7 +23,7 @@ def read_sealed_json(path: str | Path) -> dict:
         OnejumpError: The file is missing, or is not what was written.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or value.pop(DIGEST_KEY, None) != _json_digest(value):
+    if value.pop(DIGEST_KEY, None) != _json_digest(value):
         raise _damaged(path)
     return value
 

@@ -81,7 +81,7 @@ def _describe_values(values: pa.ChunkedArray, kind: pa.DataType) -> list[str]:
 
 
 def _describe_json(path: Path) -> list[str]:
-    content = read_json(path)
+    content = read_json(path, object)
     if isinstance(content, dict) and DIGEST_KEY in content:
         content = read_sealed_json(path)
     if not isinstance(content, dict | list):

@@ -1,6 +1,5 @@
 """Files of a study that are missing or do not fit each other are refused, and no table is written."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import pyarrow as pa
 import pytest
 from tiny_study import CONFIG, VARIANTS, write_summary_of
 
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
+from onejump.files.sealed import read_sealed_json, write_sealed_json
 from onejump.files.tables import read_table, write_table
 
 ONE = CONFIG | {"seeds": [0], "variants": {"paper": VARIANTS["paper"]}}
@@ -102,9 +102,9 @@ def test_n_njtc_by_another_levels_jump_is_refused(own_results, tmp_path):
 
 def test_a_selection_among_another_number_of_jumps_is_refused(own_results, tmp_path):
     path = own_results / "tiny" / "seed-0" / "paper" / "selection.json"
-    selection = read_json(path)
+    selection = read_sealed_json(path)
     for key in ("scores", "softmax", "bootstrap_share"):
         selection[key] = [*selection[key], 0.0]
-    path.write_text(json.dumps(selection))
-    with pytest.raises(OnejumpError, match=r"selection\.json"):
+    write_sealed_json(path, selection)
+    with pytest.raises(OnejumpError, match=r"selection\.json: selects among 4 jumps, expected 3"):
         write_summary_of(own_results, ONE, tmp_path / "summary")

@@ -1,5 +1,6 @@
 """Text and JSON files are written whole or not at all, and refused when they are not what they should be."""
 
+import json
 import os
 import re
 import signal
@@ -175,3 +176,11 @@ def test_a_file_that_is_not_json_is_refused_by_name(tmp_path, content):
 def test_a_missing_file_is_refused_by_name(tmp_path, read):
     path = tmp_path / "missing.file"
     assert error_of(lambda: read(path)) == f"{path}: no such file; run the stage that makes it, or correct the path"
+
+
+@pytest.mark.parametrize("content", ["3", "null", '"text"', "[1, 2]"])
+def test_json_of_another_shape_than_expected_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    message = error_of(lambda: read_json(tmp_path / "x.json"))
+    assert message.startswith(f"{tmp_path / 'x.json'}: holds ")
+    assert read_json(tmp_path / "x.json", object) == json.loads(content)
