@@ -70,7 +70,7 @@ class EvaluationGrids:
 
 
 def read_cosines(path: str | Path):
-    """The cosines of a variant's jumps, [jump, level, sentence] float32; an OnejumpError unless they are finite."""
+    """The cosines of a variant's jumps, [jump, level, sentence] float32; an OnejumpError if damaged or not finite."""
     cosines = TensorFile(path).tensor("cosine")
     if not cosines.isfinite().all():
         raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
