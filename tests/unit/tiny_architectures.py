@@ -94,7 +94,7 @@ def tiny_config(kind: type[PretrainedConfig]) -> PretrainedConfig:
     given |= {key: id for id, key in ((1, "bos_token_id"), (2, "eos_token_id")) if isinstance(defaults.get(key), int)}
     if "is_decoder" in defaults:
         given["is_decoder"] = True
-    if inner := defaults.keys() & getattr(kind, "sub_configs", {}).keys():
+    if inner := sorted(defaults.keys() & getattr(kind, "sub_configs", {}).keys()):
         default = kind()
         given |= {key: tiny_config(type(getattr(default, key))) for key in inner if getattr(default, key) is not None}
     return kind(**given | PECULIAR.get(kind.model_type, {}))
@@ -141,7 +141,7 @@ def attempt(model_type: str) -> tuple[str, str]:
     try:
         model = tiny_architecture(model_type)
     except Exception as error:  # Transformers' own
-        return DOES_NOT_RUN, _first_line(error)
+        return DOES_NOT_RUN, _one_line(error)
     try:
         return SUPPORTED, describe(check(model))
     except OnejumpError as error:
@@ -149,7 +149,7 @@ def attempt(model_type: str) -> tuple[str, str]:
     except AssertionError as error:
         return WRONG, str(error)
     except Exception as error:
-        return CRASHED, f"{type(error).__name__}: {_first_line(error)}"
+        return CRASHED, f"{type(error).__name__}: {_one_line(error)}"
 
 
 def describe(unembedding: Unembedding) -> str:
@@ -182,5 +182,5 @@ def _compare(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     assert difference < TOLERANCE, f"{what} differ by {difference:.1e}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
