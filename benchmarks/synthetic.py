@@ -106,7 +106,7 @@ def make_dump(folder: Path, size: Size) -> Dump:
     )
     unembedding = Unembedding("rms", torch.ones(size.hidden_size), None, 1e-5, weight, None)
     facts["unembedding_sha256"] = unembedding.save(
-        dump.unembedding, facts | {"n_blocks": size.n_blocks, "parameters": weight.numel()}
+        dump.unembedding, facts | {"n_blocks": size.n_blocks, "parameters": weight.numel(), "anatomy": {}}
     )
     tables, first = [], 0
     for split, paths in dump.shards.items():

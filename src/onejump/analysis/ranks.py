@@ -24,6 +24,7 @@ from onejump.files.tensors import TensorFile
 from onejump.jumps.exact import RidgeSolver
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.moments import Moments, level_moments
+from onejump.models.devices import float64_device
 from onejump.models.unembedding import Unembedding
 from onejump.study.fits import FITS
 
@@ -102,7 +103,7 @@ def _nested_jumps(
     train: Activations, unembedding: Unembedding, target: str, ridges: Sequence[float], rank: int, device: torch.device
 ) -> Iterator[FoldedJump]:
     """The exact jumps 0..K-1 and the joint one, whose first r columns are the optimum of rank r."""
-    pooled = Moments.of_none(unembedding.hidden_size, device)
+    pooled = Moments.of_none(unembedding.hidden_size, float64_device(device))
     for level, ridge in enumerate(progress_bar(ridges[:-1], "fit ranks", "level")):
         moments, _ = level_moments(train, [level], unembedding, target, device)
         yield _nested_jump(moments, ridge, rank)
