@@ -69,7 +69,7 @@ def failing_log(study, target: str) -> str:
 def test_more_sentences_than_there_are_states_both_numbers(tiny_study):
     tiny_study.config["corpus"] |= {"train": 900, "test": 100}
     message = failing_log(tiny_study, "results/test/corpus/seed-0/sentences.parquet")
-    assert "1000 sentences wanted" in message and "found in 8 documents" in message
+    assert "1000 sentences requested" in message and "found in 8 documents" in message
 
 
 def test_a_missing_text_file_is_named(tiny_study):

@@ -3,6 +3,7 @@
 import pandas as pd
 from collect_timings import collect_timings, read_hardware, read_timings
 
+from onejump.files.tables import read_table
 from onejump.models.devices import DEVICE_LINE
 
 
@@ -37,6 +38,11 @@ def test_hardware_is_what_the_logs_begin_with(tmp_path):
 
 
 def test_both_become_tables_even_where_nothing_was_recorded(tmp_path):
-    collect_timings(tmp_path / "none", tmp_path / "none", tmp_path / "timings.csv", tmp_path / "hardware.csv")
-    assert (tmp_path / "timings.csv").read_text() == "rule,jobs,seconds_total,seconds_max,max_rss_mb\n"
-    assert (tmp_path / "hardware.csv").read_text() == "device,jobs\n"
+    files = [tmp_path / "timings.parquet", tmp_path / "hardware.parquet"]
+    collect_timings(tmp_path / "none", tmp_path / "none", *files)
+    tables = [read_table(file) for file in files]
+    assert [table.column_names for table in tables] == [
+        ["rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb"],
+        ["device", "jobs"],
+    ]
+    assert [len(table) for table in tables] == [0, 0]

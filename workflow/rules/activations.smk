@@ -92,6 +92,7 @@ rule dump_activations:
         dtype=model_choice("dtype"),
         split=lambda wildcards: wildcards.split,
         shard=lambda wildcards: int(wildcards.shard),
+        again=again("activations"),
         code=stage_digest("dump_activations"),
     shell:
         "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"

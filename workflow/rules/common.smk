@@ -4,12 +4,13 @@ import json
 import os
 import re
 import shlex
+import time
 from functools import partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, write_text
 from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
 from onejump.study.fits import FITS
@@ -141,12 +142,11 @@ def variants_with(nested):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-# `--config again=MODEL:STEP` does a model's step again, and what follows from it.
-STEPS = {
-    "activations": ("shard",),
-    "fits": ("jtc", "jump"),
-    "evaluation": ("references", "oracle", "evaluation", "ranks"),
-}
+# `--config again=MODEL:STEP` does a model's step again, and what follows from it: the time of it is a parameter of the
+# step's jobs. It is kept, so that the next run, without the option, finds that nothing has changed.
+STEPS = ("activations", "fits", "evaluation")
+AGAIN_FILE = LAYOUT.root / "again.json"
+TIMES = json.loads(AGAIN_FILE.read_text()) if AGAIN_FILE.exists() else {}
 
 if AGAIN is not None and workflow.is_main_process:
     model, _, step = str(AGAIN).partition(":")
@@ -155,4 +155,9 @@ if AGAIN is not None and workflow.is_main_process:
             f"--config again={AGAIN}: expected MODEL:STEP, where MODEL is one of {', '.join(config['models'])} "
             f"and STEP one of {', '.join(STEPS)}"
         )
-    workflow.dag_settings.forcerun |= {str(file) for name in STEPS[step] for file in LAYOUT.every(name, model)}
+    TIMES[AGAIN] = time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def again(step):
+    """When a model's step was last asked for again, as a function of the wildcards."""
+    return lambda wildcards: TIMES.get(f"{wildcards.model}:{step}", "")

@@ -26,6 +26,7 @@ rule evaluate_jumps:
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
         transfer_sentences=config["evaluation"]["transfer_sentences"],
+        again=again("evaluation"),
         code=stage_digest("evaluate_jumps"),
     shell:
         "onejump evaluate-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
@@ -53,6 +54,7 @@ rule evaluate_references:
         gpu=1,
     params:
         shards=options("--shard", "shards"),
+        again=again("evaluation"),
         code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
@@ -86,6 +88,7 @@ rule evaluate_ranks:
         test=options("--test-shard", "test"),
         jumps=options("--jump", "jumps"),
         sentences=config["evaluation"]["transfer_sentences"],
+        again=again("evaluation"),
         code=stage_digest("evaluate_ranks"),
     shell:
         "onejump evaluate-ranks --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.train} {params.test}"

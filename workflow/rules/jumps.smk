@@ -48,6 +48,7 @@ for (kind, end), (jumps, models) in JOBS.items():
             shards=options("--shard", "shards"),
             rank=rank_option,
             joint_batches=(choice("joint_batches") if kind == "fit_joint_jump" else "mixed"),
+            again=again("fits"),
             code=lambda wildcards: FIT_DIGESTS[choice("fit")(wildcards)],
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
@@ -76,6 +77,7 @@ rule fit_jtc:
         shards=options("--shard", "shards"),
         target=lambda wildcards: wildcards.target,
         positions=lambda wildcards: wildcards.positions,
+        again=again("fits"),
         code=stage_digest("fit_jtc"),
     shell:
         "onejump fit-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"

@@ -93,6 +93,8 @@ def check_requests():
 
 onstart:
     check_folder(Path("results"), "run elsewhere with --directory")
+    if TIMES:
+        write_text(AGAIN_FILE, json.dumps(TIMES))
     if CACHING and "://" not in CACHE:  # a folder, not a store of a storage plugin
         check_folder(Path(CACHE), "set SNAKEMAKE_OUTPUT_CACHE to another one")
     if workflow.executor_plugin.name == "slurm":

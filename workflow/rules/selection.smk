@@ -73,6 +73,7 @@ rule evaluate_oracle:
         **choices("score_levels", "target", "positions"),
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
+        again=again("evaluation"),
         code=stage_digest("evaluate_oracle"),
     shell:
         "onejump evaluate-oracle --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
