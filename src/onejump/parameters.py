@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from onejump.files.atomic import OnejumpError
+
 
 @dataclass(frozen=True)
 class Option:
@@ -30,6 +32,38 @@ Cosines = Annotated[Path, Option("cosines.safetensors of score-jumps.")]
 SelectionFile = Annotated[Path, Option("selection.json of select-jump.")]
 ConfigFile = Annotated[Path, Option("The study's config, complete, as JSON.")]
 Results = Annotated[Path, Option("The study's folder, results/<study>.", folder=True)]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where texts come from: one of a dump, a data set of the hub, and files."""
+
+    mediawiki_dump: Annotated[Path | None, Option("A dump: .xml, .bz2 or .gz.")] = None
+    sha256: Annotated[str | None, Option("Expected digest of the dump.")] = None
+    hub: Annotated[str | None, Option("Data set id on the hub.")] = None
+    hub_name: Annotated[str | None, Option("Configuration of the data set.")] = None
+    hub_revision: Annotated[str | None, Option("Commit, tag or branch of the data set.")] = None
+    hub_split: Annotated[str, Option("Split of the data set that texts come from.")] = "train"
+    files: Annotated[list[Path], Option("A .parquet, .jsonl or .txt file; may be repeated.")] = ()
+    text_field: Annotated[str, Option("Column that holds the text.")] = "text"
+    title_field: Annotated[str, Option("Column that holds the title, if there is one.")] = "title"
+
+    def source(self):
+        """The source of the corpus; an OnejumpError unless there is exactly one, and the dump has its digest."""
+        from onejump.corpus.mediawiki import MediawikiDump
+        from onejump.corpus.text_files import HubDataset, LocalFiles
+        from onejump.files.digests import check_sha256
+
+        if sum((self.mediawiki_dump is not None, self.hub is not None, bool(self.files))) != 1:
+            raise OnejumpError("give exactly one source: --mediawiki-dump, --hub or --file")
+        if self.mediawiki_dump is not None:
+            if self.sha256 is not None:
+                check_sha256(self.mediawiki_dump, self.sha256)
+            return MediawikiDump(self.mediawiki_dump)
+        fields = self.text_field, self.title_field
+        if self.hub is not None:
+            return HubDataset(self.hub, self.hub_name, self.hub_revision, self.hub_split, *fields)
+        return LocalFiles(self.files, *fields)
 
 
 @dataclass(frozen=True)

