@@ -50,7 +50,7 @@ def set_gradients(jump: Jump, x: Tensor, y: Tensor) -> Tensor:
 
     With `x` centred, `s = bn.weight / sqrt(var + eps)` and `z = x (s A) + bn.bias A`, the error `|y - z B|^2` and all
     gradients follow from `y B'`, `B B'` and sums over the batch: no other array is as large as the inputs. Automatic
-    differentiation makes six of them, and fits take 1.5 times as long (benchmarks/fits.py).
+    differentiation makes six of them, which makes fits slower (measured by benchmarks/fits.py).
 
     `x` and `y` are [n, H] float32 with n > 1; `x` is centred in place. Returns the error, a scalar.
     """
