@@ -97,7 +97,7 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
     unsorted = [slice(turn * len(cut) // rounds, (turn + 1) * len(cut) // rounds) for turn in range(rounds)]
 
     def ours(turn: int) -> Tensor:
-        return gather_levels(anatomy, [ids for batch in batches[turn] for ids in batch], token_budget)
+        return gather_levels(anatomy, [ids for batch in batches[turn] for ids in batch], token_budget)[0]
 
     def plainly(name: str, batch_size: int) -> Callable[[int], Tensor]:
         step = STEPS[name]
@@ -117,7 +117,7 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
             parts=STEPS,
         )
         for name, step in STEPS.items():
-            found = gather_levels(anatomy, cut[unsorted[-1]][::step], token_budget)
+            found, _ = gather_levels(anatomy, cut[unsorted[-1]][::step], token_budget)
             final = anatomy.norm(found[-1].to(model.device)).cpu()
             for level, h in enumerate([*found[:-1], final]):
                 measure.require_close(f"{name}, level {level}", h, turns.results[name][level], 1e-3)

@@ -146,10 +146,11 @@ def dump_activations(
     inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(out, inputs, device)
     anatomy = Anatomy(loaded, **facts["anatomy"])
-    levels = dump.gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
+    levels, budget = dump.gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
     dump.check_finite(levels, sentence_ids, dtype)
     tensors = {level_name(level): levels[level] for level in range(len(levels))}
-    write_tensors(out, tensors | {"sentence_id": torch.from_numpy(sentence_ids.copy())}, metadata)
+    tensors |= {"sentence_id": torch.from_numpy(sentence_ids.copy())}
+    write_tensors(out, tensors, metadata | {"token_budget": budget})
     checkpoint.remove()
 
 

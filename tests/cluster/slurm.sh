@@ -164,7 +164,8 @@ install_packages() {
         chmod 755 /usr/sbin/policy-rc.d
         made_policy=1
     fi
-    local apt=(apt-get -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3) ok=0
+    # One at a time: another process may be installing Chromium.
+    local apt=(flock /run/lock/onejump-packages apt-get -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3) ok=0
     export DEBIAN_FRONTEND=noninteractive
     if "${apt[@]}" install --no-install-recommends "${missing[@]}" >"$LAB/log/apt.log" 2>&1; then
         ok=1

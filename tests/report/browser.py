@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
+# One at a time: another worker may be installing Slurm.
+APT_GET = ("flock", "/run/lock/onejump-packages", "apt-get")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -24,7 +26,7 @@ def find_chromium() -> str:
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-            subprocess.run(["apt-get", "--quiet", "--quiet", *command], check=False, capture_output=True)
+            subprocess.run([*APT_GET, "--quiet", "--quiet", *command], check=False, capture_output=True)
         found = shutil.which("chromium")
     if found is None:
         raise NoBrowserError(f"none of {', '.join(NAMES)} is here, and only root on Debian or Ubuntu can install it")

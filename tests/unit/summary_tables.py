@@ -53,7 +53,9 @@ def write_summary(
     tables["verdicts"] = [verdicts[verdicts["seed"] == seeds[0]].drop(columns="seed")]
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in tables.items():
-        write_frame(folder / f"{name}.parquet", _text_jumps(pd.concat(parts)))
+        table = _text_jumps(pd.concat(parts))
+        write_frame(folder / f"{name}.parquet", table)
+        table.to_csv(folder / f"{name}.csv", index=False)
     return folder
 
 

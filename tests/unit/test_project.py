@@ -85,7 +85,6 @@ def test_snakefile_makefile_and_ci_ask_for_the_versions_of_the_project():
 def test_the_makefile_reads_the_studys_name_as_yaml(tmp_path, line):
     (tmp_path / "my.yaml").write_text(f"{line}\n")
     variables = [f"VENV={sys.prefix}", f"CONFIG={tmp_path / 'my.yaml'}"]
-    done = subprocess.run(
-        ["make", "--dry-run", *variables, "screenshots"], cwd=ROOT, text=True, capture_output=True, check=True
-    )
+    command = ["make", "--no-print-directory", "--dry-run", *variables, "screenshots"]  # also below `make test`
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "python tests/report/screenshots.py reports/mine.html docs/screenshots"

@@ -121,7 +121,7 @@ def check(model: torch.nn.Module) -> Unembedding:
     generator = torch.Generator().manual_seed(1)
     lengths = [5, 1, 9, 3, 12, 7, 2, 9]
     sentences = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
-    levels = gather_levels(anatomy, sentences, 24)
+    levels, _ = gather_levels(anatomy, sentences, 24)
     for n, ids in enumerate(sentences):
         ids, alone = torch.tensor([ids]), {}
         anatomy.run(ids, alone.__setitem__)

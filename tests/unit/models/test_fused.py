@@ -24,7 +24,7 @@ def hidden_states(family, n=40):
         torch.randint(0, VOCABULARY, (length,), generator=generator(i)).tolist() for i, length in enumerate(lengths)
     ]
     unembedding, anatomy = extract_unembedding(model)
-    return unembedding, gather_levels(anatomy, sentences, 200)
+    return unembedding, gather_levels(anatomy, sentences, 200)[0]
 
 
 def jump_for(h, final, target_rank=RANK):
