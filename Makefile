@@ -1,6 +1,6 @@
 # `make demo` runs the embedded study, `make test` the tests; both first install what they need into .venv. The Slurm
 # tests need root on Debian or Ubuntu, where they install a one-node Slurm from the distribution's packages; elsewhere
-# `make test` skips them and says so. `make test-cluster` also kills the jobs, the node and Snakemake itself (15 minutes).
+# `make test` skips them and says so. `make test-cluster` also kills the jobs, the node and Snakemake itself (an hour).
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -10,7 +10,9 @@ export HF_HUB_OFFLINE := 1
 
 # The study that `make provenance` and `make screenshots` work on.
 CONFIG ?= config/config.yaml
-STUDY = $(shell $(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["study"])' '$(CONFIG)')
+NAME_OF_STUDY := import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["study"])
+STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev/null),\
+	$(error CONFIG=$(CONFIG): expected the config of a study, with a key study; give one that exists))
 
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
@@ -32,6 +34,8 @@ study: $(INSTALLED)
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.
 provenance: $(INSTALLED)
+	@test -e reports/$(STUDY).html || { echo "make provenance: reports/$(STUDY).html is missing; run the study to its \
+	end first: snakemake --profile profiles/local --configfile $(CONFIG)" >&2; exit 1; }
 	snakemake --cores 1 --configfile $(CONFIG) --report reports/$(STUDY)-provenance.zip
 
 test: $(INSTALLED) lint

@@ -1,4 +1,4 @@
-"""The whole study on Slurm while its jobs, its node and Snakemake are being killed: it ends, with the same bytes."""
+"""The whole study on Slurm while its jobs, its node and Snakemake fail: it ends with the same bytes, nothing else."""
 
 import os
 import random
@@ -19,13 +19,19 @@ from onejump.files.tensors import TensorFile
 
 pytestmark = pytest.mark.xdist_group("study")
 
+# The study is run so many times, each with at least so many faults.
+ROUNDS, FAULTS_A_ROUND = 5, 20
 FAULTS = (
-    ["cancel the job"] * 6
-    + ["kill the stage"] * 4
-    + ["kill the stage while it writes"] * 6
-    + ["drain the node"] * 2
+    ["cancel the job"] * 3
+    + ["kill the stage"] * 3
+    + ["kill the stage while it writes"] * 4
+    + ["terminate the stage"] * 3
+    + ["fill the disk"] * 4
+    + ["requeue the job"] * 2
+    + ["let the job time out"] * 1
+    + ["drain the node"] * 1
     + ["lose the node"] * 1
-    + ["kill snakemake"] * 3
+    + ["kill snakemake"] * 2
 )
 # Each rule is hit once, and some twice; more could use up a job's retries.
 SECOND_HITS = 8
@@ -79,7 +85,7 @@ class Faults:
 
     def inject(self, kind: str, job: Job, snakemake: subprocess.Popen) -> bool:
         """Whether the fault hit the job."""
-        if kind.startswith("kill the stage"):
+        if kind in ("kill the stage", "kill the stage while it writes", "terminate the stage", "fill the disk"):
             while (stage := stage_process(job)) is None:
                 if not self.runs(job):
                     return False
@@ -88,6 +94,13 @@ class Faults:
             if kind == "kill the stage":
                 stage.process.kill()
                 return True
+            if kind == "terminate the stage":
+                stage.process.terminate()
+                return True
+            if kind == "fill the disk":  # no file can become longer than this
+                stage.process.rlimit(psutil.RLIMIT_FSIZE, (500, 500))
+                psutil.wait_procs([stage.process], timeout=600)
+                return self.state(job, ended=True) == "FAILED"
             order = self.orders / stage.command
             order.touch()
             psutil.wait_procs([stage.process], timeout=600)
@@ -100,6 +113,13 @@ class Faults:
             return False
         if kind == "cancel the job":
             self.study.command(f"scancel {job.number}")
+        elif kind == "requeue the job":
+            self.study.command(f"scontrol requeue {job.number}")
+        elif kind == "let the job time out":
+            if (stage := stage_process(job)) is None:
+                return False
+            stage.process.suspend()
+            self.study.command(f"scontrol update jobid={job.number} timelimit=1")
         elif kind == "kill snakemake":
             main = psutil.Process(snakemake.pid)
             for process in (main, *main.children(recursive=True)):
@@ -115,10 +135,19 @@ class Faults:
         return True
 
     def runs(self, job: Job) -> bool:
-        return job.number in {other.number for other in slurm_jobs("--states=running")}
+        return self.state(job) == "RUNNING"
+
+    def state(self, job: Job, ended: bool = False) -> str | None:
+        """Slurm's word for the state of a job, if need be after it has ended."""
+        while True:
+            state = next((other.state for other in slurm_jobs("--states=all") if other.number == job.number), None)
+            if not (ended and state in ("RUNNING", "COMPLETING")):
+                return state
+            time.sleep(0.2)
 
 
-def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_study, tmp_path):
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_study, tmp_path, number):
     seed = int(time.time())
     print(f"seed of the faults: {seed}")
     study, log, orders = slurm_study, tmp_path / "snakemake.log", tmp_path / "orders"
@@ -141,8 +170,10 @@ def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_st
     names = set(re.findall(r"^SLURM run ID: (\S+)$", log.read_text(), re.M))
     jobs = [job for job in slurm_jobs("--states=all") if job.name in names]
     print("\n".join(faults.log))
-    print(f"{len(faults.log)} faults, {restarts} restarts of Snakemake, {len(jobs)} Slurm jobs in {seconds:.0f} s")
-    assert len(faults.log) >= 20
+    print(f"round {number}: {len(faults.log)} faults", end=", ")
+    print(f"{restarts} restarts of Snakemake, {len(jobs)} Slurm jobs in {seconds:.0f} s")
+    print(", ".join(f"{kind}: {n}" for kind, n in Counter(line.split(":")[0] for line in faults.log).items()))
+    assert len(faults.log) >= FAULTS_A_ROUND
     assert len({job.work for job in jobs}) >= 60
     assert set(faults.hits) == {job.rule for job in jobs}  # every stage was hit
 
@@ -152,6 +183,9 @@ def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_st
 
 
 def result_files(study: Study) -> dict[Path, Path]:
-    """What a study leaves, by its path in the study; logs and times differ from run to run."""
-    files = {path.relative_to(study.folder): path for path in study.results().rglob("[!.]*") if path.is_file()}
+    """What a study leaves, by its path in the study; logs and times differ from run to run.
+
+    Also what is hidden: temporary folders and checkpoints would be.
+    """
+    files = {path.relative_to(study.folder): path for path in study.results().rglob("*") if path.is_file()}
     return {path: file for path, file in files.items() if not {"logs", "benchmarks"} & set(path.parts)}

@@ -88,3 +88,31 @@ def test_the_makefile_reads_the_studys_name_as_yaml(tmp_path, line):
     command = ["make", "--no-print-directory", "--dry-run", *variables, "screenshots"]  # also below `make test`
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "python tests/report/screenshots.py reports/mine.html docs/screenshots"
+
+
+def make_provenance(config) -> subprocess.CompletedProcess:
+    """Its result, with what make itself adds left out."""
+    command = ["make", "--no-print-directory", f"VENV={sys.prefix}", f"CONFIG={config}", "provenance"]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+
+
+def test_provenance_of_half_a_study_asks_to_run_it(tmp_path):
+    config = tmp_path / "half.yaml"
+    config.write_text("study: half\n")
+    done = make_provenance(config)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == (
+        "make provenance: reports/half.html is missing; run the study to its end first: "
+        f"snakemake --profile profiles/local --configfile {config}"
+    )
+
+
+@pytest.mark.parametrize("text", [None, "models: {}\n", "- a list\n", "study: [\n"])
+def test_provenance_of_something_else_than_a_study_is_refused_in_a_line(tmp_path, text):
+    config = tmp_path / "none.yaml"
+    if text is not None:
+        config.write_text(text)
+    done = make_provenance(config)
+    assert done.returncode != 0
+    assert f"CONFIG={config}: expected the config of a study" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ import gguf
 import torch
 from torch import nn
 
-from onejump.files.atomic import OnejumpError, require_file
+from onejump.files.atomic import OnejumpError, require_file, temporary_folder
 from onejump.files.digests import check_sha256, sha256_of_file
 from onejump.files.sealed import write_sealed_json
 from onejump.models.sources import PROVENANCE_FILE, digest_of_folder, first_sentence, unusable_files
@@ -29,11 +29,8 @@ def convert_gguf(path: str | Path, folder: str | Path, sha256: str | None = None
     if sha256 is not None:
         check_sha256(path, sha256)
     model, tokenizer = _load(path)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        model.save_pretrained(temporary)
+    with temporary_folder(folder) as scratch:
+        model.save_pretrained(temporary := scratch / folder.name)
         tokenizer.save_pretrained(temporary)
         provenance = {"model": path.name, "revision": sha256_of_file(path), "content": digest_of_folder(temporary)}
         write_sealed_json(temporary / PROVENANCE_FILE, provenance)
@@ -41,8 +38,6 @@ def convert_gguf(path: str | Path, folder: str | Path, sha256: str | None = None
             file.chmod((temporary / "config.json").stat().st_mode)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _load(path: Path) -> tuple[nn.Module, object]:

@@ -60,8 +60,8 @@ def test_a_second_conversion_replaces_the_first_and_what_a_killed_one_left(path,
     convert_gguf(path, tmp_path / "out")
     expected = {name: sha256_of_file(tmp_path / "out" / name) for name in files_under(tmp_path / "out")}
     (tmp_path / "out" / "old").touch()
-    (tmp_path / ".out.tmp").mkdir()
-    (tmp_path / ".out.tmp" / "model.safetensors").touch()
+    (tmp_path / ".out.01234567.tmp").mkdir()
+    (tmp_path / ".out.01234567.tmp" / "model.safetensors").touch()
     convert_gguf(path, tmp_path / "out")
     assert {name: sha256_of_file(tmp_path / "out" / name) for name in files_under(tmp_path / "out")} == expected
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "tiny.gguf"]
