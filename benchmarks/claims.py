@@ -15,8 +15,8 @@ import numpy as np
 
 from onejump.analysis.bootstrap import resampled_means
 from onejump.analysis.claims import RESAMPLES, _test_columns, claims_table
-from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
-from onejump.exits.columns import METRICS
+from onejump.analysis.reading import EvaluationGrids
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
 
 COPIED = "rows copied"
 FEW = 200

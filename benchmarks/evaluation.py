@@ -21,8 +21,9 @@ import torch
 from synthetic import Dump, Size, make_dump, random_jumps
 
 from onejump.activations.reading import Activations
+from onejump.exits.chunks import CACHED_ELEMENTS, ROWS
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import CACHED_ELEMENTS, ROWS, JumpExits, evaluate_jumps
+from onejump.exits.evaluation import JumpExits, evaluate_jumps
 from onejump.files.tables import numbers
 from onejump.models.unembedding import Unembedding
 

@@ -31,6 +31,7 @@ JointJump = Annotated[Path, Option("The joint jump.")]
 Cosines = Annotated[Path, Option("cosines.safetensors of score-jumps.")]
 SelectionFile = Annotated[Path, Option("selection.json of select-jump.")]
 ConfigFile = Annotated[Path, Option("The study's config, complete, as JSON.")]
+TestShards = Annotated[list[Path], Option("All shards of the test split, in order.")]
 Results = Annotated[Path, Option("The study's folder, results/<study>.", folder=True)]
 
 
@@ -114,8 +115,16 @@ class Dump:
 
     def open(self, split: str):
         """The model's unembedding and the activations."""
-        from onejump.activations.reading import Activations
         from onejump.models.unembedding import Unembedding
 
         unembedding = Unembedding.load(self.unembedding)
-        return unembedding, Activations(self.shards, self.positions_file, unembedding, split, self.positions)
+        return unembedding, self._activations(self.shards, unembedding, split)
+
+    def open_test(self, shards: list[Path], unembedding):
+        """The activations of the test split, beside these of the train split."""
+        return self._activations(shards, unembedding, "test")
+
+    def _activations(self, shards: list[Path], unembedding, split: str):
+        from onejump.activations.reading import Activations
+
+        return Activations(shards, self.positions_file, unembedding, split, self.positions)

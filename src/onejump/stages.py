@@ -28,6 +28,7 @@ from onejump.parameters import (
     Seed,
     SelectionFile,
     Target,
+    TestShards,
     Texts,
     UnembeddingFile,
 )
@@ -284,25 +285,27 @@ def evaluate_jumps(
 def evaluate_references(
     dump: Dump,
     compute: Compute,
+    test_shards: TestShards,
     jtc: Annotated[Path, Option("The full-rank jumps.")],
     out: Out,
     target: Target = "pre_norm",
 ) -> None:
-    """Evaluate identity and the full-rank jumps (JTC) at every exit level, on the test sentences."""
+    """Evaluate the floor, identity and the full-rank jumps at every exit level; --shard gives the training split."""
     device = compute.start()
-    from onejump.exits.evaluation import evaluate_references
+    from onejump.exits.references import evaluate_references
     from onejump.files.tables import write_table
     from onejump.jumps.storage import open_jtc
 
-    unembedding, activations = dump.open("test")
+    unembedding, train = dump.open("train")
+    test = dump.open_test(test_shards, unembedding)
     full_rank = open_jtc(jtc, unembedding, target)
-    write_table(out, evaluate_references(activations, unembedding.to(device), full_rank, target, device))
+    write_table(out, evaluate_references(train, test, unembedding.to(device), full_rank, target, device))
 
 
 def evaluate_ranks(
     dump: Dump,
     compute: Compute,
-    test_shards: Annotated[list[Path], Option("All shards of the test split, in order.")],
+    test_shards: TestShards,
     jumps: Jumps,
     joint: JointJump,
     sentences: Annotated[int, Option("Test sentences to evaluate.", minimum=1)],
@@ -312,12 +315,11 @@ def evaluate_ranks(
 ) -> None:
     """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
     device = compute.start()
-    from onejump.activations.reading import Activations
     from onejump.analysis.ranks import evaluate_ranks, read_ridges
     from onejump.files.tables import write_frame
 
     unembedding, train = dump.open("train")
-    test = Activations(test_shards, dump.positions_file, unembedding, "test", dump.positions)
+    test = dump.open_test(test_shards, unembedding)
     given = (train, test, unembedding.to(device), *read_ridges([*jumps, joint]))
     write_frame(out, evaluate_ranks(*given, target, score_levels, sentences, device))
 

@@ -39,7 +39,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_jumps": partial(
             stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
         ),
-        "evaluate_references": partial(stages.evaluate_references, test, compute, jtc, out["references"]),
+        "evaluate_references": partial(stages.evaluate_references, train, compute, dump.test, jtc, out["references"]),
         "evaluate_ranks": partial(stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["ranks"]),
         "evaluate_ranks post_norm": partial(
             stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["post_norm"], target="post_norm"

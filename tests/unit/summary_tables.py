@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from onejump.analysis.columns import METRIC_COLUMNS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS
 from onejump.files.tables import read_table, write_frame
 from onejump.report.figures import plot_figure
 from onejump.report.plots.selection import TEMPERATURE
 from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
 from onejump.study.variants import VARIANT_DEFAULTS
 
-METHODS = ["identity", "n_njtc", "ojfa", "joint", "jtc"]
+VOCABULARY = 49152
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
 
 
@@ -124,7 +126,7 @@ def _model(model: str, seed: int, n_levels: int) -> pd.DataFrame:
                 "dtype": "float32",
                 "n_blocks": n_levels,
                 "hidden_size": HIDDEN_SIZE,
-                "vocabulary": 49152,
+                "vocabulary": VOCABULARY,
                 "parameters": 134515008,
                 "n_train": N_TRAIN,
                 "n_test": N_TEST,
@@ -161,10 +163,13 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "joint": best * (0.9 if exact else 0.75) * noise(),
         "jtc": (best * 1.25 + 0.02) * noise(),
     }
+    precision |= {"constant": np.full(n_levels, 0.05), "constant_by_position": np.full(n_levels, 0.07)}
+    precision |= {"token_table": np.full(n_levels, 0.19), "identity_temperature": precision["identity"]}
+    precision["middle"] = grid[n_levels // 2]
     surprisal = {method: 9.5 - 10 * values for method, values in precision.items()}
     surprisal["identity"] = 26 - 25 * depth**2
     parts = []
-    for method in METHODS:
+    for method in EVERY_SENTENCE_METHODS:
         values, nats = precision[method], surprisal[method]
         half = 1.96 * np.sqrt(values * (1 - values) / N_TEST)
         parts.append(
@@ -193,9 +198,11 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     rank = max(1, HIDDEN_SIZE // 100)
     size = 2 * HIDDEN_SIZE * rank + 4 * HIDDEN_SIZE
     sizes = {"identity": 0, "n_njtc": n_levels * size, "ojfa": size, "joint": size}
+    sizes |= {"constant": VOCABULARY, "constant_by_position": 2 * VOCABULARY, "token_table": None}
+    sizes |= {"identity_temperature": n_levels, "middle": size}
     sizes |= {"jtc": n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1), "arbitrary": size}
     rows = []
-    for method in [*METHODS, "arbitrary"]:
+    for method in [*EVERY_SENTENCE_METHODS, "arbitrary"]:
         if method == "arbitrary":
             values, nats, half = others.mean(axis=0), others_surprisal.mean(axis=0), 0.012
         else:
@@ -215,6 +222,12 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
                 "worst_level": int(values.argmin()),
             }
         )
+
+    by_position = []
+    for group, n in {"0": 60, "1-4": 200, "5+": 740, "1+": 940}.items():
+        columns = ["method", *METRIC_COLUMNS]
+        shifted = pd.DataFrame(rows)[columns].assign(level=np.nan), per_level[[*columns, "level"]]
+        by_position.append(pd.concat(shifted).assign(n=n, position=group))
 
     single = []
     for metric, table, rest, joint in (
@@ -307,7 +320,8 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     return {
         "claims": claims,
         "levels": per_level,
-        "methods": pd.DataFrame(rows),
+        "methods": pd.DataFrame(rows).astype({"parameters": "Int64"}),
+        "by_position": pd.concat(by_position).astype({"level": "Int32"}),
         "single_jumps": pd.concat(single),
         "transfer": transfer,
         "jumps": jumps,

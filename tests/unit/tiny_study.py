@@ -41,7 +41,7 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, selection, levels, seed)
     stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
-    stages.evaluate_references(test, cpu, jtc, references, target)
+    stages.evaluate_references(train, cpu, dump.test, jtc, references, target)
     stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if choices["fit"] == "exact":
         stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, TRANSFER, folder / "ranks.parquet", levels, target)

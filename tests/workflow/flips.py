@@ -56,7 +56,9 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
         "evaluate_oracle": call(
             stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
         ),
-        "evaluate_references": call(stages.evaluate_references, test, compute, file["jtc"], out / "references.parquet"),
+        "evaluate_references": call(
+            stages.evaluate_references, train, compute, test.shards, file["jtc"], out / "references.parquet"
+        ),
         "assess_claims": call(
             stages.assess_claims, file["evaluation"], file["references"], jumps, file["selection"], out / "claims"
         ),

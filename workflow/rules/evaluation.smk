@@ -38,7 +38,8 @@ rule evaluate_jumps:
 rule evaluate_references:
     input:
         **patterns("unembedding", "positions"),
-        shards=shards("test"),
+        train=shards("train"),
+        test=shards("test"),
         jtc=LAYOUT.pattern("jtc"),
     output:
         references=LAYOUT.pattern("references"),
@@ -53,12 +54,13 @@ rule evaluate_references:
         **planned("evaluate_references"),
         gpu=1,
     params:
-        shards=options("--shard", "shards"),
+        train=options("--shard", "train"),
+        test=options("--test-shard", "test"),
         again=again("evaluation"),
         code=stage_digest("evaluate_references"),
     shell:
-        "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-        " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
+        "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
+        " {params.train} {params.test} --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
         " --out {output.references:q} 2> {log:q}"
 
 

@@ -30,6 +30,8 @@ class Activations:
         n_blocks: K; levels are 0..K.
         hidden_size: H.
         sentence_ids: [N] int32, sentences of the rows kept.
+        positions: [N] int32, of the chosen tokens in them.
+        token_ids: [N] int32, these tokens.
     """
 
     def __init__(
@@ -43,16 +45,17 @@ class Activations:
             OnejumpError: A shard is missing or damaged, or belongs to another model, split or set of sentences.
         """
         self.n_blocks, self.hidden_size = unembedding.metadata["n_blocks"], unembedding.hidden_size
-        table = read_table(positions, ["sentence_id", "split", "shard", "position"])
+        table = read_table(positions, ["sentence_id", "split", "shard", "position", "token_id"])
         # With NumPy, since filtering with Arrow imports pandas, which takes a tenth of a short job.
         of_split = np.array(table["split"].to_pylist()) == split
-        names = ("shard", "sentence_id", "position")
-        number, sentence_ids, position = (numbers(table, name)[of_split] for name in names)
+        names = ("shard", "sentence_id", "position", "token_id")
+        number, sentence_ids, position, token_id = (numbers(table, name)[of_split] for name in names)
         found, given = len(np.unique(number)), len(shards)
         if found == 0 or given != found:
             raise OnejumpError(f"{positions}: split {split!r} has {found} shards, but {given} files were given")
         self._files: list[TensorFile] = []
         self._kept: list[Tensor] = []
+        facts = []
         for index, path in enumerate(shards):
             file = TensorFile(path)
             self._check(file, unembedding, split, index)
@@ -63,8 +66,10 @@ class Activations:
                 raise OnejumpError(f"{stated}; dump it again")
             self._files.append(file)
             self._kept.append(torch.from_numpy(position[part] >= (1 if keep == "not_first" else 0)))
-        kept = [file.tensor("sentence_id")[rows] for file, rows in zip(self._files, self._kept, strict=True)]
-        self.sentence_ids: Tensor = torch.cat(kept)
+            facts.append([column[part] for column in (sentence_ids, position, token_id)])
+        kept = torch.cat(self._kept)
+        columns = (torch.from_numpy(np.concatenate(parts))[kept] for parts in zip(*facts, strict=True))
+        self.sentence_ids, self.positions, self.token_ids = columns
         if len(self.sentence_ids) == 0:
             raise OnejumpError(f"{positions}: no row of split {split!r} is left with positions: {keep}")
 
@@ -100,7 +105,9 @@ class Activations:
     def rows(self, first: int, last: int) -> "Activations":
         """The same files, with only rows first..last-1 of those kept."""
         part = copy.copy(self)
-        part.sentence_ids, part._kept, seen = self.sentence_ids[first:last], [], 0
+        for name in ("sentence_ids", "positions", "token_ids"):
+            setattr(part, name, getattr(self, name)[first:last])
+        part._kept, seen = [], 0
         for kept in self._kept:
             number = seen + kept.cumsum(0)  # 1-based
             part._kept.append(kept & (number > first) & (number <= last))

@@ -50,7 +50,7 @@ def evaluate_ranks(
     sentences: int,
     device: torch.device,
 ) -> pd.DataFrame:
-    """Evaluate N-NJTC, OJFA and the joint jump of a variant at other ranks.
+    """Evaluate JUMP_METHODS of a variant at other ranks.
 
     OJFA is selected anew at each rank. The ridges are those that the variant's fits chose at its own rank.
 

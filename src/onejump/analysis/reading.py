@@ -1,22 +1,22 @@
 """The evaluation, cosines and selection of one model, seed and variant, read and checked without PyTorch."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 
-from onejump.exits.columns import METRICS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, JUMP_METHODS, METRICS, REFERENCE_METHODS
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
-
-EVERY_SENTENCE_METHODS = ("identity", "n_njtc", "ojfa", "joint", "jtc")
 
 
 class EvaluationGrids:
     """The evaluation of a variant and of its reference methods as arrays, with the same sentences at every level.
 
     Attributes:
+        sentences: [sentence], their ids, in the order of the arrays.
         methods: method -> [metric, level, sentence] float64, on all test sentences.
         arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones.
 
@@ -26,9 +26,9 @@ class EvaluationGrids:
 
     def __init__(self, references: Path, evaluation: Path, n_blocks: int) -> None:
         """Read the tables of evaluate-references and evaluate-jumps."""
-        self._n_blocks, self._sentences = n_blocks, None
+        self._n_blocks, self.sentences = n_blocks, None
         grids = {}
-        for file, methods in ((references, ("identity", "jtc")), (evaluation, ("n_njtc", "ojfa", "joint"))):
+        for file, methods in ((references, REFERENCE_METHODS), (evaluation, JUMP_METHODS)):
             rows = dict(list(read_table(file).to_pandas().groupby("method", observed=True)))
             grids |= {method: self._grid(file, method, rows)[:, 0] for method in methods}
         self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS}
@@ -42,9 +42,9 @@ class EvaluationGrids:
             raise OnejumpError(f"{file}: has no rows of {method}; rerun the stage that makes it")
         rows = methods[method]
         n = len(rows) // (self._n_blocks * (n_jumps or 1))
-        if self._sentences is None:
-            self._sentences = rows["sentence_id"].to_numpy()[:n]
-        sentences = self._sentences if n_jumps is None else self._sentences[:n]
+        if self.sentences is None:
+            self.sentences = rows["sentence_id"].to_numpy()[:n]
+        sentences = self.sentences if n_jumps is None else self.sentences[:n]
         axes = (range(self._n_blocks), range(n_jumps or 1), sentences)
         expected = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
         found = rows.assign(jump=0) if n_jumps is None else rows
@@ -55,6 +55,14 @@ class EvaluationGrids:
             )
         values = rows[list(METRICS)].to_numpy(np.float64)
         return values.reshape(*expected.shape[:3], len(METRICS)).transpose(3, 1, 0, 2)
+
+    def where(self, kept: np.ndarray) -> "EvaluationGrids":
+        """The same for some of the sentences, by a mask over them."""
+        part = copy.copy(self)
+        part.sentences = self.sentences[kept]
+        part.methods = {method: values[..., kept] for method, values in self.methods.items()}
+        part.arbitrary = self.arbitrary[..., kept[: self.arbitrary.shape[-1]]]
+        return part
 
     def metric(self, method: str, name: str) -> np.ndarray:
         """One metric of one method: [level, sentence]."""

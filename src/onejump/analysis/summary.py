@@ -72,20 +72,25 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
     size = jumps.set_index("jump")["parameters"]
+    middle = str(n_blocks // 2)
     parameters = {
-        "identity": 0,
+        **{"constant": vocabulary, "constant_by_position": 2 * vocabulary, "token_table": None},
+        **{"identity": 0, "identity_temperature": n_blocks, "middle": size[middle]},
         "n_njtc": size.drop("joint").sum(),
         "ojfa": size[str(ojfa)],
         "joint": size["joint"],
         "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
         "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
+    at = read_table(layout.path("positions", model=branch["model"], seed=branch["seed"]), ["sentence_id", "position"])
+    positions = at.to_pandas().set_index("sentence_id")["position"].loc[grids.sentences].to_numpy()
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
     scores = {"score": selection["scores"]} | {name: selection[name] for name in ("softmax", "bootstrap_share")}
     return {
         "levels": tables.levels_table(grids),
         "methods": tables.methods_table(grids, ojfa, parameters),
+        "by_position": tables.positions_table(grids, positions),
         "single_jumps": tables.single_jumps_table(grids, ojfa),
         "transfer": transfer,
         "jumps": jumps,

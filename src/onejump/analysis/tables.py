@@ -5,9 +5,9 @@ import pandas as pd
 
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import SCORES, WITH_INTERVALS
-from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
-from onejump.exits.columns import METRICS
+from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
+from onejump.analysis.reading import EvaluationGrids
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
 from onejump.files.tensors import TensorFile
 from onejump.study.fits import FITS
 
@@ -48,7 +48,34 @@ def methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int])
             by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
             worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
             rows.append(row | {"precision_at_5": at_5} | worst)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
+
+
+def positions_table(grids: EvaluationGrids, positions: np.ndarray) -> pd.DataFrame:
+    """Each method at each exit level, and over all of them (level null), by the position of the chosen token.
+
+    `positions` are those of the grids' sentences. Groups of POSITIONS without a sentence have no rows.
+    """
+    parts = []
+    for group, (first, last) in POSITIONS.items():
+        kept = (first <= positions) & (positions <= last)
+        if not kept.any():
+            continue
+        part = grids.where(kept)
+        metrics = {
+            (method, name): part.metric(method, name) for method in part.methods for name in WITH_INTERVALS.values()
+        }
+        means = {key: values.mean(0) for key, values in metrics.items()}
+        bounds, rows = _intervals(means), []
+        for method in part.methods:
+            row = {"method": method, "n": kept.sum()}
+            for column, name in WITH_INTERVALS.items():
+                low, high = map(float, bounds[method, name])
+                row |= {column: means[method, name].mean(), f"{column}_low": low, f"{column}_high": high}
+            rows.append(row)
+        levels = levels_table(part)[["method", "level", "n", *METRIC_COLUMNS]]
+        parts.append(pd.concat([pd.DataFrame(rows), levels]).assign(position=group))
+    return pd.concat(parts).astype({"level": "Int32"})
 
 
 def single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:

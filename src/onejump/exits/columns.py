@@ -11,3 +11,9 @@ METRICS = (
     "kl",  # KL(full || exit)
     "confidence",  # the exit's largest probability
 )
+
+# Methods that are evaluated on all test sentences, by the stage that does it; in this order in all tables.
+FLOOR_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "middle")
+REFERENCE_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "identity", "jtc")
+JUMP_METHODS = ("middle", "ojfa", "joint", "n_njtc")
+EVERY_SENTENCE_METHODS = (*FLOOR_METHODS, "identity", "n_njtc", "ojfa", "joint", "jtc")

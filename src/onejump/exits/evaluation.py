@@ -1,36 +1,27 @@
-"""Every way of exiting at every exit level, on the test sentences."""
+"""Every way of exiting by a variant's jumps at every exit level, on the test sentences."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from onejump.activations.reading import Activations
+from onejump.exits.chunks import Method, cached_rows, chunks, evaluation_table, metrics_in_parts, slices
 from onejump.exits.columns import METRICS
-from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
-from onejump.files.progress import progress_bar
+from onejump.exits.metrics import FullPrediction, argmax
 from onejump.jumps.jump import FoldedJump
-from onejump.models.devices import by_device
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
-
-# By kind of device, the rows whose full-width logits are held at once, and the elements that metrics are computed on at
-# once. On a CPU the first must be large, so that a product with the output embedding is not bound by memory, and the
-# second small, so that they stay in the cache.
-ROWS = {"cpu": 256, "cuda": 1024, "mps": 512}
-CACHED_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27, "mps": 1 << 25}
-
-Method = tuple[str, int | None]  # name, and number of the jump, None for the joint one
 
 
 @dataclass(frozen=True)
 class JumpExits:
     """The jumps of one variant, on the device: one at all levels for OJFA (Eq. 3), each level's own for N-NJTC.
 
-    Used at a level other than its own, a jump keeps its A, its B and its BatchNorm's running statistics.
+    `middle` is the jump of level K/2 at all levels, the one to take without any data. Used at a level other than its
+    own, a jump keeps its A, its B and its BatchNorm's running statistics.
     """
 
     jumps: Sequence[FoldedJump]  # 0..K-1
@@ -44,7 +35,9 @@ class JumpExits:
 
     def at(self, level: int) -> dict[Method, int]:
         """For each method that is evaluated on all sentences, which of `all_jumps` it uses at a level."""
-        return {("n_njtc", level): level, ("ojfa", self.ojfa): self.ojfa, ("joint", None): len(self.jumps)}
+        n, middle = len(self.jumps), len(self.jumps) // 2
+        shared = {("middle", middle): middle, ("ojfa", self.ojfa): self.ojfa, ("joint", None): n}
+        return {("n_njtc", level): level} | shared
 
     def arbitrary(self) -> dict[Method, int]:
         """The same for every single jump, whatever the level."""
@@ -65,18 +58,18 @@ def evaluate_jumps(
     every level.
 
     Returns:
-        The evaluation: level int32, method, jump int32 (null for joint), sentence_id int32, and METRICS (the first two
-        boolean, the others float32). The transfer grid: jump, level, precision, surprisal (means over the sentences).
+        The evaluation, as `evaluation_table` makes it, and the transfer grid: jump, level, precision, surprisal (means
+        over the sentences).
     """
     transfer_sentences = min(transfer_sentences, len(activations))  # `not_first` keeps fewer rows than there are
     results = _evaluate(activations, unembedding, exits, transfer_sentences, target, device)
-    return _table(results, activations.sentence_ids), _grid(results)
+    return evaluation_table(results, activations.sentence_ids), _grid(results)
 
 
 def metrics_by_method(
     activations: Activations, unembedding: Unembedding, exits: JumpExits, target: str, device: torch.device
 ) -> dict[str, Tensor]:
-    """METRICS of `n_njtc`, `ojfa` and `joint`, each [K, 6, N]: as `evaluate_jumps`, without the transfer grid."""
+    """METRICS of the methods of `JumpExits.at`, each [K, 6, N]: as `evaluate_jumps`, without the transfer grid."""
     results = _evaluate(activations, unembedding, exits, 0, target, device)
     by_level = [{name: values for (name, _), values in methods.items()} for methods in results]
     return {name: torch.stack([methods[name] for methods in by_level]) for name in by_level[0]}
@@ -88,7 +81,7 @@ def grid_precision(
     """Precision of every jump at every exit level on all rows, [jump, level] float64, without any probabilities."""
     fused = fuse(unembedding, [jump.B for jump in jumps], target)
     hits = torch.zeros(len(jumps), activations.n_blocks, dtype=torch.float64)
-    for _, full, inputs in _chunks(activations, unembedding, device, "grid of jumps"):
+    for _, full, inputs in chunks(activations, unembedding, device, "grid of jumps"):
         for level, x in enumerate(inputs):
             for m, jump in enumerate(jumps):
                 for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full):
@@ -109,14 +102,14 @@ def _evaluate(
         | {method: torch.empty(len(METRICS), n_grid) for method in grid}
         for level in range(activations.n_blocks)
     ]
-    for rows, full, inputs in _chunks(activations, unembedding, device, "evaluate jumps"):
+    for rows, full, inputs in chunks(activations, unembedding, device, "evaluate jumps"):
         mean_logits = _mean_logits(fused, M, full.probabilities, unembedding)
         for level, x in enumerate(inputs):
             for method, m in (exits.at(level) | grid).items():
                 found = results[level][method][:, rows]
                 if n := found.shape[1]:
                     z = fused[m].normalise(jumps[m](x[:n]))
-                    found[:] = _metrics(_exits(fused[m], z, full), full, mean_logits(m, z))
+                    found[:] = metrics_in_parts(_exits(fused[m], z, full), full, mean_logits(m, z))
     return results
 
 
@@ -128,35 +121,6 @@ def _grid(results: Sequence[Mapping[Method, Tensor]]) -> pa.Table:
         rows = (results[level]["arbitrary", m][METRICS.index(metric)] for m, level in cells)
         columns[column] = [float(row.double().mean()) for row in rows]
     return pa.table(columns)
-
-
-def evaluate_references(
-    activations: Activations,
-    unembedding: Unembedding,
-    jtc: Callable[[int], tuple[Tensor, Tensor]],
-    target: str,
-    device: torch.device,
-) -> pa.Table:
-    """Evaluate identity and the full-rank jump (JTC), which variants share, at every exit level.
-
-    The unembedding is on the device; `jtc` gives the weight [H, H] and bias [H] of a level's full-rank jump.
-
-    Returns:
-        As the evaluation of `evaluate_jumps`; jump is null throughout.
-    """
-    after_jump = unembedding.project if target == "post_norm" else unembedding.logits
-    results = [
-        {(method, None): torch.empty(len(METRICS), len(activations)) for method in ("identity", "jtc")}
-        for _ in range(activations.n_blocks)
-    ]
-    for rows, full, inputs in _chunks(activations, unembedding, device, "evaluate references"):
-        for level, x in enumerate(inputs):
-            weight, bias = (tensor.to(device) for tensor in jtc(level))
-            by_jtc = after_jump(torch.addmm(bias, x, weight))
-            for method, logits in (("identity", unembedding.logits(x)), ("jtc", by_jtc)):
-                parts = ((part, logits[part]) for part in _slices(len(x), _cached_rows(full)))
-                results[level][method, None][:, rows] = _metrics(parts, full)
-    return _table(results, activations.sentence_ids)
 
 
 def _mean_logits(
@@ -174,60 +138,13 @@ def _mean_logits(
     return lambda m, z: unembedding.scale * ((z * projected[m][: len(z)]).sum(1) + offset[: len(z)])
 
 
-def _chunks(
-    activations: Activations, unembedding: Unembedding, device: torch.device, progress: str
-) -> Iterator[tuple[slice, FullPrediction, Iterator[Tensor]]]:
-    """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read one at a time."""
-    final = activations.level(activations.n_blocks)
-    with torch.inference_mode():
-        for rows in progress_bar(_slices(len(final), by_device(ROWS, device)), progress, "chunk"):
-            full = FullPrediction.of(unembedding.logits(final[rows].to(device)))
-            chunk = activations.rows(rows.start, rows.stop)
-            yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
-
-
-def _metrics(parts: Iterable[tuple[slice, Tensor]], full: FullPrediction, expected: Tensor | None = None) -> Tensor:
-    """`exit_metrics` of a chunk's sentences, given as consecutive parts with their logits: [6, n] on the CPU."""
-    found = [exit_metrics(logits, full[part], None if expected is None else expected[part]) for part, logits in parts]
-    return torch.cat(found, 1).cpu()
-
-
 def _exits(unembedding: FusedUnembedding, z: Tensor, full: FullPrediction) -> Iterator[tuple[slice, Tensor]]:
     """Logits from a jump's normalised z [n, r], for as many sentences at a time as fit into the cache.
 
     A product reads all of M, which has r rows: for fewer than r sentences, that would dominate.
     """
-    rows = _cached_rows(full)
-    for block in _slices(len(z), max(rows, z.shape[1])):
+    rows = cached_rows(full)
+    for block in slices(len(z), max(rows, z.shape[1])):
         logits = unembedding.project(z[block])
-        for part in _slices(len(logits), rows):
+        for part in slices(len(logits), rows):
             yield slice(block.start + part.start, block.start + part.stop), logits[part]
-
-
-def _cached_rows(full: FullPrediction) -> int:
-    """How many sentences' logits fit into the cache."""
-    return max(1, by_device(CACHED_ELEMENTS, full.probabilities.device) // full.probabilities.shape[1])
-
-
-def _slices(n: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size` that cover 0..n."""
-    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
-
-
-def _table(results: Sequence[Mapping[Method, Tensor]], sentence_ids: Tensor) -> pa.Table:
-    """One table of all levels and methods, from METRICS [6, n] of each."""
-    parts = [(level, key, values) for level, methods in enumerate(results) for key, values in methods.items()]
-    sizes = np.array([values.shape[1] for _, _, values in parts])
-
-    def repeated(values: list, kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(parts)), sizes)))
-
-    columns = {
-        "level": repeated([level for level, _, _ in parts], pa.int32()),
-        "method": repeated([method for _, (method, _), _ in parts], pa.string()).dictionary_encode(),
-        "jump": repeated([jump for _, (_, jump), _ in parts], pa.int32()),
-        "sentence_id": torch.cat([sentence_ids[:size] for size in sizes]).numpy(),
-    }
-    for name, values in zip(METRICS, torch.cat([values for _, _, values in parts], 1).numpy(), strict=True):
-        columns[name] = values.astype(bool) if name.startswith("correct") else values
-    return pa.table(columns)

@@ -221,10 +221,12 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         )
     ),
     "evaluate_jumps": lambda s, K, H, V, r, n, N, T: (
-        _exits(s, T, K * (3 * T + K * s.transfer)) + Work({"written": 12 * K * (3 * T + K * s.transfer)})
+        _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
+    # The floor needs the full model's predictions for the training sentences, twice.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
-        _exits(s, T, 2 * K * T, fused=False) + Work({"read": _f32(T / CHUNK, K, H, H), "written": 24 * K * T})
+        _exits(s, 2 * N + 3 * T, 3 * K * T, fused=False)
+        + Work({"read": _f32(T / CHUNK, K, H, H), "written": 72 * K * T}, host=_f32(N + T, H))
     ),
     # Exact fits at the largest rank R, and three methods at each rank of the curve, planned as if each were R.
     "evaluate_ranks": lambda s, K, H, V, r, n, N, T: (
@@ -232,8 +234,8 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         + _exits(s, RANK_POINTS * s.transfer, 3 * RANK_POINTS * K * s.transfer, rank=H // LARGEST_RANK)
     ),
     "assess_claims": lambda s, K, H, V, r, n, N, T: Work(
-        {"touched": _f64(6 * (K + 3) * T + K * s.transfer), "read": 12 * K * (3 * T + K * s.transfer)},
-        host=96 * K * (3 * T + K * s.transfer),
+        {"touched": _f64(6 * (K + 3) * T + K * s.transfer), "read": 12 * K * (10 * T + K * s.transfer)},
+        host=96 * K * (10 * T + K * s.transfer),
     ),
 }
 

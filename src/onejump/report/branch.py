@@ -2,11 +2,13 @@
 
 import pandas as pd
 
-from onejump.analysis.columns import METRIC_COLUMNS
+from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS
+from onejump.exits.columns import FLOOR_METHODS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
 
-METHOD_ORDER = ["identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
+METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
+KEY_METHODS = ["token_table", "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]  # of the first screen
 
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
@@ -32,6 +34,7 @@ def branch_facts(tables: BranchTables) -> dict:
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
         "methods": _methods(tables),
+        "by_position": _by_position(tables),
         "claims": claims[claims["rule"].notna()].to_dict("records"),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),
@@ -91,6 +94,19 @@ def _methods(tables: BranchTables) -> dict[str, dict]:
             "best": method in RIVALS and written[method] == best,
         }
         for method in METHOD_ORDER
+    }
+
+
+def _by_position(tables: BranchTables) -> dict:
+    """Each method's means over the exit levels by the position of the chosen token, and the sentences in each group."""
+    table = tables.table("by_position", "method", "level", "position", "n", *METRIC_COLUMNS)
+    table = table[table["level"].isna()]
+    groups = [group for group in POSITIONS if (table["position"] == group).any()]
+    rows = {(row["method"], row["position"]): row for row in table.to_dict("records")}
+    methods = [method for method in METHOD_ORDER if (method, groups[0]) in rows]
+    return {
+        "n": {group: int(rows[methods[0], group]["n"]) for group in groups},
+        "rows": [{"method": method, "groups": [rows[method, group] for group in groups]} for method in methods],
     }
 
 

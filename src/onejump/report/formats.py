@@ -62,6 +62,7 @@ FORMATS: dict[str, Callable] = {
     "value": _value,
     "rule": lambda rule: rule.replace(">=", "≥"),
     "text": lambda value: "–" if pd.isna(value) else value,
+    "positions": lambda group: group.replace("1+", "1 and more").replace("5+", "5 and more").replace("-", "–"),
     "count_range": lambda ends: _range(ends, FORMATS["count"]),
     "general_range": lambda ends: _range(ends, FORMATS["general"]),
 }

@@ -121,7 +121,7 @@ def compare(first: str | Path, second: str | Path) -> str:
         lines.append(f"{model}, seed {seed}, variant {variant}: jump {jumps[0]} | {jumps[1]}")
         for row in rows.itertuples():
             precision, other = row.precision_x, row.precision_y
-            lines.append(f"  {row.method:<10} {precision:.4f} | {other:.4f}  {other - precision:+.4f}")
+            lines.append(f"  {row.method:<20} {precision:.4f} | {other:.4f}  {other - precision:+.4f}")
     both = pd.merge(*read("verdicts", "model", "variant", "claim", "verdict"), on=["model", "variant", "claim"])
     for row in both[both["verdict_x"] != both["verdict_y"]].itertuples():
         lines.append(f"{row.model}, variant {row.variant}, {row.claim}: {row.verdict_x} | {row.verdict_y}")

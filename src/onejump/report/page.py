@@ -12,9 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from onejump.analysis.columns import TEMPERATURE
+from onejump.exits.columns import FLOOR_METHODS
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import RIDGES
-from onejump.report.branch import DYNAMIC_AGREEMENT, METHOD_ORDER, branch_facts
+from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, METHOD_ORDER, branch_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
@@ -77,6 +78,8 @@ def render_report(
         claims=CLAIMS,
         verdicts=verdicts,
         methods=METHOD_ORDER,
+        key_methods=KEY_METHODS,
+        floor=FLOOR_METHODS,
         dynamic_agreement=DYNAMIC_AGREEMENT,
         ridges=[f"{ridge:g}" for ridge in RIDGES],
         method_styles=METHOD_STYLES,

@@ -18,6 +18,11 @@ class MethodStyle:
 
 # Okabe and Ito's palette, whose colours can be told apart with any common form of colour blindness.
 METHOD_STYLES = {
+    "constant": MethodStyle("Constant", "#555555", "", line=":", width=1.2),
+    "constant_by_position": MethodStyle("Constant by position", "#999999", "", line=":", width=1.0),
+    "token_table": MethodStyle("Token table", "#555555", "", line="-.", width=1.2),
+    "identity_temperature": MethodStyle("Identity, temperature", "#009E73", "", line="--", width=1.0),
+    "middle": MethodStyle("Jump of level K/2", "#E69F00", "P"),
     "identity": MethodStyle("Identity", "#009E73", "^"),
     "n_njtc": MethodStyle("N-NJTC", "#0072B2", "s"),
     "ojfa": MethodStyle("OJFA", "#D55E00", "o", width=1.8),

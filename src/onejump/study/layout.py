@@ -34,8 +34,8 @@ FILES = {
 }
 # Summary tables, and figures of a branch, of a branch whose fits are nested in rank, and of a model.
 TABLES = (
-    *("models", "levels", "methods", "single_jumps", "transfer", "jumps", "curves", "scores", "claims", "oracle"),
-    *("shared_jumps", "dynamic_exit", "ranks", "verdicts", "spread", "chosen"),
+    *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
+    *("oracle", "shared_jumps", "dynamic_exit", "ranks", "verdicts", "spread", "chosen"),
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
 NESTED_FIGURES = ("ranks",)

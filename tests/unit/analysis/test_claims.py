@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from onejump.analysis import claims
-from onejump.analysis.reading import EVERY_SENTENCE_METHODS, EvaluationGrids
-from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, evaluate_references
+from onejump.analysis.reading import EvaluationGrids
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
+from onejump.exits.evaluation import JumpExits, evaluate_jumps
+from onejump.exits.references import evaluate_references
 from onejump.files.tables import write_table
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.moments import Moments
@@ -235,6 +236,7 @@ class Synthetic:
     def __init__(self, n: int, n_blocks: int = 3, hidden_size: int = 12) -> None:
         generator = torch.Generator().manual_seed(n)
         self.n_blocks, self.sentence_ids = n_blocks, torch.arange(n, dtype=torch.int32)
+        self.positions = self.token_ids = self.sentence_ids % 7
         self._final = torch.randn(n, hidden_size, generator=generator)
         self._levels = [self._final + 0.1 * torch.randn(n, hidden_size, generator=generator) for _ in range(n_blocks)]
 
@@ -244,6 +246,7 @@ class Synthetic:
     def rows(self, first: int, last: int) -> "Synthetic":
         part = copy(self)
         part.sentence_ids, part._final = self.sentence_ids[first:last], self._final[first:last]
+        part.positions = part.token_ids = self.positions[first:last]
         part._levels = [level[first:last] for level in self._levels]
         return part
 
@@ -264,7 +267,9 @@ def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
         jumps[OJFA] = replace(jumps[OJFA], B=jumps[OJFA].B.roll(1, 0))
     cpu = torch.device("cpu")
     evaluation, _ = evaluate_jumps(test, unembedding, JumpExits(jumps, OJFA, jumps[0]), "pre_norm", 300, cpu)
-    references = evaluate_references(test, unembedding, lambda level: (torch.eye(12), torch.zeros(12)), "pre_norm", cpu)
+    references = evaluate_references(
+        train, test, unembedding, lambda level: (torch.eye(12), torch.zeros(12)), "pre_norm", cpu
+    )
     write_table(folder / "evaluation.parquet", evaluation)
     write_table(folder / "references.parquet", references)
     return table_of(EvaluationGrids(folder / "references.parquet", folder / "evaluation.parquet", 3))

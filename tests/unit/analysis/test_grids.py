@@ -77,7 +77,7 @@ def test_rows_that_are_not_of_every_level_with_the_same_sentences_are_refused(ow
 def test_references_of_fewer_sentences_than_the_evaluation_has_are_refused(own_results, tmp_path):
     last = read_table(own_results / "tiny" / "seed-0" / REFERENCES)["sentence_id"][-1].as_py()
     alter(own_results, REFERENCES, lambda rows: rows[rows["sentence_id"] != last])
-    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of n_njtc are not of 3 levels"):
+    with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of middle are not of 3 levels"):
         write_summary_of(own_results, ONE, tmp_path / "summary")
 
 

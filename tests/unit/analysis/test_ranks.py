@@ -8,7 +8,7 @@ from onejump.activations.reading import Activations
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.ranks import curve_ranks, evaluate_ranks, read_ridges
 from onejump.analysis.scores import score_jumps, signed_square
-from onejump.exits.columns import METRICS
+from onejump.exits.columns import JUMP_METHODS, METRICS
 from onejump.exits.evaluation import JumpExits, metrics_by_method
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile
@@ -36,7 +36,8 @@ def check(found, rank: int, exits: JumpExits, unembedding, test, target: str) ->
     """The curve's rows of one rank against the evaluation's own way of exiting."""
     of_rank = found[found["rank"] == rank].set_index("method")
     assert of_rank.loc["ojfa", "jump"] == exits.ojfa
-    assert of_rank["jump"].isna().sum() == 2
+    assert set(of_rank.index) == set(JUMP_METHODS)
+    assert of_rank["jump"].isna().sum() == 3
     assert (of_rank["n"] == 20).all()
     for method, values in metrics_by_method(test.rows(0, 20), unembedding, exits, target, CPU).items():
         row = of_rank.loc[method]
@@ -67,7 +68,7 @@ def test_each_rank_is_what_fits_of_that_rank_give(dump, tmp_path, monkeypatch, t
     found = evaluate_ranks(train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, 20, CPU)
     assert tuple(found.columns) == RANK_COLUMNS
     ranks = curve_ranks(unembedding.hidden_size, 2)
-    assert found["rank"].tolist() == [rank for rank in ranks for _ in range(3)]
+    assert found["rank"].tolist() == [rank for rank in ranks for _ in JUMP_METHODS]
     for rank in ranks:
         alone = fit_all(train, unembedding, tmp_path / str(rank), rank, target)
         check(found, rank, exits_of(train, unembedding, *alone, target, score_levels), unembedding, test, target)

@@ -16,6 +16,7 @@ from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
 from onejump.analysis.summary import _across_seeds
+from onejump.exits.columns import EVERY_SENTENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
@@ -83,7 +84,7 @@ def test_models_csv_counts_what_the_files_hold(summary, results):
 def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     table = summary.read("levels", seed, variant)
-    assert len(table) == 5 * K
+    assert len(table) == len(EVERY_SENTENCE_METHODS) * K
     names = {
         "precision": "correct",
         "precision_at_5": "correct_at_5",
@@ -110,7 +111,7 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
 def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, variant):
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
     table = summary.read("methods", seed, variant)
-    assert table["method"].tolist() == ["identity", "n_njtc", "ojfa", "joint", "jtc", "arbitrary"]
+    assert table["method"].tolist() == [*EVERY_SENTENCE_METHODS, "arbitrary"]
     for found in table.itertuples():
         some = rows[rows["method"] == found.method]
         if found.method == "arbitrary":
@@ -140,7 +141,32 @@ def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, va
     assert joint == one
     assert jtc == K * (32 * 32 + 32)
     expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": one, "jtc": jtc, "arbitrary": one}
+    expected |= {"constant": 97, "constant_by_position": 2 * 97, "identity_temperature": K, "middle": one}
+    assert np.isnan(found.pop("token_table"))
     assert found == expected
+
+
+@BRANCHES
+def test_by_position_csv_is_the_means_over_the_sentences_of_each_group(summary, results, seed, variant):
+    rows = read_evaluations(results, seed, variant)
+    rows = rows[rows["method"].isin(EVERY_SENTENCE_METHODS)]
+    positions = read_table(results / "tiny" / f"seed-{seed}" / "positions.parquet").to_pandas()
+    rows = rows.merge(positions[["sentence_id", "position"]], on="sentence_id")
+    groups = {"0": [0], "1-4": [1, 2, 3, 4], "5+": range(5, 1000), "1+": range(1, 1000)}
+    table = summary.read("by_position", seed, variant)
+    assert set(table["position"]) == {group for group, some in groups.items() if rows["position"].isin(some).any()}
+    assert (variant == "paper") == ("0" in set(table["position"]))
+    for found in table.itertuples():
+        some = rows[(rows["method"] == found.method) & rows["position"].isin(groups[found.position])]
+        if not np.isnan(found.level):
+            some = some[some["level"] == found.level]
+        assert found.n == some["sentence_id"].nunique()
+        for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+            by_sentence = some.groupby("sentence_id", sort=False)[name].mean().to_numpy()
+            assert getattr(found, column) == pytest.approx(by_sentence.mean(), rel=1e-9, abs=1e-12)
+            low, high = np.percentile(naive_means(by_sentence, seed=0), [2.5, 97.5])
+            assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
+            assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
 
 
 def test_parameters_are_counted_without_reading_a_tensor(tmp_path, monkeypatch):

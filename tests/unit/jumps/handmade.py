@@ -85,7 +85,13 @@ def make_activations(folder: Path, levels: torch.Tensor, sizes: list[int]) -> tu
     sha256 = unembedding.save(folder / "unembedding.safetensors", facts)
     shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     ids = np.arange(n, dtype=np.int32) * 3 + 1
-    columns = {"sentence_id": ids, "split": ["train"] * n, "shard": shard, "position": np.ones(n, np.int32)}
+    columns = {
+        "sentence_id": ids,
+        "split": ["train"] * n,
+        "shard": shard,
+        "position": np.ones(n, np.int32),
+        "token_id": ids,
+    }
     write_table(folder / "positions.parquet", pa.table(columns))
     paths = [folder / f"shard-{i:02d}.safetensors" for i in range(len(sizes))]
     for i, path in enumerate(paths):

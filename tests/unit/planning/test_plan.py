@@ -7,7 +7,7 @@ from refusals import error_of
 from tiny_models import make_dump
 
 from onejump.analysis import ranks
-from onejump.exits import evaluation
+from onejump.exits import chunks
 from onejump.models.architecture import Architecture, load_architecture
 from onejump.planning import work as planning
 from onejump.planning.machines import MACHINES, TWO_CORES, read_machine
@@ -36,7 +36,7 @@ def test_the_papers_ranks_and_jump_sizes_follow_from_the_configs():
 
 def test_the_stages_have_the_sizes_that_are_planned():
     planned = planning.CHUNK, planning.LARGEST_RANK, planning.RANK_POINTS
-    assert planned == (evaluation.ROWS["cpu"], ranks.LARGEST, ranks.POINTS)
+    assert planned == (chunks.ROWS["cpu"], ranks.LARGEST, ranks.POINTS)
 
 
 def test_the_disk_of_a_dump_is_what_the_files_take(tmp_path):

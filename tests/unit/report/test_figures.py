@@ -117,14 +117,16 @@ def test_single_jumps_are_the_tables(summary, panel, metric):
 def test_methods_are_the_tables(summary, panel, metric):
     axes = make_figure("methods", summary, MODEL, SEED, "paper").axes[panel]
     drawn = lines(axes)
-    assert drawn.keys() == {METHOD_STYLES[method].name for method in ("jtc", "identity", "n_njtc", "ojfa")}
+    without_band = ("constant", "token_table", "jtc")
+    methods = (*without_band, "identity", "joint", "n_njtc", "ojfa")
+    assert drawn.keys() == {METHOD_STYLES[method].name for method in methods}
     drawn_bands = bands(axes)
-    for method in ("jtc", "identity", "n_njtc", "ojfa"):
+    for method in methods:
         table = rows(summary, "levels", method=method)
         assert drawn[METHOD_STYLES[method].name][0].tolist() == table["level"].tolist()
         assert drawn[METHOD_STYLES[method].name][1].tolist() == table[metric].tolist()
         band = corners(table["level"], table[f"{metric}_low"], table[f"{metric}_high"])
-        assert (band in drawn_bands) == (method != "jtc")
+        assert (band in drawn_bands) == (method not in without_band)
 
 
 def test_a_surprisal_of_identity_that_leaves_the_panel_is_written_into_it(summary):
@@ -290,8 +292,9 @@ def test_ticks_are_whole_and_few(tmp_path, n_levels):
 
 
 def test_methods_are_told_apart_by_colour_and_marker():
-    assert len({look.colour for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
-    assert len({look.marker for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({(look.colour, look.line) for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    marked = [look for look in METHOD_STYLES.values() if look.marker]
+    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 6
 
 
 def test_bad_input_is_refused_in_one_line(summary, tmp_path):

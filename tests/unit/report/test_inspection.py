@@ -146,9 +146,9 @@ def test_two_studies_stand_side_by_side(studies):
     scores = read_frame(studies[0] / "summary" / "scores.parquet").query("variant == 'paper' and ojfa")
     assert lines[0] == f"smollm2-135m, seed 0, variant paper: jump {scores['jump'].item()} | 0"
     value = methods.loc["ojfa", "precision"]
-    assert f"  ojfa       {value:.4f} | {value + 0.125:.4f}  +0.1250" in lines
+    assert f"  ojfa                 {value:.4f} | {value + 0.125:.4f}  +0.1250" in lines
     assert lines[-1] == "smollm2-135m, variant paper, C5: contradicted | supported"
-    assert len(lines) == 1 + 6 + 1  # the variant that only one of them has is left out
+    assert len(lines) == 1 + 11 + 1  # the variant that only one of them has is left out
     done = CliRunner().invoke(cli, ["compare", *map(str, studies)])
     assert done.exit_code == 0
     assert done.output.splitlines() == lines

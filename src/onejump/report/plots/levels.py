@@ -14,13 +14,14 @@ from onejump.report.tables import BranchTables
 
 
 def plot_methods(tables: BranchTables) -> Figure:
-    """OJFA, identity and N-NJTC, with JTC as the upper reference, as in the paper's Figure 4."""
+    """OJFA, identity and N-NJTC, as in the paper's Figure 4, with the joint jump, between the floor and JTC."""
     table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
     figure, panels = _metric_panels()
     for metric, axes in panels.items():
-        jtc = table[table["method"] == "jtc"].sort_values("level")
-        plot_method(axes, "jtc", jtc["level"], jtc[metric])
-        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
+        for method in ("constant", "token_table", "jtc"):
+            part = table[table["method"] == method].sort_values("level")
+            plot_method(axes, method, part["level"], part[metric])
+        for index, method in enumerate(("identity", "joint", "n_njtc", "ojfa"), 1):
             part = table[table["method"] == method].sort_values("level")
             plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())

@@ -1,0 +1,114 @@
+"""The floor: what predicts the next token without an early hidden state, or with nothing but the unembedding.
+
+A jump is worth what it adds to these. All are fitted on the training sentences:
+
+- `constant`: the mean of the full model's distributions, which of all constants has the smallest KL(full || constant).
+- `constant_by_position`: one such constant for position 0, and one for the rest.
+- `token_table`: the mean over the n sentences that are cut after the same token, backed off to the constant,
+  `(sum of their distributions + BACK_OFF constant) / (n + BACK_OFF)`.
+- identity with a temperature for each level, which changes no prediction but makes its probabilities honest.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from onejump.activations.reading import Activations
+from onejump.exits.chunks import ROWS, chunks, metrics_of
+from onejump.exits.metrics import FullPrediction
+from onejump.files.progress import progress_bar
+from onejump.jumps.moments import validation_start
+from onejump.models.devices import by_device
+from onejump.models.unembedding import Unembedding
+
+BACK_OFF = 1.0  # sentences that the constant counts for in the token table
+LEAST = 1e-30  # smallest probability, so that none has an infinite logarithm
+NEWTON_STEPS = 20
+
+
+def evaluate_floor(
+    train: Activations, test: Activations, unembedding: Unembedding, device: torch.device
+) -> dict[str, Tensor]:
+    """METRICS on the test sentences, [6, N], of `constant`, `constant_by_position` and `token_table`.
+
+    They do not depend on the level. The unembedding is on the device.
+    """
+    everywhere, first, rest = _constants(train, unembedding, device)
+    found = {name: torch.empty(6, len(test)) for name in ("constant", "constant_by_position")}
+    for rows, full, _ in chunks(test, unembedding, device, "evaluate constants"):
+        at_first = (test.positions[rows] == 0).to(device)[:, None]
+        found["constant"][:, rows] = metrics_of(everywhere.log().repeat(len(at_first), 1), full)
+        found["constant_by_position"][:, rows] = metrics_of(torch.where(at_first, first, rest).log(), full)
+    return found | {"token_table": _evaluate_token_table(train, test, everywhere, unembedding, device)}
+
+
+def _constants(train: Activations, unembedding: Unembedding, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean distributions [V] over all sentences, those at position 0, and the others; over all where none is."""
+    sums = torch.zeros(2, len(unembedding.weight), device=device)
+    for rows, full, _ in chunks(train, unembedding, device, "mean distributions"):
+        at_first = (train.positions[rows] == 0).to(device)
+        for row, chosen in enumerate((at_first, ~at_first)):
+            sums[row] += full.probabilities[chosen].sum(0)
+    n_first = int((train.positions == 0).sum())
+    everywhere = sums.sum(0) / len(train)
+    means = [part / n if n else everywhere for part, n in zip(sums, (n_first, len(train) - n_first), strict=True)]
+    return tuple(mean.clamp_min(LEAST) for mean in (everywhere, *means))
+
+
+def _evaluate_token_table(
+    train: Activations, test: Activations, constant: Tensor, unembedding: Unembedding, device: torch.device
+) -> Tensor:
+    """METRICS [6, N] of the token table, some tokens at a time: the table of all would be tokens x V."""
+    last_train, last_test = (split.level(split.n_blocks) for split in (train, test))
+    found = torch.empty(6, len(test))
+    with torch.inference_mode():
+        for tokens in progress_bar(list(_packs(train, test, by_device(ROWS, device))), "evaluate token table", "pack"):
+            entry = torch.full((int(max(tokens.max(), train.token_ids.max(), test.token_ids.max())) + 1,), -1)
+            entry[tokens] = torch.arange(len(tokens))
+            given, wanted = (entry[split.token_ids] for split in (train, test))
+            sums = BACK_OFF * constant.repeat(len(tokens), 1)
+            for rows in (given >= 0).nonzero()[:, 0].split(by_device(ROWS, device)):
+                full = FullPrediction.of(unembedding.logits(last_train[rows].to(device)))
+                sums.index_add_(0, given[rows].to(device), full.probabilities)
+            counts = torch.bincount(given[given >= 0], minlength=len(tokens)).to(device) + BACK_OFF
+            table = (sums / counts[:, None]).log()
+            rows = (wanted >= 0).nonzero()[:, 0]
+            full = FullPrediction.of(unembedding.logits(last_test[rows].to(device)))
+            found[:, rows] = metrics_of(table[wanted[rows].to(device)], full)
+    return found
+
+
+def _packs(train: Activations, test: Activations, most: int) -> Iterator[Tensor]:
+    """The distinct tokens of the test sentences, in packs of about `most` sentences of both splits."""
+    tokens, n_test = test.token_ids.unique(return_counts=True)
+    n_train = torch.bincount(train.token_ids, minlength=int(tokens[-1]) + 1)[tokens]
+    pack = (n_test + n_train).cumsum(0) // most
+    yield from tokens.split(pack.unique_consecutive(return_counts=True)[1].tolist())
+
+
+def inverse_temperatures(train: Activations, unembedding: Unembedding, device: torch.device) -> list[float]:
+    """For each exit level, what identity's logits are multiplied by: the smallest KL(full || exit).
+
+    Fitted on sentences of the validation slice, as many as the device takes at once: one number needs no more.
+    """
+    first = validation_start(len(train))
+    part = train.rows(first, first + by_device(ROWS, device))
+    ((_, full, inputs),) = chunks(part, unembedding, device, "temperatures")
+    return [_inverse_temperature(unembedding.logits(x), full) for x in inputs]
+
+
+def _inverse_temperature(logits: Tensor, full: FullPrediction) -> float:
+    """The s that minimises the mean KL(full || softmax(s logits)), logits [n, V], by Newton's method: it is convex."""
+    logits = logits - logits.mean(1, keepdim=True)
+    expected, s = float(torch.linalg.vecdot(full.probabilities, logits).mean()), 1.0
+    for _ in range(NEWTON_STEPS):
+        exit_ = torch.softmax(s * logits, 1)
+        mean = torch.linalg.vecdot(exit_, logits)
+        variance = float((torch.linalg.vecdot(exit_, logits.square()) - mean.square()).mean())
+        if variance <= 0:  # all logits are equal, whatever they are multiplied by
+            return s
+        before, s = s, min(max(s - (float(mean.mean()) - expected) / variance, s / 4), 4 * s)
+        if abs(s / before - 1) < 1e-5:
+            break
+    return s

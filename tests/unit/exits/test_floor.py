@@ -1,0 +1,122 @@
+"""The floor, against distributions counted one sentence at a time."""
+
+import numpy as np
+import pytest
+import torch
+from handmade_activations import K, make_activations, make_head, naive_metrics, naive_norm, naive_project
+
+from onejump.exits import chunks, floor
+from onejump.exits.columns import METRICS, REFERENCE_METHODS
+from onejump.exits.floor import BACK_OFF, evaluate_floor, inverse_temperatures
+from onejump.exits.references import evaluate_references
+
+torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[None, 20.0], ids=["plain", "softcap"])
+def splits(request, tmp_path):
+    """Training and test activations, and the unembedding."""
+    head = make_head(130, softcap=request.param)
+    train, unembedding = make_activations(tmp_path / "train", head, (40, 23), split="train", seed=70)
+    return train, make_activations(tmp_path / "test", head)[0], unembedding
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def naive_logits(activations, unembedding, level: int = K) -> list[np.ndarray]:
+    return [naive_project(unembedding, naive_norm(unembedding, h)) for h in activations.level(level).double().numpy()]
+
+
+def naive_floor(train, test, unembedding) -> dict[str, list[dict]]:
+    """Metrics of each method for each test sentence."""
+    known = [softmax(logits) for logits in naive_logits(train, unembedding)]
+    positions, tokens = train.positions.tolist(), train.token_ids.tolist()
+    constant = np.mean(known, 0)
+    found = {"constant": [], "constant_by_position": [], "token_table": []}
+    for i, full in enumerate(naive_logits(test, unembedding)):
+        first = int(test.positions[i]) == 0
+        alike = [p for p, position in zip(known, positions, strict=True) if (position == 0) == first]
+        after = [p for p, token in zip(known, tokens, strict=True) if token == int(test.token_ids[i])]
+        predictions = {
+            "constant": constant,
+            "constant_by_position": np.mean(alike, 0),
+            "token_table": (np.sum(after, 0) + BACK_OFF * constant) / (len(after) + BACK_OFF),
+        }
+        for name, prediction in predictions.items():
+            found[name].append(naive_metrics(np.log(prediction), full))
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 8, 1000])
+def test_the_floor_is_what_counting_gives(splits, monkeypatch, rows):
+    for module in (chunks, floor):
+        monkeypatch.setattr(module, "ROWS", {"cpu": rows})
+    train, test, unembedding = splits
+    assert set(test.token_ids.tolist()) - set(train.token_ids.tolist()) == set()
+    found = evaluate_floor(train, test, unembedding, CPU)
+    for method, rows in naive_floor(train, test, unembedding).items():
+        for metric, values in zip(METRICS, found[method].double().numpy(), strict=True):
+            np.testing.assert_allclose(values, [row[metric] for row in rows], rtol=2e-4, atol=2e-5, err_msg=method)
+
+
+def test_a_token_that_training_never_saw_falls_back_to_the_constant(splits):
+    train, test, unembedding = splits
+    test.token_ids = test.token_ids + 1000
+    found = evaluate_floor(train, test, unembedding, CPU)
+    torch.testing.assert_close(found["token_table"], found["constant"])
+
+
+def test_without_first_positions_in_training_they_are_predicted_by_all(splits):
+    train, test, unembedding = splits
+    train.positions = train.positions + 1
+    found = evaluate_floor(train, test, unembedding, CPU)
+    torch.testing.assert_close(found["constant_by_position"], found["constant"])
+
+
+def test_no_other_constant_has_a_smaller_divergence_on_the_training_sentences(splits):
+    train, _, unembedding = splits
+    best = evaluate_floor(train, train, unembedding, CPU)["constant"][METRICS.index("kl")].mean()
+    known = [softmax(logits) for logits in naive_logits(train, unembedding)]
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        other = softmax(np.log(np.mean(known, 0)) + 0.1 * generator.standard_normal(130))
+        divergence = np.mean([(p * np.log(p / other)).sum() for p in known])
+        assert divergence > best
+
+
+def test_temperatures_have_the_smallest_divergence(splits):
+    train, _, unembedding = splits
+    slice_ = train.rows(len(train) - len(train) // 10, len(train))
+    full = [softmax(logits) for logits in naive_logits(slice_, unembedding)]
+    for level, found in enumerate(inverse_temperatures(train, unembedding, CPU)):
+        identity = naive_logits(slice_, unembedding, level)
+
+        def divergence(s: float, identity=identity) -> float:
+            return np.mean([(p * np.log(p / softmax(s * q))).sum() for p, q in zip(full, identity, strict=True)])
+
+        candidates = np.geomspace(found / 2, found * 2, 41)
+        assert min(map(divergence, candidates)) >= divergence(found) - 1e-9
+        assert abs(found - 1) > 0.01
+
+
+def test_temperature_changes_the_probabilities_of_identity_and_not_its_predictions(splits):
+    train, test, unembedding = splits
+    H = test.hidden_size
+    table = evaluate_references(
+        train, test, unembedding, lambda level: (torch.eye(H), torch.zeros(H)), "pre_norm", CPU
+    ).to_pandas()
+    assert set(table["method"]) == set(REFERENCE_METHODS)
+    identity, tempered = (
+        table[table["method"] == method].reset_index() for method in ("identity", "identity_temperature")
+    )
+    for name in ("correct", "correct_at_5", "exit_surprisal"):
+        assert identity[name].equals(tempered[name])
+    assert tempered["kl"].mean() < identity["kl"].mean()
+    for method in ("constant", "constant_by_position", "token_table"):
+        by_level = table[table["method"] == method].set_index(["level", "sentence_id"])["surprisal"].unstack()
+        assert len(by_level) == K
+        assert (by_level.nunique() == 1).all()
