@@ -20,6 +20,7 @@ def keys(schema: dict, path: str = "") -> Iterator[tuple[str, str, str, str]]:
         yield from keys(inner, f"{path}{name}.")
         if isinstance(inner.get("additionalProperties"), dict):
             yield from keys(inner["additionalProperties"], f"{path}{name}.<name>.")
+        yield from keys(inner.get("items", {}), f"{path}{name}[].")
 
 
 def table() -> str:

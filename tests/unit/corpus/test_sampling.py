@@ -168,6 +168,20 @@ def test_documents_that_cannot_be_divided_are_refused_with_what_was_found_and_wh
     assert message.endswith("; ask for fewer sentences or add documents")
 
 
+def test_no_document_gives_more_than_its_most():
+    table = sample_sentences(Shelf([9] * 30 + [1]), 20, 10, 0, per_document=1)
+    assert len(set(table["document"].to_pylist())) == 30
+    counts = Counter(sample_sentences(Shelf([9, 9, 9, 9, 1]), 6, 3, 0, per_document=2)["document"].to_pylist())
+    assert sorted(counts.values()) == [1, 2, 2, 2, 2]
+
+
+def test_too_few_documents_for_the_most_of_each_are_refused_with_both_numbers():
+    message = error_of(lambda: sample_sentences(Shelf([9, 9, 9]), 3, 1, 0, per_document=1))
+    assert "4 sentences requested (train 3 + test 1), but only 3 usable ones found in 3 documents, at most 1 from" in (
+        message
+    )
+
+
 @pytest.mark.parametrize(("train", "test"), [(0, 5), (5, 0), (-1, 5)])
 def test_an_empty_split_is_refused(train, test):
     assert f"train {train} and test {test}" in error_of(lambda: sample_sentences(Shelf([9, 9]), train, test, seed=0))

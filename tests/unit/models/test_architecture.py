@@ -17,6 +17,8 @@ PUBLISHED = {  # parameters as the model cards or Transformers give them
     "llama-3-70b": 70_553_706_496,
     "llama-3-405b": 405_853_388_800,
     "smollm2-135m": 134_515_008,
+    "gemma-3-270m": 268_098_176,
+    "qwen2.5-coder-1.5b": 1_543_714_304,
 }
 
 
@@ -78,6 +80,6 @@ def test_a_model_that_needs_code_of_its_own_is_planned_as_another(tmp_path, monk
 
 def test_wrong_names_and_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert "name one of gpt2-xl" in error_of(lambda: load_architecture("llama-9"))
+    assert "name one of gemma-3-270m, gpt2-xl," in error_of(lambda: load_architecture("llama-9"))
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
     assert "give a model's whole config.json" in error_of(lambda: load_architecture(tmp_path / "config.json"))
