@@ -5,7 +5,6 @@ functions, so that a stage starts with only what it needs, and a digest of its c
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,6 +93,7 @@ def choose_positions(
     out: Out,
     train_shards: Annotated[int, Option("Shards of the train split.", minimum=1)] = 1,
     test_shards: Annotated[int, Option("Shards of the test split.", minimum=1)] = 1,
+    bos: Annotated[Literal["tokenizer", "always", "never"], Option("Whether sentences begin with BOS.")] = "tokenizer",
     seed: Seed = 0,
 ) -> None:
     """Tokenise the sentences and choose one position in each."""
@@ -103,7 +103,8 @@ def choose_positions(
     source = model.source()
     table = read_table(sentences, ["sentence_id", "split", "text"])
     shards = {"train": train_shards, "test": test_shards}
-    write_table(out, choose_positions(table, source.load_tokenizer(), source.load_max_positions(), shards, seed))
+    given = (source.load_tokenizer(), source.load_max_positions(), shards, seed, bos)
+    write_table(out, choose_positions(table, *given))
 
 
 def dump_activations(
@@ -384,17 +385,14 @@ def render_report(
     out: Out,
 ) -> None:
     """Render the study's report: one self-contained HTML file."""
-    from importlib.metadata import version
-
     from onejump.files.atomic import write_text
     from onejump.files.sealed import read_sealed_json
     from onejump.files.tables import read_table
-    from onejump.report.page import render_report
+    from onejump.report.page import package_versions, render_report
     from onejump.study.layout import Layout
 
-    packages = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
-    versions = {"Python": sys.version.split()[0]} | {name: version(name) for name in packages}
     jobs = read_table(timings, ["rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb"]).to_pandas()
     devices = read_table(hardware, ["device", "jobs"]).to_pandas()
     links = {name: os.path.relpath(results / name, out.parent) for name in ("summary", "figures")}
-    write_text(out, render_report(Layout(read_sealed_json(config), results.parent), versions, jobs, devices, links))
+    layout = Layout(read_sealed_json(config), results.parent)
+    write_text(out, render_report(layout, package_versions(), jobs, devices, links))

@@ -190,7 +190,7 @@ def save_unembedding(source: ModelSource, dtype: str, path: Path, blocks: int | 
 def save_positions(source: ModelSource, sentences: Path, path: Path, shards: dict[str, int], seed: int) -> None:
     """The stage, for a source and shards by split."""
     stages.choose_positions(
-        Model(source.location), sentences, path, shards.get("train", 1), shards.get("test", 1), seed
+        Model(source.location), sentences, path, shards.get("train", 1), shards.get("test", 1), seed=seed
     )
 
 

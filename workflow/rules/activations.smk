@@ -63,11 +63,12 @@ rule choose_positions:
         model=model_args,
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
         test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
+        bos=model_choice("bos"),
         seed=lambda wildcards: int(wildcards.seed),
         code=stage_digest("choose_positions"),
     shell:
         "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
-        " --test-shards {params.test} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
+        " --test-shards {params.test} --bos {params.bos} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
 
 
 rule dump_activations:

@@ -11,16 +11,17 @@ from onejump.files.atomic import OnejumpError
 
 
 def choose_positions(
-    sentences: pa.Table, tokenizer, max_tokens: int | None, shards: dict[str, int], seed: int
+    sentences: pa.Table, tokenizer, max_tokens: int | None, shards: dict[str, int], seed: int, bos: str = "tokenizer"
 ) -> pa.Table:
     """Tokenise each sentence and choose one position in it uniformly, as Din et al. do.
 
     Args:
         sentences: Table with sentence_id, split and text.
-        tokenizer: A tokenizer of Transformers; it adds a BOS token if that is its default.
+        tokenizer: A tokenizer of Transformers.
         max_tokens: The model's longest input, or None; longer sentences are cut.
         shards: Split -> number of shards; sentences are assigned to shards in order, in near-equal numbers.
         seed: Seed of the choice.
+        bos: Whether a sentence begins with the BOS token: `always`, `never`, or as the `tokenizer` does it.
 
     Returns:
         Table with sentence_id int32, split, shard int32, n_tokens int32, position int32 (0-based), token_id int32 (the
@@ -28,10 +29,16 @@ def choose_positions(
         (cut after the position: a causal model cannot see further).
 
     Raises:
-        OnejumpError: A sentence has no tokens, or a split has fewer sentences than shards.
+        OnejumpError: A sentence has no tokens, a split has fewer sentences than shards, or there is no BOS token.
     """
-    bos = getattr(tokenizer, "bos_token_id", None)
-    tokens = [ids[:max_tokens] for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]]
+    first = getattr(tokenizer, "bos_token_id", None)
+    if bos == "always" and first is None:
+        raise OnejumpError("bos: always, but the tokenizer has no BOS token; use bos: tokenizer")
+    tokens = [
+        [first] * (bos == "always") + ids[ids[:1] == [first] and bos != "tokenizer" :]
+        for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]
+    ]
+    tokens = [ids[:max_tokens] for ids in tokens]
     n_tokens = np.array([len(ids) for ids in tokens], dtype=np.int32)
     ids, split = sentences["sentence_id"].to_numpy(), np.array(sentences["split"].to_pylist())
     if (n_tokens == 0).any():
@@ -51,7 +58,7 @@ def choose_positions(
     columns = {"sentence_id": pa.array(ids, pa.int32()), "split": split.tolist(), "shard": shard}
     columns |= {"n_tokens": n_tokens, "position": position}
     columns["token_id"] = pa.array([sentence[-1] for sentence in seen], pa.int32())
-    columns["starts_with_bos"] = pa.array([sentence[0] == bos for sentence in tokens], pa.bool_())
+    columns["starts_with_bos"] = pa.array([sentence[0] == first for sentence in tokens], pa.bool_())
     columns["input_ids"] = pa.array(seen, pa.list_(pa.int32()))
     return pa.table(columns)
 

@@ -3,7 +3,9 @@
 Every number on it comes from a table or the config and is formatted here; the templates hold words only.
 """
 
+import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,7 @@ from onejump.study.fits import FITS
 from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
 from onejump.study.variants import VARIANT_DEFAULTS, seeds_of
 
+PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
 TEMPLATES = Path(__file__).parent / "templates"
 
 CLAIMS = {
@@ -99,6 +102,11 @@ def render_report(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
     )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers may depend on."""
+    return {"Python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
 
 
 def _summary(layout: Layout) -> Path:

@@ -151,3 +151,22 @@ def test_a_tokenizer_without_a_padding_token_will_do(tmp_path):
 def test_it_is_recorded_whether_sentences_start_with_bos(bos):
     table = choose_positions(sentence_table(12, 4), tiny_tokenizer(bos), None, {"train": 1, "test": 1}, 0)
     assert table["starts_with_bos"].to_pylist() == [bos] * 16
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("choice", ["tokenizer", "always", "never"])
+def test_the_config_decides_whether_sentences_start_with_bos(adds, choice):
+    tokenizer, sentences = tiny_tokenizer(adds), sentence_table(12, 4)
+    table = choose_positions(sentences, tokenizer, None, {"train": 1, "test": 1}, 0, choice)
+    plain = [len(ids) for ids in tiny_tokenizer(False)(sentences["text"].to_pylist())["input_ids"]]
+    begins = adds if choice == "tokenizer" else choice == "always"
+    assert table["starts_with_bos"].to_pylist() == [begins] * 16
+    assert table["n_tokens"].to_pylist() == [n + begins for n in plain]
+    assert all((ids[0] == tokenizer.bos_token_id) == begins for ids in table["input_ids"].to_pylist())
+
+
+def test_a_bos_token_that_the_tokenizer_does_not_have_is_refused():
+    table = table_of_lengths([3, 3])
+    message = error_of(lambda: choose_positions(table, GivenTokens(), None, {"train": 1}, 0, "always"))
+    assert message == "bos: always, but the tokenizer has no BOS token; use bos: tokenizer"
+    assert choose_positions(table, GivenTokens(), None, {"train": 1}, 0, "never")["n_tokens"].to_pylist() == [3, 3]
