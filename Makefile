@@ -17,7 +17,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo demo-results study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -30,6 +30,14 @@ study: $(INSTALLED)
 	cp results/study/summary/*.csv results/study/figures/*.sensitivity.svg docs/results/
 	rm docs/results/curves.csv
 	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } > docs/results/made-by.txt
+	python docs/describe_results.py
+
+# What docs/findings.md says about the demo: the floor, and each method by position.
+demo-results: demo
+	mkdir -p docs/results/demo
+	cp results/demo/summary/methods.csv results/demo/summary/by_position.csv docs/results/demo/
+	{ echo 'make demo-results, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } \
+		> docs/results/demo/made-by.txt
 	python docs/describe_results.py
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.

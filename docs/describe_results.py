@@ -14,6 +14,9 @@ PAGE, RESULTS = DOCS / "findings.md", DOCS / "results"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
 METHODS = {"identity": "identity", "arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint"}
 METHODS |= {"n_njtc": "N-NJTC", "jtc": "JTC"}
+FLOOR = {"constant": "constant", "constant_by_position": "constant by position", "token_table": "token table"}
+FLOOR |= {"identity_temperature": "identity, temperature", "middle": "jump of level K/2"}
+POSITIONS = ["0", "1-4", "5+", "1+"]
 JOINT_VARIANTS = ["paper", "per-level", "not-first", "post-norm", "exact", "exact-not-first", "exact-post-norm"]
 SINGLE_JUMPS = ["exact-post-norm", "logits", "kl"]  # one target, three objectives
 
@@ -21,7 +24,7 @@ Rows = list[list[str]]
 
 
 def read(name: str) -> pd.DataFrame:
-    """One of the study's summary tables."""
+    """One of the study's summary tables, or one of the demo's."""
     return pd.read_csv(RESULTS / f"{name}.csv", dtype={"jump": str}, keep_default_na=False, na_values=[""])
 
 
@@ -156,9 +159,23 @@ def dynamic_exit() -> Rows:
     return rows
 
 
+def floor() -> Rows:
+    """The demo's exact variant: precision and surprisal of each method, the floor included, by position."""
+    every, groups = (read(f"demo/{name}") for name in ("methods", "by_position"))
+    groups = groups[groups["level"].isna()]
+    rows = [["method", "precision", *(f"at {name}" for name in POSITIONS), "surprisal", "surprisal at 1+"]]
+    for method, words in (FLOOR | METHODS).items():
+        part = every[(every["variant"] == "exact") & (every["method"] == method)].iloc[0]
+        at = groups[(groups["variant"] == "exact") & (groups["method"] == method)].set_index("position")
+        known = [f"{at.loc[name, 'precision']:.3f}" if name in at.index else "–" for name in POSITIONS]
+        later = f"{at.loc['1+', 'surprisal']:.2f}" if len(at) else "–"
+        rows.append([words, estimate(part, "precision"), *known, f"{part['surprisal']:.2f}", later])
+    return rows
+
+
 MAKERS: dict[str, Callable[[], Rows]] = {
     maker.__name__: maker
-    for maker in (verdicts, methods, claims, sensitivity, joint, oracle, ranks, single_jumps, dynamic_exit)
+    for maker in (floor, verdicts, methods, claims, sensitivity, joint, oracle, ranks, single_jumps, dynamic_exit)
 }
 
 
