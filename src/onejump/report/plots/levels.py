@@ -87,7 +87,8 @@ def _cut_identity(axes: Axes, table: pd.DataFrame) -> None:
     if highest > 1.5 * jumps:
         axes.set_ylim(bottom=0, top=1.2 * jumps)
         note, colour = f"Identity: up to {highest:.1f} ↑", METHOD_STYLES["identity"].colour
-        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour)
+        clear = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # of the line that it is about
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour, bbox=clear)
 
 
 def _with_legend(figure: Figure, axes: Axes) -> Figure:
