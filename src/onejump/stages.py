@@ -165,6 +165,7 @@ def fit_jump(
     fit: Annotated[Literal[*FITS], Option(f"How the jump is fitted: {describe_fits()}.")] = next(iter(FITS)),
     target: Target = "pre_norm",
     rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
+    gate: Annotated[Literal["none", "level"], Option("Gates for the normalised hidden state, one a level.")] = "none",
     joint_batches: Annotated[
         Literal["mixed", "per_level"], Option("A batch of the joint fit: rows of all levels, or of one.")
     ] = "mixed",
@@ -183,7 +184,8 @@ def fit_jump(
     inputs = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
     for level, out in wanted:
         number = None if level == "joint" else int(level)
-        choices = {"fit": fit, "target": target, "rank": rank, "joint_batches": joint_batches, "seed": seed}
+        choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "joint_batches": joint_batches}
+        choices["seed"] = seed
         checkpoint = Checkpoint(out, inputs | choices | {"level": number}, device)
         jump, metadata = fit_jump(activations, unembedding, number, **choices, device=device, checkpoint=checkpoint)
         save_jump(out, jump, metadata)

@@ -7,6 +7,7 @@ import torch
 from onejump import stages
 from onejump.files.sealed import write_sealed_json
 from onejump.parameters import Compute, Dump
+from onejump.study.variants import is_nested
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 K, N_TRAIN, N_TEST, TRANSFER = 3, 80, 25, 12
@@ -14,7 +15,10 @@ VARIANTS = {
     "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},
     "exact": {"fit": "exact", "target": "post_norm", "positions": "not_first", "score_levels": "0..K-1", "rank": 3},
 }
-VARIANTS = {name: choices | {"joint_batches": "mixed"} for name, choices in VARIANTS.items()}
+for choices in VARIANTS.values():
+    choices["gate"] = "none"
+VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
+VARIANTS = {name: {**choices, "joint_batches": "mixed"} for name, choices in VARIANTS.items()}
 CONFIG = {
     "study": "study",
     "models": {"tiny": {"blocks": K}},
@@ -37,13 +41,14 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     joint = folder / "jumps" / "joint.safetensors"
     stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]
-    stages.fit_jump(train, cpu, fitted, [*jumps, joint], choices["fit"], target, choices["rank"], seed=seed)
+    given = (choices["fit"], target, choices["rank"], choices["gate"])
+    stages.fit_jump(train, cpu, fitted, [*jumps, joint], *given, seed=seed)
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, selection, levels, seed)
     stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
     stages.evaluate_references(train, cpu, dump.test, jtc, references, target)
     stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
-    if choices["fit"] == "exact":
+    if is_nested(choices):
         stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, TRANSFER, folder / "ranks.parquet", levels, target)
     stages.assess_claims(evaluation, references, jumps, selection, folder / "claims.parquet", seed)
 

@@ -22,7 +22,7 @@ TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the
 class Costs:
     """Multiply-adds for one token, without those of attention that grow with the context.
 
-    They follow from K, H, V, r and `block`, the multiply-adds of one block: one for each of its weights.
+    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), and gates.
     """
 
     n_blocks: int
@@ -30,6 +30,7 @@ class Costs:
     vocabulary: int
     rank: int
     block: int
+    gated: bool = False
 
     @property
     def plain_check(self) -> int:
@@ -38,8 +39,8 @@ class Costs:
 
     @property
     def fused_check(self) -> int:
-        """An exit check by a fused head: `H r` to the coordinates, `r V` to the logits."""
-        return self.rank * (self.hidden_size + self.vocabulary)
+        """An exit check by a fused head: `H r` to the coordinates, `r V` to the logits; a gate needs the whole too."""
+        return self.rank * (self.hidden_size + self.vocabulary) + self.gated * self.plain_check
 
     @property
     def full(self) -> int:

@@ -66,7 +66,8 @@ def _mean_squared_errors(
 ) -> tuple[torch.Tensor, float]:
     """Squared error of each jump, [n] float64, and of mean(Y), summed over H and averaged over rows and exit levels.
 
-    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`.
+    With z the jump's coordinates, `|z B - y|^2 = z (B B') z' - 2 z.(B y) + |y|^2`, where y is less what a gate lets
+    through.
     """
     P, q = torch.cat([jump.P for jump in jumps], 1), torch.cat([jump.q for jump in jumps])
     B = torch.stack([jump.B for jump in jumps])
@@ -76,9 +77,17 @@ def _mean_squared_errors(
     for level in progress_bar(range(activations.n_blocks), "squared errors", "level"):
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(device), unembedding, target)
-            rows = (x.to(device) @ P + q, y @ B.flatten(0, 1).T)
+            x = x.to(device)
+            rows = (x @ P + q, y @ B.flatten(0, 1).T)
             z, projected = (part.view(len(x), *B.shape[:2]).transpose(0, 1) for part in rows)
-            errors = (z * (z @ gram - 2 * projected)).sum(2) + y.square().sum(1)
+            square = y.square().sum(1)
+            if any(jump.gates for jump in jumps):
+                n, gates = unembedding.normalise(x), torch.tensor([jump.gate(level) for jump in jumps], device=device)
+                own = (n @ B.flatten(0, 1).T).view(len(x), *B.shape[:2]).transpose(0, 1)
+                projected = projected - gates[:, None, None] * own
+                passed = gates[:, None]
+                square = square - 2 * passed * (n * y).sum(1) + passed.square() * n.square().sum(1)
+            errors = (z * (z @ gram - 2 * projected)).sum(2) + square
             totals += errors.cpu().double().sum(1)
             if level == 0:  # the target is the same at every level
                 wide = y.cpu().double()

@@ -27,6 +27,7 @@ from onejump.jumps.moments import Moments, level_moments
 from onejump.models.devices import float64_device
 from onejump.models.unembedding import Unembedding
 from onejump.study.fits import FITS
+from onejump.study.variants import is_nested
 
 LARGEST = 8  # the curve's largest rank is H / LARGEST
 POINTS = 6
@@ -93,9 +94,10 @@ def read_ridges(paths: Sequence[str | Path]) -> tuple[int, list[float]]:
     """
     files = [TensorFile(path) for path in paths]
     for file in files:
-        if not FITS[file.metadata["fit"]].nested:
+        if not is_nested(file.metadata):
             nested = " or ".join(name for name, fit in FITS.items() if fit.nested)
-            raise OnejumpError(f"{file.path}: was fitted by {file.metadata['fit']}, expected {nested}")
+            found = f"{file.metadata['fit']} with gate {file.metadata['gate']}"
+            raise OnejumpError(f"{file.path}: was fitted by {found}, expected {nested} without gates")
     return files[0].value("rank"), [file.value("ridge") for file in files]
 
 

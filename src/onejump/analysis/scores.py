@@ -16,7 +16,9 @@ def score_jumps(
     """Cosine C of each jump's output and the target, at each level, for each training sentence.
 
     No H-wide prediction is formed: with `B = L Q`, where Q has orthonormal rows, y the target and z the jump's
-    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [r K, H] x [H, N].
+    coordinates, `C = (z L).(Q y) / (|z L| |y|)`, and all jumps at one level are one product [r K, H] x [H, N]. What a
+    gate a lets through, `a n` with n = norm(h), adds `a n.y` to the product of output and target, and
+    `2 a (z L).(Q n) + a^2 |n|^2` to the output's square.
 
     Args:
         activations: of the train split.
@@ -31,20 +33,29 @@ def score_jumps(
     n_jumps, n_levels = len(jumps), activations.n_blocks + 1
     # The rows of one jump are K apart, so that sums over r are sums of r blocks of all jumps.
     P, q, Q = (torch.stack(parts, 1).flatten(0, 1).to(device) for parts in zip(*map(_orthonormal, jumps), strict=True))
-    targets = []  # of each shard `Q y / |y|`, the same at every level
+    gated = any(jump.gates for jump in jumps)
+    targets = []  # of each shard `Q y / |y|`, the same at every level, and `y / |y|` where gates need it
     for (final,) in activations.shards(activations.n_blocks):
         y = target_of(final.to(device), unembedding, target)
-        targets.append(Q @ (y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)).T)
+        y = y / y.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        targets.append((Q @ y.T, y if gated else None))
     cosines = torch.empty(n_jumps, n_levels, len(activations))
     for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
-        for (x,), projected in zip(activations.shards(level), targets, strict=True):
-            z = torch.addmm(q[:, None], P, x.to(device).T)
+        gates = torch.tensor([jump.gate(level) for jump in jumps], device=device)[:, None]
+        for (x,), (projected, y) in zip(activations.shards(level), targets, strict=True):
+            x = x.to(device)
+            z = torch.addmm(q[:, None], P, x.T)
             dot, square = z.new_zeros(2, n_jumps, len(x))
             for ours, theirs in zip(z.split(n_jumps), projected.split(n_jumps), strict=True):
                 dot.addcmul_(ours, theirs)
                 square.addcmul_(ours, ours)
-            cosine = dot.div_(square.sqrt_().clamp_min_(1e-30)).clamp_(-1, 1)
+            if gated:
+                n = unembedding.normalise(x)
+                across = sum(ours * own for ours, own in zip(z.split(n_jumps), (Q @ n.T).split(n_jumps), strict=True))
+                square += 2 * gates * across + gates.square() * n.square().sum(1)
+                dot += gates * (n * y).sum(1)
+            cosine = dot.div_(square.clamp_min_(0).sqrt_().clamp_min_(1e-30)).clamp_(-1, 1)
             cosines[:, level, first : first + len(x)] = cosine.cpu()
             first += len(x)
     return cosines

@@ -84,6 +84,7 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     }
     at = read_table(layout.path("positions", model=branch["model"], seed=branch["seed"]), ["sentence_id", "position"])
     positions = at.to_pandas().set_index("sentence_id")["position"].loc[grids.sentences].to_numpy()
+    gated = layout.config["variants"][branch["variant"]]["gate"] != "none"
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
     scores = {"score": selection["scores"]} | {name: selection[name] for name in ("softmax", "bootstrap_share")}
@@ -99,7 +100,7 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "claims": claims,
         "oracle": tables.oracle_table(oracle[oracle["jump"].notna()], transfer),
         "shared_jumps": tables.shared_jumps_table(grids, ojfa, oracle),
-        "dynamic_exit": dynamic_exit_table(*metrics, Costs(n_blocks, hidden_size, vocabulary, rank, block)),
+        "dynamic_exit": dynamic_exit_table(*metrics, Costs(n_blocks, hidden_size, vocabulary, rank, block, gated)),
         "ranks": ranks.astype({"jump": "Int32"}),  # null where it is no single jump
     }
 

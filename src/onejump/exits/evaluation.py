@@ -83,8 +83,9 @@ def grid_precision(
     hits = torch.zeros(len(jumps), activations.n_blocks, dtype=torch.float64)
     for _, full, inputs in chunks(activations, unembedding, device, "grid of jumps"):
         for level, x in enumerate(inputs):
+            own = _own_logits(unembedding, jumps, x)
             for m, jump in enumerate(jumps):
-                for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full):
+                for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full, own, jump.gate(level)):
                     token, _ = argmax(logits)
                     hits[m, level] += (token[:, 0] == full.token[part]).sum().cpu()
     return hits / len(activations)
@@ -105,12 +106,22 @@ def _evaluate(
     for rows, full, inputs in chunks(activations, unembedding, device, "evaluate jumps"):
         mean_logits = _mean_logits(fused, M, full.probabilities, unembedding)
         for level, x in enumerate(inputs):
+            own = _own_logits(unembedding, jumps, x)
+            own_mean = None if own is None else unembedding.scale * torch.linalg.vecdot(full.probabilities, own)
             for method, m in (exits.at(level) | grid).items():
                 found = results[level][method][:, rows]
                 if n := found.shape[1]:
-                    z = fused[m].normalise(jumps[m](x[:n]))
-                    found[:] = metrics_in_parts(_exits(fused[m], z, full), full, mean_logits(m, z))
+                    z, gate = fused[m].normalise(jumps[m](x[:n])), jumps[m].gate(level)
+                    mean = mean_logits(m, z)
+                    if mean is not None and own_mean is not None:
+                        mean = mean + gate * own_mean[:n]
+                    found[:] = metrics_in_parts(_exits(fused[m], z, full, own, gate), full, mean)
     return results
+
+
+def _own_logits(unembedding: Unembedding, jumps: Sequence[FoldedJump], x: Tensor) -> Tensor | None:
+    """What an open gate lets through of hidden states [n, H], in logits [n, V]; None if no jump has gates."""
+    return unembedding.linear(unembedding.normalise(x)) if any(jump.gates for jump in jumps) else None
 
 
 def _grid(results: Sequence[Mapping[Method, Tensor]]) -> pa.Table:
@@ -138,13 +149,16 @@ def _mean_logits(
     return lambda m, z: unembedding.scale * ((z * projected[m][: len(z)]).sum(1) + offset[: len(z)])
 
 
-def _exits(unembedding: FusedUnembedding, z: Tensor, full: FullPrediction) -> Iterator[tuple[slice, Tensor]]:
+def _exits(
+    unembedding: FusedUnembedding, z: Tensor, full: FullPrediction, own: Tensor | None, gate: float
+) -> Iterator[tuple[slice, Tensor]]:
     """Logits from a jump's normalised z [n, r], for as many sentences at a time as fit into the cache.
 
-    A product reads all of M, which has r rows: for fewer than r sentences, that would dominate.
+    With `own`, from `_own_logits`, so much of it as the gate lets through is added. A product reads all of M, which has
+    r rows: for fewer than r sentences, that would dominate.
     """
     rows = cached_rows(full)
     for block in slices(len(z), max(rows, z.shape[1])):
-        logits = unembedding.project(z[block])
+        logits = unembedding.project(z[block], None if own is None else gate * own[block])
         for part in slices(len(logits), rows):
             yield slice(block.start + part.start, block.start + part.stop), logits[part]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import ROWS, chunks, metrics_of
+from onejump.exits.columns import METRICS
 from onejump.exits.metrics import FullPrediction
 from onejump.files.progress import progress_bar
 from onejump.jumps.moments import validation_start
@@ -30,12 +31,12 @@ NEWTON_STEPS = 20
 def evaluate_floor(
     train: Activations, test: Activations, unembedding: Unembedding, device: torch.device
 ) -> dict[str, Tensor]:
-    """METRICS on the test sentences, [6, N], of `constant`, `constant_by_position` and `token_table`.
+    """METRICS on the test sentences, [metric, N], of `constant`, `constant_by_position` and `token_table`.
 
     They do not depend on the level. The unembedding is on the device.
     """
     everywhere, first, rest = _constants(train, unembedding, device)
-    found = {name: torch.empty(6, len(test)) for name in ("constant", "constant_by_position")}
+    found = {name: torch.empty(len(METRICS), len(test)) for name in ("constant", "constant_by_position")}
     for rows, full, _ in chunks(test, unembedding, device, "evaluate constants"):
         at_first = (test.positions[rows] == 0).to(device)[:, None]
         found["constant"][:, rows] = metrics_of(everywhere.log().repeat(len(at_first), 1), full)
@@ -59,9 +60,9 @@ def _constants(train: Activations, unembedding: Unembedding, device: torch.devic
 def _evaluate_token_table(
     train: Activations, test: Activations, constant: Tensor, unembedding: Unembedding, device: torch.device
 ) -> Tensor:
-    """METRICS [6, N] of the token table, some tokens at a time: the table of all would be tokens x V."""
+    """METRICS [metric, N] of the token table, some tokens at a time: the table of all would be tokens x V."""
     last_train, last_test = (split.level(split.n_blocks) for split in (train, test))
-    found = torch.empty(6, len(test))
+    found = torch.empty(len(METRICS), len(test))
     with torch.inference_mode():
         for tokens in progress_bar(list(_packs(train, test, by_device(ROWS, device))), "evaluate token table", "pack"):
             entry = torch.full((int(max(tokens.max(), train.token_ids.max(), test.token_ids.max())) + 1,), -1)

@@ -34,6 +34,10 @@ CONVERGED = 1e-8
 
 def fit(problem: Problem) -> tuple[Jump, dict]:
     """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
+    if problem.gated:
+        from onejump.jumps.gates import fit_gated
+
+        return fit_gated(problem)
     facts = dict(vars(fit_exact(problem.fitting, problem.validation, problem.rank)))
     return facts.pop("map").jump(), facts
 

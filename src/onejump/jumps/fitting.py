@@ -10,10 +10,12 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.jumps.exact import fit_exact
+from onejump.jumps.gates import gated_moments
 from onejump.jumps.jump import Jump, default_rank
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
+from onejump.study.fits import FITS
 
 
 def fit_jump(
@@ -27,19 +29,25 @@ def fit_jump(
     seed: int,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    gate: str = "none",
 ) -> tuple[Jump, dict]:
     """Fit the jump of one level 0..K-1, or for None the joint jump of all exit levels.
 
     `fit` names a module here, whose `fit` returns the jump and what else its file says; without a rank, it is
     floor(H / 100). The seed is for fits that draw random numbers, `joint_batches` (`mixed` or `per_level`) for joint
-    fits that depend on it, and the checkpoint for fits that may take long.
+    fits that depend on it, the gate (`none` or `level`) for fits that can have any, and the checkpoint for fits that
+    may take long.
 
     Returns:
         The jump in evaluation mode, and the metadata of its file.
 
     Raises:
-        OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, or as the fit.
+        OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit or the
+            target takes no gates, or as the fit.
     """
+    if gate != "none" and not (FITS[fit].gated and target == "post_norm"):
+        fits = " or ".join(name for name, one in FITS.items() if one.gated)
+        raise OnejumpError(f"gate {gate}: asked of fit {fit} and target {target}; it needs fit {fits} and post_norm")
     n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
     if level is not None and not 0 <= level < n_blocks:
         raise OnejumpError(f"level {level} is out of range; exit levels of this model are 0..{n_blocks - 1}")
@@ -51,16 +59,19 @@ def fit_jump(
     per_level = level is None and joint_batches == "per_level"
     # Each jump has its own stream of random numbers, so that no two start alike.
     stream = seed * 1000 + (999 if level is None else level)
-    given = (activations, levels, unembedding, target, rank, fitting, validation)
+    given = (activations, levels, unembedding, target, rank, fitting, validation, gate == "level")
     problem = Problem(*given, per_level, stream, device, f"jump {name}", checkpoint)
     jump, facts = import_module(f"onejump.jumps.{fit}").fit(problem)
     if "optimum_mse" not in facts:
         exact = fit_exact(fitting, validation, rank, choose_ridge=False)
         facts |= {"optimum_mse": exact.optimum_mse, "mean_mse": exact.mean_mse}
     if "train_mse" not in facts:
-        folded = jump.fold()
-        facts |= {"train_mse": fitting.mse(folded), "validation_mse": validation.mse(folded)}
+        folded, moments = jump.fold(), (fitting, validation)
+        if folded.gates:
+            moments = gated_moments(problem, folded.gates)
+        facts |= dict(zip(("train_mse", "validation_mse"), (rows.mse(folded) for rows in moments), strict=True))
     facts |= {"level": name, "n_blocks": n_blocks, "fit": fit, "target": target, "rank": rank, "seed": seed}
+    facts["gate"] = gate
     facts |= {"unembedding_sha256": unembedding.metadata["sha256"], "n_rows": len(activations)}
     return jump, facts | {"gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"])}
 

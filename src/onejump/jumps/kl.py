@@ -1,12 +1,13 @@
 """The fit `kl`: Adam on the KL divergence of the exit's prediction from the full model's, starting at the optimum.
 
 The divergence is the objective of the tuned lens (Belrose et al. 2023); the start is the exact optimum of Eq. 2 (OJFA).
-The unembedding is fused, so that a step never forms an H-wide prediction; the largest array in memory is the logits of
-one level.
+The unembedding is fused, so that a step never forms an H-wide prediction; the largest arrays in memory are the logits
+of a batch.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onejump.files.atomic import OnejumpError
+from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.jumps.adam import one_cycle_adam
 from onejump.jumps.exact import AffineMap, fit_exact
+from onejump.jumps.gates import first_gates, gated_moments, with_gates
 from onejump.jumps.jump import Jump
 from onejump.jumps.objective import Problem, Rows
-from onejump.jumps.settings import KL_BATCH_SIZE, KL_LEARNING_RATE, KL_STEPS, KL_VALIDATE_EVERY
+from onejump.jumps.settings import KL_BATCH_LEVELS, KL_BATCH_ROWS, KL_LEARNING_RATE, KL_STEPS, KL_VALIDATE_EVERY
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
@@ -30,13 +33,17 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     Raises:
         OnejumpError: the divergence became NaN or infinite, or as `AffineMap.jump`.
     """
-    start = fit_exact(problem.fitting, problem.validation, problem.rank, choose_ridge=False)
+    gates = first_gates(problem) if problem.gated else []
+    moments = gated_moments(problem, gates) if gates else (problem.fitting, problem.validation)
+    start = fit_exact(*moments, problem.rank, choose_ridge=False)
     unembedding = problem.unembedding.to(problem.device)
-    rows, title = problem.rows(), problem.title
-    facts = dict(vars(fit_kl(*rows, start.map, unembedding, problem.target, problem.seed, progress=title)))
-    curve_steps = [i * KL_VALIDATE_EVERY for i in range(len(facts["validation_curve"]))]
-    measured = {"optimum_mse": start.optimum_mse, "mean_mse": start.mean_mse}
-    return facts.pop("map").jump(), facts | measured | {"curve_steps": curve_steps}
+    choices = {"gates": gates, "progress": problem.title, "checkpoint": problem.checkpoint}
+    found = fit_kl(*problem.rows(), start.map, unembedding, problem.target, problem.seed, **choices)
+    jump, facts = found.map.jump(), {name: getattr(found, name) for name in ("best_step", "train_curve")}
+    facts |= {"validation_curve": found.validation_curve, "optimum_mse": start.optimum_mse}
+    facts |= {"curve_steps": [i * KL_VALIDATE_EVERY for i in range(len(found.validation_curve))]}
+    facts["mean_mse"] = float(problem.fitting.yy / problem.fitting.n)
+    return with_gates(jump, found.gates) if gates else jump, facts
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class KlFit:
     """A fitted map, at the step with the lowest validation divergence, and the fit's course, in nats."""
 
     map: AffineMap
+    gates: list[float]  # one for each level of the rows, or none
     best_step: int  # 0 is the start
     train_curve: list[float]  # mean divergence of the batches between two validations
     validation_curve: list[float]  # on the validation slice, at the start and every KL_VALIDATE_EVERY steps
@@ -56,10 +64,12 @@ class _Objective:
     then suits every model. Typical is the median, since a few massive activations would dominate a mean.
 
     Attributes:
-        parameters: W [H, r], c [r], B [r, H], float32, in this order.
+        parameters: W [H, r], c [r], B [r, H], and, if there are gates, these [L], float32, in this order.
     """
 
-    def __init__(self, start: AffineMap, rows: Rows, unembedding: Unembedding, target: str) -> None:
+    def __init__(
+        self, start: AffineMap, gates: Sequence[float], rows: Rows, unembedding: Unembedding, target: str
+    ) -> None:
         """The objective at a start, scaled by what is typical of the rows."""
         self.unembedding, self.target, self._start = unembedding, target, start
         W, c, B, self._mean_x, self._std_x = (
@@ -68,57 +78,69 @@ class _Objective:
         z = torch.cat([self._coordinates(x, W, c) for x in rows.x])
         spread = z.abs().median(0).values.clamp_min(1e-30)
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
-        scaled = (W / spread, c / spread, B * (spread / self._scale)[:, None])
+        scaled = [W / spread, c / spread, B * (spread / self._scale)[:, None]]
+        scaled += [torch.tensor(gates, device=B.device)] if gates else []
         self.parameters = [part.requires_grad_() for part in scaled]
 
-    def map(self) -> AffineMap:
-        """The parameters as they are now, as a map in float64."""
-        W, c, B = (parameter.detach().to(self._start.W) for parameter in self.parameters)
-        return replace(self._start, W=W, c=c, V=(B * self._scale).T)
+    def result(self, parameters: Sequence[Tensor]) -> tuple[AffineMap, list[float]]:
+        """Values of the parameters as a map, in float64, and its gates."""
+        W, c, B, *gates = (parameter.detach().to(self._start.W) for parameter in parameters)
+        return replace(self._start, W=W, c=c, V=(B * self._scale).T), gates[0].tolist() if gates else []
 
     def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
         return (x - self._mean_x) / self._std_x @ W + c
 
-    def divergence(self, x: Tensor, y: Tensor, backward: bool) -> float:
-        """Mean divergence over inputs x [L, n, H], with targets y [n, H], in nats; `backward` sets the gradients."""
-        W, c, B = self.parameters
+    def divergence(self, rows: Rows, levels: Tensor, sentences: Tensor, backward: bool) -> float:
+        """Mean divergence of some sentences at some levels, in nats; `backward` sets the gradients."""
+        (W, c, B, *gates), y = self.parameters, rows.y[sentences]
+        x = [rows.x[level, sentences] for level in levels.tolist()]
         with torch.set_grad_enabled(backward):
             fused = fuse(self.unembedding, [B * self._scale], self.target)[0]
-            normed = [fused.normalise(self._coordinates(level, W, c)) for level in x]
+            normed = [fused.normalise(self._coordinates(part, W, c)) for part in x]
         with torch.no_grad():
             logits = self.unembedding.project(y) if self.target == "post_norm" else self.unembedding.logits(y)
             full = torch.softmax(logits, 1)
             entropy = float(cross_entropy(logits, full, reduction="sum"))
+            own = self.unembedding.linear(self.unembedding.normalise(torch.stack(x))) if gates else [None] * len(x)
         # Level by level, gradients are propagated to what is small; from there once, for all levels together.
-        leaves = [part.detach().requires_grad_(backward) for part in normed]
-        M = fused.M.detach().requires_grad_(backward)
+        leaves = [part.detach().requires_grad_(backward) for part in (*normed, fused.M, *gates)]
+        M, *leaf_gates = leaves[len(normed) :]
         exit_head, total = FusedUnembedding(M, fused.gram, fused.constant, self.unembedding), 0.0
-        for leaf in leaves:
-            loss = cross_entropy(exit_head.project(leaf), full, reduction="sum")
+        for leaf, one, level in zip(leaves, own, levels.tolist(), strict=False):
+            passed = leaf_gates[0][level] * one if gates else None
+            loss = cross_entropy(exit_head.project(leaf, passed), full, reduction="sum")
             total += float(loss.detach()) - entropy
             if backward:
                 loss.backward()
         if backward:
             for parameter in self.parameters:
                 parameter.grad = None
-            torch.autograd.backward([*normed, fused.M], [*(leaf.grad for leaf in leaves), M.grad])
+            torch.autograd.backward([*normed, fused.M, *gates], [leaf.grad for leaf in leaves])
             for parameter in self.parameters:
                 parameter.grad /= len(x) * len(y)
         return total / (len(x) * len(y))
 
-    def mean(self, rows: Rows) -> float:
-        """The mean divergence over all rows, a batch at a time."""
-        parts = [slice(first, first + KL_BATCH_SIZE) for first in range(0, len(rows.y), KL_BATCH_SIZE)]
-        sums = [self.divergence(rows.x[:, part], rows.y[part], backward=False) * len(rows.y[part]) for part in parts]
-        return sum(sums) / len(rows.y)
+    def validate(self, rows: Rows) -> float:
+        """The mean divergence over all sentences, each at KL_BATCH_LEVELS of the levels, the same ones every time."""
+        n_levels, n, _ = rows.x.shape
+        n_groups, total, count = math.ceil(n_levels / KL_BATCH_LEVELS), 0.0, 0
+        for group in range(n_groups):
+            levels = torch.arange(n_levels)[group::n_groups]
+            for sentences in torch.arange(n, device=rows.y.device)[group::n_groups].split(KL_BATCH_ROWS):
+                size = len(levels) * len(sentences)
+                total += self.divergence(rows, levels, sentences, backward=False) * size
+                count += size
+        return total / count
 
 
 def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of sentences, each at all levels, which share the full model's logits."""
-    n, size = len(rows.y), min(KL_BATCH_SIZE, len(rows.y))
+    """Endless batches of levels and of sentences, which are at all these levels and share the full model's logits."""
+    n_levels, n, _ = rows.x.shape
+    at_once = min(KL_BATCH_LEVELS, n_levels)
+    size = min(KL_BATCH_ROWS // at_once, n)
     while True:
         for part in torch.randperm(n, generator=generator)[: n // size * size].view(-1, size).to(rows.y.device):
-            yield rows.x[:, part], rows.y[part]
+            yield torch.randperm(n_levels, generator=generator)[:at_once], part
 
 
 def fit_kl(
@@ -128,35 +150,52 @@ def fit_kl(
     unembedding: Unembedding,
     target: str,
     seed: int,
+    gates: Sequence[float] = (),
     steps: int = KL_STEPS,
     progress: str | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> KlFit:
     """Fit by the divergence, and keep the map with the lowest one on the validation slice.
 
-    The unembedding is on the rows' device; the seed is that of the order of batches.
+    The unembedding is on the rows' device; the seed is that of the batches; gates are where they start, one for each of
+    the rows' levels. An interrupted fit resumes at its checkpoint, with the same result.
 
     Raises:
         OnejumpError: the divergence became NaN or infinite.
     """
-    objective = _Objective(start, fitting, unembedding, target)
+    objective = _Objective(start, gates, fitting, unembedding, target)
     optimiser, schedule = one_cycle_adam(objective.parameters, KL_LEARNING_RATE, steps)
-    best, stretch, train_curve, validation_curve = start, 0.0, [], [objective.mean(validation)]
-    batches = _batches(fitting, torch.Generator().manual_seed(seed))
-    for step in progress_bar(range(1, steps + 1), progress, "step"):
-        stretch += objective.divergence(*next(batches), backward=True) / KL_VALIDATE_EVERY
-        optimiser.step()
-        schedule.step()
-        if step % KL_VALIDATE_EVERY:
-            continue
-        train_curve.append(stretch)
-        validation_curve.append(objective.mean(validation))
-        stretch = 0.0
+    generator = torch.Generator().manual_seed(seed)
+    best = [part.detach().clone() for part in objective.parameters]
+    curves = {"train_curve": [], "validation_curve": [objective.validate(validation)]}
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        with torch.no_grad():
+            for parameter, value in zip(objective.parameters, saved["parameters"], strict=True):
+                parameter.copy_(value)
+        for name, part in (("optimiser", optimiser), ("schedule", schedule)):
+            part.load_state_dict(saved[name])
+        generator.set_state(saved["generator"])
+        best, curves = saved["best"], {name: saved[name] for name in curves}
+    train_curve, validation_curve = curves.values()
+    done, stretches = len(train_curve), steps // KL_VALIDATE_EVERY
+    for _ in progress_bar(range(done, stretches), progress, f"{KL_VALIDATE_EVERY} steps", stretches, done):
+        total = 0.0
+        for levels, sentences in itertools.islice(_batches(fitting, generator), KL_VALIDATE_EVERY):
+            total += objective.divergence(fitting, levels, sentences, backward=True)
+            optimiser.step()
+            schedule.step()
+        train_curve.append(total / KL_VALIDATE_EVERY)
+        validation_curve.append(objective.validate(validation))
         if not math.isfinite(validation_curve[-1]):
             raise OnejumpError(
-                f"KL fit: the divergence is {validation_curve[-1]} after step {step}; "
+                f"KL fit: the divergence is {validation_curve[-1]} after step {len(train_curve) * KL_VALIDATE_EVERY}; "
                 "look for extreme activations, or use fit: exact"
             )
         if validation_curve[-1] == min(validation_curve):
-            best = objective.map()
+            best = [part.detach().clone() for part in objective.parameters]
+        if checkpoint is not None and checkpoint.due:
+            states = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "best": best}
+            now = [part.detach() for part in objective.parameters]
+            checkpoint.save(states | curves | {"parameters": now, "generator": generator.get_state()})
     best_step = validation_curve.index(min(validation_curve)) * KL_VALIDATE_EVERY
-    return KlFit(best, best_step, train_curve, validation_curve)
+    return KlFit(*objective.result(best), best_step, train_curve, validation_curve)

@@ -97,10 +97,12 @@ def level_moments(
     target: str,
     device: torch.device,
     root: Tensor | None = None,
+    gates: Sequence[float] | None = None,
 ) -> tuple[Moments, Moments]:
     """Pooled moments of the fitting rows of some levels, and of their validation slices, read a shard at a time.
 
-    Targets are multiplied by `root` [H, H] float64, if given: a root of the metric that weights errors.
+    Targets are multiplied by `root` [H, H] float64, if given: a root of the metric that weights errors. With gates, one
+    for each of the levels, targets are what these do not let through, `y - a norm(h)`.
 
     Raises:
         OnejumpError: there are too few rows to fit, or as `Activations.shards`.
@@ -110,10 +112,12 @@ def level_moments(
     device = float64_device(device)
     boundary = validation_start(len(activations))
     fitting, validation = (Moments.of_none(activations.hidden_size, device) for _ in range(2))
-    for level in levels:
+    for i, level in enumerate(levels):
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(unembedding.weight.device), unembedding, target).to(device)
+            if gates is not None:
+                y = y - gates[i] * unembedding.normalise(x.to(unembedding.weight.device)).to(y)
             x = x.to(device)
             y = y if root is None else y.double() @ root
             cut = min(max(boundary - first, 0), len(x))

@@ -61,6 +61,7 @@ class Problem:
     rank: int
     fitting: Moments
     validation: Moments  # of the validation slice, which chooses epoch, step or ridge
+    gated: bool  # whether a jump predicts what gates do not let through of the hidden state (`post_norm` only)
     per_level: bool  # whether a batch holds rows of one level, or of all
     seed: int  # of all random choices; no two jumps share it
     device: torch.device

@@ -13,8 +13,12 @@ RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 # Columns beyond the rank in its search for the largest eigenvalues.
 OVERSAMPLING = 10
 
-# Adam on KL.
-KL_STEPS = 200
-KL_BATCH_SIZE = 64
+# Rounds in which jump and gates are fitted in turn.
+ALTERNATIONS = 8
+
+# Adam on KL. All batches have as many rows: sentences at one level, or, in the joint fit, fewer at some of the levels.
+KL_STEPS = 500
+KL_BATCH_ROWS = 96
+KL_BATCH_LEVELS = 3
 KL_LEARNING_RATE = 0.005
-KL_VALIDATE_EVERY = 25  # steps
+KL_VALIDATE_EVERY = 50  # steps

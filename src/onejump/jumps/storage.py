@@ -26,7 +26,7 @@ def load_jump(path: str | Path, unembedding: Unembedding) -> tuple[Jump, TensorF
     """
     file = _open(path, unembedding, "jump")
     tensors = file.tensors()
-    jump = Jump(*tensors["A"].shape)
+    jump = Jump(*tensors["A"].shape, n_gates=len(tensors.get("gates", ())))
     jump.bn.eps = file.value("eps")
     with torch.no_grad():
         for name, tensor in jump.tensors().items():

@@ -73,6 +73,10 @@ class Unembedding:
         """Output head in float32, from a normalised vector: [..., H] -> [..., V]."""
         return self.finish(nn.functional.linear(normed, self.weight.float(), self.bias))
 
+    def linear(self, normed: Tensor) -> Tensor:
+        """The output head's product alone, without bias, factor and cap: [..., H] -> [..., V]."""
+        return normed @ self.weight.float().T
+
     def logits(self, h: Tensor) -> Tensor:
         """Final norm and output head in float32, from a hidden state before the norm: [..., H] -> [..., V]."""
         return self.project(self.normalise(h))

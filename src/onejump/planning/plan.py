@@ -11,9 +11,8 @@ from onejump.jumps.settings import VALIDATION_SHARE
 from onejump.models.architecture import find_architecture
 from onejump.planning.machines import GB, TWO_CORES, Machine
 from onejump.planning.work import MARGIN, STAGES, Sizes, Work, work_of
-from onejump.study.fits import FITS
 from onejump.study.layout import Layout
-from onejump.study.variants import joint_of, jumps_of
+from onejump.study.variants import is_nested, joint_of, jumps_of
 
 
 def sizes_of(name: str, config: Mapping) -> Sizes:
@@ -47,7 +46,7 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         add("fit_jump", model, seed, jumps, number=architecture.n_blocks, **fitted)
         add("fit_joint_jump", model, seed, joint, **fitted)
         add("score_jumps", model, seed, jumps, **fitted)
-        curve = ["evaluate_ranks"] if FITS[chosen["fit"]].nested else []
+        curve = ["evaluate_ranks"] if is_nested(chosen) else []
         for stage in ("select_jump", "evaluate_oracle", "evaluate_jumps", "assess_claims", *curve):
             add(stage, model, seed, variant, **fitted)
         for stage in ("fit_jtc", "evaluate_references"):

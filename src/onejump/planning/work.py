@@ -146,11 +146,11 @@ def _exits(s: Sizes, rows: float, exits: float, fused: bool = True, rank: int | 
 
 
 def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
-    steps, batch = settings.KL_STEPS, settings.KL_BATCH_SIZE
-    logits = steps * batch + (1 + steps // settings.KL_VALIDATE_EVERY) * N * settings.VALIDATION_SHARE
-    flops = logits * (2 * H * V + levels * 6 * r * V) + steps * 6 * r * H * V
+    steps, batch, at_once = settings.KL_STEPS, settings.KL_BATCH_ROWS, min(settings.KL_BATCH_LEVELS, levels)
+    full = steps * batch / at_once + (1 + steps // settings.KL_VALIDATE_EVERY) * N * settings.VALIDATION_SHARE
+    flops = full * (2 * H * V + at_once * 6 * r * V) + steps * 6 * r * H * V
     memory = _f32(2, (levels + 1) * N, H) + _f32(8, batch, V)
-    return Work({"float32": flops, "touched": _f32(logits, levels + 1, V)}, device=memory, unembedding=2)
+    return Work({"float32": flops, "touched": _f32(full, at_once + 1, V)}, device=memory, unembedding=2)
 
 
 def _adam(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:

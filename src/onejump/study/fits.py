@@ -21,6 +21,7 @@ class Fit:
 
     description: str  # one line, to be read after the name
     chosen: str | None = None  # what the validation slice chooses, if anything
+    gated: bool = False  # whether it can have gates
     nested: bool = False  # whether one solution holds those of all lower ranks: the variant has a curve over ranks
     joint_batches: bool = False  # whether the joint jump depends on the variant's `joint_batches`
     course: Course | None = None  # of an iterative fit; None for a closed form
@@ -33,13 +34,19 @@ FITS = {
         joint_batches=True,
         course=Course("epoch", "validation_mse"),
     ),
-    "exact": Fit("the optimum of the paper's objective in closed form", chosen="the ridge of exact fits", nested=True),
+    "exact": Fit(
+        "the optimum of the paper's objective in closed form",
+        chosen="the ridge of exact fits",
+        gated=True,
+        nested=True,
+    ),
     "exact_logits": Fit(
         "the optimum with errors weighted by the output head", chosen="the ridge of fits weighted by the output head"
     ),
     "kl": Fit(
         "Adam on the KL divergence of the predictions, starting at the optimum",
         chosen="the best step of KL fits",
+        gated=True,
         course=Course("step", "validation_kl"),
     ),
 }

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from onejump.study.fits import FITS
-from onejump.study.variants import joint_of, jumps_of, seeds_of
+from onejump.study.variants import is_nested, joint_of, jumps_of, seeds_of
 
 # Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
 FILES = {
@@ -98,7 +97,7 @@ class Layout:
 
     def is_nested(self, variant: str) -> bool:
         """Whether one fit of a variant gives the jumps of every rank."""
-        return FITS[self.config["variants"][variant]["fit"]].nested
+        return is_nested(self.config["variants"][variant])
 
     def every(self, name: str, model: str | None = None) -> list[Path]:
         """All files of a kind, of one model or of all models: once each, in the order of the config."""

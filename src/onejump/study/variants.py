@@ -12,9 +12,15 @@ VARIANT_DEFAULTS = {
     "score_levels": "1..K",
     "rank": None,
     "joint_batches": "mixed",
+    "gate": "none",
 }
 # Choices that a level's jump, and so its cosines, depends on.
-FITTED_BY = ("fit", "target", "positions", "rank")
+FITTED_BY = ("fit", "target", "positions", "rank", "gate")
+
+
+def is_nested(choices: Mapping) -> bool:
+    """Whether one fit of a variant gives the jumps of every rank; gates depend on the rank."""
+    return FITS[choices["fit"]].nested and choices["gate"] == "none"
 
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:

@@ -88,5 +88,5 @@ def test_only_fits_that_are_nested_have_ridges_for_every_rank(dump, tmp_path):
     for fit in ("exact", "exact_logits"):
         save_jump(tmp_path / fit, *fit_jump(train, unembedding, None, fit, "pre_norm", 1, "mixed", 0, CPU))
     assert read_ridges([tmp_path / "exact"]) == (1, [TensorFile(tmp_path / "exact").value("ridge")])
-    with pytest.raises(OnejumpError, match="exact_logits: was fitted by exact_logits, expected exact"):
+    with pytest.raises(OnejumpError, match="exact_logits: was fitted by exact_logits with gate none, expected exact"):
         read_ridges([tmp_path / "exact", tmp_path / "exact_logits"])

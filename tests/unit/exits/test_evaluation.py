@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, evaluate_jumps
+from onejump.exits.evaluation import JumpExits, evaluate_jumps, grid_precision
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.exits.references import evaluate_references
 from onejump.jumps.jump import FoldedJump
@@ -31,21 +31,23 @@ CPU = torch.device("cpu")
 RANK, TRANSFER, OJFA = 4, 20, 2
 
 
-def make_exits() -> JumpExits:
-    def jump(seed: int) -> FoldedJump:
+def make_exits(gated: bool = False) -> JumpExits:
+    def jump(seed: int, *gates: float) -> FoldedJump:
         P, q = normal(H, RANK, seed=seed, scale=0.2), normal(RANK, seed=seed + 1, scale=0.3)
-        return FoldedJump(P, q, normal(RANK, H, seed=seed + 2, scale=0.5))
+        return FoldedJump(P, q, normal(RANK, H, seed=seed + 2, scale=0.5), gates if gated else ())
 
-    return JumpExits([jump(20 + 3 * m) for m in range(K)], OJFA, jump(40))
+    return JumpExits([jump(20 + 3 * m, 0.3 * m - 0.2) for m in range(K)], OJFA, jump(40, 0.5, -0.1, 0.9))
 
 
 def jtc(level: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.eye(H) + normal(H, H, seed=50 + level, scale=0.1), normal(H, seed=60 + level, scale=0.3)
 
 
-def evaluate(activations, unembedding, target: str = "pre_norm", transfer: int = TRANSFER) -> pd.DataFrame:
+def evaluate(
+    activations, unembedding, target: str = "pre_norm", transfer: int = TRANSFER, gated: bool = False
+) -> pd.DataFrame:
     """Every method at every level."""
-    jumps, _ = evaluate_jumps(activations, unembedding, make_exits(), target, transfer, CPU)
+    jumps, _ = evaluate_jumps(activations, unembedding, make_exits(gated), target, transfer, CPU)
     references = evaluate_references(activations, activations, unembedding, jtc, target, CPU).to_pandas()
     references = references[references["method"].isin(["identity", "jtc"])]  # test_floor.py has the rest
     return by_method(pd.concat([jumps.to_pandas(), references]))
@@ -56,16 +58,17 @@ def by_method(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype({"method": str}).sort_values(["level", "method", "jump"], kind="stable", ignore_index=True)
 
 
-def naive_table(activations, unembedding: Unembedding, target: str, transfer: int) -> pd.DataFrame:
+def naive_table(activations, unembedding: Unembedding, target: str, transfer: int, gated: bool = False) -> pd.DataFrame:
     hidden = [activations.level(k).double().numpy() for k in range(K + 1)]
-    exits = make_exits()
+    exits = make_exits(gated)
 
     def finish(y: np.ndarray) -> np.ndarray:
         return naive_project(unembedding, y if target == "post_norm" else naive_norm(unembedding, y))
 
-    def through(jump: FoldedJump, h: np.ndarray) -> np.ndarray:
+    def through(jump: FoldedJump, h: np.ndarray, level: int) -> np.ndarray:
         P, q, B = (tensor.double().numpy() for tensor in (jump.P, jump.q, jump.B))
-        return finish((h @ P + q) @ B)
+        gate = jump.gates[0 if len(jump.gates) == 1 else level] if gated else 0
+        return finish((h @ P + q) @ B + gate * naive_norm(unembedding, h))
 
     def full_rank(level: int, h: np.ndarray) -> np.ndarray:
         weight, bias = jtc(level)
@@ -76,12 +79,12 @@ def naive_table(activations, unembedding: Unembedding, target: str, transfer: in
     for level in range(K):
         methods = {
             ("identity", None): lambda h: naive_project(unembedding, naive_norm(unembedding, h)),
-            ("n_njtc", level): lambda h, level=level: through(exits.jumps[level], h),
-            ("ojfa", OJFA): lambda h: through(exits.jumps[OJFA], h),
-            ("middle", K // 2): lambda h: through(exits.jumps[K // 2], h),
-            ("joint", None): lambda h: through(exits.joint, h),
+            ("n_njtc", level): lambda h, level=level: through(exits.jumps[level], h, level),
+            ("ojfa", OJFA): lambda h, level=level: through(exits.jumps[OJFA], h, level),
+            ("middle", K // 2): lambda h, level=level: through(exits.jumps[K // 2], h, level),
+            ("joint", None): lambda h, level=level: through(exits.joint, h, level),
             ("jtc", None): lambda h, level=level: full_rank(level, h),
-            **{("arbitrary", m): lambda h, m=m: through(exits.jumps[m], h) for m in range(K)},
+            **{("arbitrary", m): lambda h, m=m, level=level: through(exits.jumps[m], h, level) for m in range(K)},
         }
         for (method, jump), logits in methods.items():
             for i in range(transfer if method == "arbitrary" else len(full)):
@@ -107,13 +110,18 @@ def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 # ----------------------------------------------------------------------------------------------------------- metrics
 
 
-@pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
+@pytest.mark.parametrize(("target", "gated"), [("pre_norm", False), ("post_norm", False), ("post_norm", True)])
 @pytest.mark.parametrize("softcap", [None, 20.0])
 @pytest.mark.parametrize("norm_kind", ["rms", "layer"])
 @pytest.mark.parametrize("vocabulary", [128, 130])
-def test_every_metric_of_every_method_is_its_definition(tmp_path, vocabulary, norm_kind, softcap, target):
+def test_every_metric_of_every_method_is_its_definition(tmp_path, vocabulary, norm_kind, softcap, target, gated):
     activations, unembedding = make_activations(tmp_path, make_head(vocabulary, norm_kind, softcap))
-    assert_same(evaluate(activations, unembedding, target), naive_table(activations, unembedding, target, TRANSFER))
+    found = evaluate(activations, unembedding, target, gated=gated)
+    assert_same(found, naive_table(activations, unembedding, target, TRANSFER, gated))
+    grid = grid_precision(activations, unembedding, make_exits(gated).jumps, target, CPU)
+    alone = evaluate(activations, unembedding, target, N, gated).query("method == 'arbitrary'")
+    expected = alone.groupby(["jump", "level"])["correct"].mean().to_numpy().reshape(K, K)
+    np.testing.assert_allclose(grid.numpy(), expected, rtol=1e-12)
 
 
 def test_the_fixture_has_hits_and_misses_so_that_the_comparison_above_means_something(tmp_path):

@@ -65,6 +65,14 @@ def test_an_old_key_is_refused_with_its_new_name():
             "models.m.shards.train is 11, expected at most corpus.train = 10",
         ),
         (
+            {"variants": {"a": {"fit": "adam", "target": "post_norm", "gate": "level"}}},
+            "variants.a.gate is level with fit adam and target post_norm, expected fit exact or kl and target",
+        ),
+        (
+            {"variants": {"a": {"fit": "kl", "gate": "level"}}},
+            "variants.a.gate is level with fit kl and target pre_norm, expected fit exact or kl and target post_norm",
+        ),
+        (
             {"published": {"typo": {"source": "paper"}}},
             "published has typo, which is none of the study's models: m",
         ),

@@ -5,7 +5,7 @@ import pytest
 from onejump.study.variants import joint_of, jumps_of
 
 DEFAULTS = {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": None}
-DEFAULTS["joint_batches"] = "mixed"
+DEFAULTS |= {"joint_batches": "mixed", "gate": "none"}
 
 
 def variants(**choices: dict) -> dict[str, dict]:
@@ -21,6 +21,7 @@ def variants(**choices: dict) -> dict[str, dict]:
         ({"target": "post_norm"}, "other", "other"),
         ({"positions": "not_first"}, "other", "other"),
         ({"rank": 3}, "other", "other"),
+        ({"gate": "level"}, "other", "other"),
     ],
 )
 def test_a_variant_shares_what_does_not_depend_on_its_choice(choice, jumps, joint):

@@ -1,0 +1,128 @@
+"""Gated jumps by squared error, against a general optimiser and against whole predictions."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from handmade import CPU, standardise
+from refusals import error_of
+
+from onejump.analysis.claims import n_parameters
+from onejump.analysis.oracle import evaluate_oracle
+from onejump.analysis.scores import score_jumps
+from onejump.jumps.fitting import fit_jump
+from onejump.jumps.jump import target_of
+
+LEVELS = {1: [1], None: [0, 1, 2]}
+
+
+def rows_of(study, level):
+    """Standardised inputs and normalised states of the level, or of all one below the other, and targets."""
+    activations, unembedding = study
+    x = torch.cat([activations.level(k) for k in LEVELS[level]]).double()
+    y = target_of(activations.level(3), unembedding, "post_norm").double().repeat(len(LEVELS[level]), 1)
+    number = torch.arange(len(LEVELS[level])).repeat_interleave(len(activations))
+    fitted = torch.arange(len(activations)).repeat(len(LEVELS[level])) < len(activations) - 20
+    return x, unembedding.normalise(x.float()).double(), y, number, fitted
+
+
+def predict(jump, x, n, number):
+    folded = jump.fold()
+    return (x.float() @ folded.P + folded.q) @ folded.B + jump.gates.detach()[number, None] * n.float()
+
+
+def general_optimum(xn, n, y, number, rank: int) -> float:
+    """The smallest squared error that an optimiser finds for all parameters at once, from several starts."""
+    best, n_levels, width = np.inf, int(number.max()) + 1, xn.shape[1]
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = ((width, rank), (rank,), (rank, width), (n_levels,))
+        parameters = [torch.randn(s, generator=generator, dtype=torch.float64) * 0.3 for s in shapes]
+        for part in parameters:
+            part.requires_grad_()
+        optimiser = torch.optim.LBFGS(parameters, max_iter=3000, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+        def error(parameters=parameters):
+            A, c, B, gates = parameters
+            return ((xn @ A + c) @ B + gates[number, None] * n - y).square().sum(1).mean()
+
+        def closure(optimiser=optimiser, error=error):
+            optimiser.zero_grad()
+            loss = error()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        best = min(best, error().item())
+    return best
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_alternation_ends_near_what_a_general_optimiser_finds(study, fitted, monkeypatch, level):
+    monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))
+    monkeypatch.setattr("onejump.jumps.gates.ALTERNATIONS", 40)
+    jump, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 0, CPU, gate="level")
+    x, n, y, number, rows = rows_of(study, level)
+    x, n, y, number = x[rows], n[rows], y[rows], number[rows]
+    found = float((predict(jump, x, n, number).double() - y).square().sum(1).mean())
+    assert found == pytest.approx(facts["train_mse"], rel=1e-4)
+    assert found <= 1.002 * general_optimum(standardise(x), n, y, number, 3)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_more_rounds_never_make_the_error_larger(study, monkeypatch, level):
+    monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))
+    errors = []
+    for rounds in (1, 2, 3, 5, 8):
+        monkeypatch.setattr("onejump.jumps.gates.ALTERNATIONS", rounds)
+        _, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 0, CPU, gate="level")
+        errors.append(facts["train_mse"])
+        assert facts["gap"] == pytest.approx(0, abs=1e-9)
+    assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise(errors))
+    assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("fit", ["exact", "kl"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_file_holds_the_gates_and_the_error_of_the_whole_prediction(study, fitted, level, fit):
+    jump, file = fitted(level, fit, "post_norm", gate="level")
+    assert file.metadata["gate"] == "level"
+    assert jump.gates.shape == (len(LEVELS[level]),)
+    assert n_parameters(file) == 2 * 12 * 3 + 4 * 12 + len(LEVELS[level])
+    x, n, y, number, rows = rows_of(study, level)
+    errors = (predict(jump, x, n, number).double() - y).square().sum(1)
+    assert float(errors[rows].mean()) == pytest.approx(file.value("train_mse"), rel=1e-4)
+    assert float(errors[~rows].mean()) == pytest.approx(file.value("validation_mse"), rel=1e-4)
+    folded = jump.fold()
+    assert [folded.gate(k) for k in range(3)] == jump.gates.tolist() * (3 if level == 1 else 1)
+
+
+def test_scores_and_errors_of_gated_jumps_are_those_of_whole_predictions(study, fitted):
+    activations, unembedding = study
+    jumps = [fitted(level, "exact", "post_norm", gate="level")[0].fold() for level in range(3)]
+    joint = fitted(None, "exact", "post_norm", gate="level")[0].fold()
+    found = score_jumps(activations, unembedding, jumps, "post_norm", CPU)
+    y = target_of(activations.level(3), unembedding, "post_norm")
+    errors = torch.zeros(4, dtype=torch.float64)
+    for level in range(4):
+        x = activations.level(level)
+        for m, jump in enumerate([*jumps, joint]):
+            gate = jump.gate(level) if level < 3 or len(jump.gates) == 1 else np.nan
+            whole = jump(x) @ jump.B + gate * unembedding.normalise(x)
+            if m < 3:
+                expected = torch.nn.functional.cosine_similarity(whole, y, 1)
+                torch.testing.assert_close(found[m, level], expected, rtol=1e-3, atol=1e-5)
+            if level < 3:
+                errors[m] += (whole - y).double().square().sum(1).mean() / 3
+    given = (activations, unembedding, jumps, joint, found, "1..K", "post_norm", CPU)
+    np.testing.assert_allclose(evaluate_oracle(*given)["mse"].to_numpy(), errors, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fit", "target"), [("adam", "post_norm"), ("exact_logits", "post_norm"), ("exact", "pre_norm")]
+)
+def test_gates_where_there_can_be_none_are_refused(study, fit, target):
+    message = error_of(lambda: fit_jump(*study, 1, fit, target, 3, "mixed", 0, CPU, gate="level"))
+    expected = f"gate level: asked of fit {fit} and target {target}; it needs fit exact or kl and post_norm"
+    assert message == expected
