@@ -38,16 +38,12 @@ def methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int])
     # Arbitrary jumps have fewer sentences, and so resamples of their own.
     arbitrary = {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}
     for alike in (methods, arbitrary):
-        means = {(method, name): alike[method][name].mean(0) for method in alike for name in WITH_INTERVALS.values()}
-        bounds = _intervals(means)
-        for method, grid in alike.items():
-            row = {"method": method, "parameters": parameters[method]}
-            for column, name in WITH_INTERVALS.items():
-                low, high = map(float, bounds[method, name])
-                row |= {column: means[method, name].mean(), f"{column}_low": low, f"{column}_high": high}
+        for method, columns in _means_over_levels(alike).items():
+            grid = alike[method]
             by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
             worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
-            rows.append(row | {"precision_at_5": at_5} | worst)
+            row = {"method": method, "parameters": parameters[method]}
+            rows.append(row | columns | {"precision_at_5": at_5} | worst)
     return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
 
 
@@ -62,20 +58,23 @@ def positions_table(grids: EvaluationGrids, positions: np.ndarray) -> pd.DataFra
         if not kept.any():
             continue
         part = grids.where(kept)
-        metrics = {
-            (method, name): part.metric(method, name) for method in part.methods for name in WITH_INTERVALS.values()
-        }
-        means = {key: values.mean(0) for key, values in metrics.items()}
-        bounds, rows = _intervals(means), []
-        for method in part.methods:
-            row = {"method": method, "n": kept.sum()}
-            for column, name in WITH_INTERVALS.items():
-                low, high = map(float, bounds[method, name])
-                row |= {column: means[method, name].mean(), f"{column}_low": low, f"{column}_high": high}
-            rows.append(row)
+        metrics = {method: dict(zip(METRICS, values, strict=True)) for method, values in part.methods.items()}
+        means = [{"method": method, "n": kept.sum()} | row for method, row in _means_over_levels(metrics).items()]
         levels = levels_table(part)[["method", "level", "n", *METRIC_COLUMNS]]
-        parts.append(pd.concat([pd.DataFrame(rows), levels]).assign(position=group))
+        parts.append(pd.concat([pd.DataFrame(means), levels]).assign(position=group))
     return pd.concat(parts).astype({"level": "Int32"})
+
+
+def _means_over_levels(metrics: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+    """METRIC_COLUMNS of some methods, from their metrics [level, sentence]: means over both, with intervals."""
+    means = {(method, name): metrics[method][name].mean(0) for method in metrics for name in WITH_INTERVALS.values()}
+    bounds, rows = _intervals(means), {}
+    for method in metrics:
+        rows[method] = row = {}
+        for column, name in WITH_INTERVALS.items():
+            low, high = map(float, bounds[method, name])
+            row |= {column: means[method, name].mean(), f"{column}_low": low, f"{column}_high": high}
+    return rows
 
 
 def single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:

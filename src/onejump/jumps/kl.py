@@ -124,7 +124,7 @@ class _Objective:
         """The mean divergence over all sentences, each at KL_BATCH_LEVELS of the levels, the same ones every time."""
         n_levels, n, _ = rows.x.shape
         n_groups, total, count = math.ceil(n_levels / KL_BATCH_LEVELS), 0.0, 0
-        for group in range(n_groups):
+        for group in range(min(n_groups, n)):
             levels = torch.arange(n_levels)[group::n_groups]
             for sentences in torch.arange(n, device=rows.y.device)[group::n_groups].split(KL_BATCH_ROWS):
                 size = len(levels) * len(sentences)

@@ -47,6 +47,7 @@ VERDICT_STYLES = {
     "supported": VerdictStyle("+", "#0072B2", "white"),
     "inconclusive": VerdictStyle("?", "#dddddd", INK),
     "contradicted": VerdictStyle("−", "#D55E00", "white"),
+    "inapplicable": VerdictStyle("·", "#f4f4f4", INK),
 }
 
 MATPLOTLIB_STYLE = {

@@ -284,11 +284,18 @@ def test_a_wrong_jump_turns_c5_from_supported_to_contradicted(tmp_path):
 
 @pytest.mark.parametrize(("n_njtc", "expected"), [(3000, "supported"), (2999, "contradicted"), (1200, "contradicted")])
 def test_c1_counts_parameters_and_30_times_fewer_are_enough(n_njtc, expected):
-    found = row(table_of(random_grids(0), {"ojfa": 100, "n_njtc": n_njtc}), "C1", "ratio", "parameters")
+    grids = random_grids(0, n=20, n_levels=30, transfer=5)
+    found = row(table_of(grids, {"ojfa": 100, "n_njtc": n_njtc}), "C1", "ratio", "parameters")
     assert found["estimate"] == n_njtc / 100
     assert np.isnan(found["low"])
     assert np.isnan(found["high"])
     assert found["claim_verdict"] == expected
+
+
+def test_c1_does_not_apply_to_a_model_of_fewer_blocks_than_the_paper_speaks_of():
+    grids = random_grids(0, n=20, n_levels=29, transfer=5)
+    found = row(table_of(grids, {"ojfa": 100, "n_njtc": 2900}), "C1", "ratio", "parameters")
+    assert (found["estimate"], found["verdict"], found["claim_verdict"]) == (29, "inapplicable", "inapplicable")
 
 
 def test_a_share_of_zero_is_undefined_and_inconclusive():

@@ -100,6 +100,16 @@ def test_training_on_the_divergence_lowers_it_and_keeps_the_best(target, gates):
     assert again.train_curve == result.train_curve
 
 
+def test_fewer_validation_sentences_than_groups_of_levels_are_enough():
+    unembedding, (x, y) = make_unembedding("rms"), make_joint_rows()
+    x = torch.cat([x] * 4)  # twelve levels in four groups
+    moments = Moments.of(x.flatten(0, 1), y.repeat(12, 1))
+    objective = _Objective(fit_exact(moments, moments, RANK).map, [], Rows(x, y), unembedding, "pre_norm")
+    jump = objective.result(objective.parameters)[0].jump().fold()
+    alone = [divergence(unembedding, "pre_norm", jump, x[i::4, i : i + 1], y[i : i + 1]) for i in range(2)]
+    assert objective.validate(Rows(x[:, :2], y[:2])) == pytest.approx(float(sum(alone)) / 2, rel=1e-4)
+
+
 def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(300)

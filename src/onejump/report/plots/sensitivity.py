@@ -44,7 +44,9 @@ def plot_sensitivity(summary: Path, model: str) -> Figure:
     right.set(title="Mean precision", xlim=(0, None))
     right.tick_params(axis="y", length=0)
     right.grid(axis="y", color="#dddddd", linewidth=0.6)
-    marks = [Patch(color=look.colour, label=f"{look.mark} {name}") for name, look in VERDICT_STYLES.items()]
+    found = set(grid.to_numpy().ravel())
+    looks = {name: look for name, look in VERDICT_STYLES.items() if name in found}
+    marks = [Patch(color=look.colour, label=f"{look.mark} {name}") for name, look in looks.items()]
     marks.append(Patch(facecolor="none", edgecolor=INK, linewidth=1.8, label=f"differs from {variants[0]}"))
     handles, _ = right.get_legend_handles_labels()
     figure.legend(handles=[*marks, *handles[::-1]], loc="outside lower center", ncols=5, columnspacing=1.2)
