@@ -116,7 +116,7 @@ def make_dump(folder: Path, size: Size) -> Dump:
             tensors = {level_name(level): h for level, h in enumerate(levels)} | {"sentence_id": torch.from_numpy(ids)}
             digest = {"split": split, "shard": shard, "rows_sha256": rows_digest(ids, positions)}
             write_tensors(paths[shard], tensors, facts | digest)
-            columns = {"sentence_id": ids, "split": [split] * len(ids), "position": positions}
+            columns = {"sentence_id": ids, "split": [split] * len(ids), "position": positions, "token_id": ids}
             tables.append(pa.table(columns | {"shard": np.full(len(ids), shard, np.int32)}))
         first += getattr(size, split)
     write_table(dump.positions, pa.concat_tables(tables))

@@ -82,7 +82,7 @@ def _mean_squared_errors(
             z, projected = (part.view(len(x), *B.shape[:2]).transpose(0, 1) for part in rows)
             square = y.square().sum(1)
             if any(jump.gates for jump in jumps):
-                n, gates = unembedding.normalise(x), torch.tensor([jump.gate(level) for jump in jumps], device=device)
+                n, gates = unembedding.normalise(x), torch.tensor([jump.gate(level) for jump in jumps]).to(device)
                 own = (n @ B.flatten(0, 1).T).view(len(x), *B.shape[:2]).transpose(0, 1)
                 projected = projected - gates[:, None, None] * own
                 passed = gates[:, None]

@@ -42,7 +42,7 @@ def score_jumps(
     cosines = torch.empty(n_jumps, n_levels, len(activations))
     for level in progress_bar(range(n_levels), "score jumps", "level"):
         first = 0
-        gates = torch.tensor([jump.gate(level) for jump in jumps], device=device)[:, None]
+        gates = torch.tensor([jump.gate(level) for jump in jumps])[:, None].to(device)
         for (x,), (projected, y) in zip(activations.shards(level), targets, strict=True):
             x = x.to(device)
             z = torch.addmm(q[:, None], P, x.T)

@@ -46,14 +46,15 @@ def evaluate_floor(
 
 def _constants(train: Activations, unembedding: Unembedding, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The mean distributions [V] over all sentences, those at position 0, and the others; over all where none is."""
-    sums = torch.zeros(2, len(unembedding.weight), device=device)
+    of_first, of_rest = torch.zeros(2, len(unembedding.weight)).to(device)
     for rows, full, _ in chunks(train, unembedding, device, "mean distributions"):
         at_first = (train.positions[rows] == 0).to(device)
-        for row, chosen in enumerate((at_first, ~at_first)):
-            sums[row] += full.probabilities[chosen].sum(0)
+        of_first = of_first + full.probabilities[at_first].sum(0)
+        of_rest = of_rest + full.probabilities[~at_first].sum(0)
     n_first = int((train.positions == 0).sum())
-    everywhere = sums.sum(0) / len(train)
-    means = [part / n if n else everywhere for part, n in zip(sums, (n_first, len(train) - n_first), strict=True)]
+    everywhere = (of_first + of_rest) / len(train)
+    sizes = ((of_first, n_first), (of_rest, len(train) - n_first))
+    means = [part / n if n else everywhere for part, n in sizes]
     return tuple(mean.clamp_min(LEAST) for mean in (everywhere, *means))
 
 

@@ -79,7 +79,7 @@ class _Objective:
         spread = z.abs().median(0).values.clamp_min(1e-30)
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
         scaled = [W / spread, c / spread, B * (spread / self._scale)[:, None]]
-        scaled += [torch.tensor(gates, device=B.device)] if gates else []
+        scaled += [torch.tensor(gates).to(B.device)] if gates else []
         self.parameters = [part.requires_grad_() for part in scaled]
 
     def result(self, parameters: Sequence[Tensor]) -> tuple[AffineMap, list[float]]:

@@ -18,10 +18,10 @@ def plot_methods(tables: BranchTables) -> Figure:
     table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
     figure, panels = _metric_panels()
     for metric, axes in panels.items():
-        for method in ("constant", "token_table", "jtc"):
+        for index, method in enumerate(("constant", "token_table", "jtc", "joint")):
             part = table[table["method"] == method].sort_values("level")
-            plot_method(axes, method, part["level"], part[metric])
-        for index, method in enumerate(("identity", "joint", "n_njtc", "ojfa"), 1):
+            plot_method(axes, method, part["level"], part[metric], index)
+        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
             part = table[table["method"] == method].sort_values("level")
             plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())
