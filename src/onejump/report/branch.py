@@ -143,7 +143,7 @@ def _fits(tables: BranchTables) -> dict:
 
 def _levels(tables: BranchTables) -> dict:
     """The table of exit levels without the floor, and on how many sentences it was measured."""
-    columns = ["precision_at_5", "exit_surprisal", "kl", "confidence"]
+    columns = ["precision_at_5", "exit_surprisal", "kl"]
     table = tables.table("levels", "method", "level", "n", *METRIC_COLUMNS, *columns).sort_values("level")
     table = table[~table["method"].isin(FLOOR_METHODS)]
     table = table.sort_values("method", key=lambda methods: methods.map(METHOD_ORDER.index), kind="stable")
