@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from missing import do_without
 
 pytestmark = pytest.mark.xdist_group("cache")
 
@@ -18,7 +19,7 @@ def file_system(folder: Path, options: str):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "onejump-test", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount")  # a right of the machine, which nothing can install
+        do_without("needs the right to mount")
     try:
         yield
     finally:

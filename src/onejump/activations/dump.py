@@ -44,7 +44,7 @@ def gather_levels(
     Padding is on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps one
     row a sentence, and the output head never runs. Batches run from long to short, so that what does not fit in the
     device's memory shows early; then all starts again with half the tokens a batch, because the states depend on the
-    batches: in float32 by rounding (1e-6 of their size), in bfloat16 by as much as 1 %.
+    batches: in float32 by rounding, in bfloat16 visibly.
 
     Args:
         anatomy: Of a model in evaluation mode.

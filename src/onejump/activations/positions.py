@@ -31,13 +31,13 @@ def choose_positions(
     Raises:
         OnejumpError: A sentence has no tokens, a split has fewer sentences than shards, or there is no BOS token.
     """
-    first = getattr(tokenizer, "bos_token_id", None)
-    if bos == "always" and first is None:
+    bos_id = getattr(tokenizer, "bos_token_id", None)
+    if bos == "always" and bos_id is None:
         raise OnejumpError("bos: always, but the tokenizer has no BOS token; use bos: tokenizer")
-    tokens = [
-        [first] * (bos == "always") + ids[ids[:1] == [first] and bos != "tokenizer" :]
-        for ids in tokenizer(sentences["text"].to_pylist())["input_ids"]
-    ]
+    tokens = tokenizer(sentences["text"].to_pylist())["input_ids"]
+    if bos != "tokenizer":
+        without = [ids[1:] if ids[:1] == [bos_id] else ids for ids in tokens]
+        tokens = [[bos_id, *ids] for ids in without] if bos == "always" else without
     tokens = [ids[:max_tokens] for ids in tokens]
     n_tokens = np.array([len(ids) for ids in tokens], dtype=np.int32)
     ids, split = sentences["sentence_id"].to_numpy(), np.array(sentences["split"].to_pylist())
@@ -58,7 +58,7 @@ def choose_positions(
     columns = {"sentence_id": pa.array(ids, pa.int32()), "split": split.tolist(), "shard": shard}
     columns |= {"n_tokens": n_tokens, "position": position}
     columns["token_id"] = pa.array([sentence[-1] for sentence in seen], pa.int32())
-    columns["starts_with_bos"] = pa.array([sentence[0] == first for sentence in tokens], pa.bool_())
+    columns["starts_with_bos"] = pa.array([sentence[0] == bos_id for sentence in tokens], pa.bool_())
     columns["input_ids"] = pa.array(seen, pa.list_(pa.int32()))
     return pa.table(columns)
 

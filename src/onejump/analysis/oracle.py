@@ -82,11 +82,13 @@ def _mean_squared_errors(
             z, projected = (part.view(len(x), *B.shape[:2]).transpose(0, 1) for part in rows)
             square = y.square().sum(1)
             if any(jump.gates for jump in jumps):
-                n, gates = unembedding.normalise(x), torch.tensor([jump.gate(level) for jump in jumps]).to(device)
+                n, gates = (
+                    unembedding.normalise(x),
+                    torch.tensor([jump.gate(level) for jump in jumps])[:, None].to(device),
+                )
                 own = (n @ B.flatten(0, 1).T).view(len(x), *B.shape[:2]).transpose(0, 1)
-                projected = projected - gates[:, None, None] * own
-                passed = gates[:, None]
-                square = square - 2 * passed * (n * y).sum(1) + passed.square() * n.square().sum(1)
+                projected = projected - gates[:, :, None] * own
+                square = square - 2 * gates * (n * y).sum(1) + gates.square() * n.square().sum(1)
             errors = (z * (z @ gram - 2 * projected)).sum(2) + square
             totals += errors.cpu().double().sum(1)
             if level == 0:  # the target is the same at every level

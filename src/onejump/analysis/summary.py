@@ -72,10 +72,13 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
     size = jumps.set_index("jump")["parameters"]
-    middle = str(n_blocks // 2)
     parameters = {
-        **{"constant": vocabulary, "constant_by_position": 2 * vocabulary, "token_table": None},
-        **{"identity": 0, "identity_temperature": n_blocks, "middle": size[middle]},
+        "constant": vocabulary,
+        "constant_by_position": 2 * vocabulary,
+        "token_table": None,
+        "identity": 0,
+        "identity_temperature": n_blocks,
+        "middle": size[str(n_blocks // 2)],
         "n_njtc": size.drop("joint").sum(),
         "ojfa": size[str(ojfa)],
         "joint": size["joint"],

@@ -10,6 +10,7 @@ A jump is worth what it adds to these. All are fitted on the training sentences:
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,40 +29,42 @@ LEAST = 1e-30  # smallest probability, so that none has an infinite logarithm
 NEWTON_STEPS = 20
 
 
-def evaluate_floor(
-    train: Activations, test: Activations, unembedding: Unembedding, device: torch.device
-) -> dict[str, Tensor]:
-    """METRICS on the test sentences, [metric, N], of `constant`, `constant_by_position` and `token_table`.
+@dataclass(frozen=True)
+class Constants:
+    """Mean distributions [V] of the full model, on the device."""
 
-    They do not depend on the level. The unembedding is on the device.
-    """
-    everywhere, first, rest = _constants(train, unembedding, device)
-    found = {name: torch.empty(len(METRICS), len(test)) for name in ("constant", "constant_by_position")}
-    for rows, full, _ in chunks(test, unembedding, device, "evaluate constants"):
-        at_first = (test.positions[rows] == 0).to(device)[:, None]
-        found["constant"][:, rows] = metrics_of(everywhere.log().repeat(len(at_first), 1), full)
-        found["constant_by_position"][:, rows] = metrics_of(torch.where(at_first, first, rest).log(), full)
-    return found | {"token_table": _evaluate_token_table(train, test, everywhere, unembedding, device)}
+    everywhere: Tensor  # over all sentences
+    first: Tensor  # over those cut at position 0; over all if there is none
+    rest: Tensor  # over the others; over all if there is none
+
+    @classmethod
+    def of(cls, train: Activations, unembedding: Unembedding, device: torch.device) -> "Constants":
+        """Those of the training sentences; the unembedding is on the device."""
+        of_first, of_rest = torch.zeros(2, len(unembedding.weight)).to(device)
+        for rows, full, _ in chunks(train, unembedding, device, "mean distributions"):
+            at_first = (train.positions[rows] == 0).to(device)
+            of_first = of_first + full.probabilities[at_first].sum(0)
+            of_rest = of_rest + full.probabilities[~at_first].sum(0)
+        n_first = int((train.positions == 0).sum())
+        everywhere = (of_first + of_rest) / len(train)
+        sizes = ((of_first, n_first), (of_rest, len(train) - n_first))
+        means = [part / n if n else everywhere for part, n in sizes]
+        return cls(*(mean.clamp_min(LEAST) for mean in (everywhere, *means)))
+
+    def logits(self, positions: Tensor) -> dict[str, Tensor]:
+        """What `constant` and `constant_by_position` predict at some positions [n]: logits [n, V]."""
+        at_first = (positions == 0).to(self.first.device)[:, None]
+        by_position = torch.where(at_first, self.first, self.rest)
+        return {"constant": self.everywhere.log().repeat(len(positions), 1), "constant_by_position": by_position.log()}
 
 
-def _constants(train: Activations, unembedding: Unembedding, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean distributions [V] over all sentences, those at position 0, and the others; over all where none is."""
-    of_first, of_rest = torch.zeros(2, len(unembedding.weight)).to(device)
-    for rows, full, _ in chunks(train, unembedding, device, "mean distributions"):
-        at_first = (train.positions[rows] == 0).to(device)
-        of_first = of_first + full.probabilities[at_first].sum(0)
-        of_rest = of_rest + full.probabilities[~at_first].sum(0)
-    n_first = int((train.positions == 0).sum())
-    everywhere = (of_first + of_rest) / len(train)
-    sizes = ((of_first, n_first), (of_rest, len(train) - n_first))
-    means = [part / n if n else everywhere for part, n in sizes]
-    return tuple(mean.clamp_min(LEAST) for mean in (everywhere, *means))
-
-
-def _evaluate_token_table(
+def evaluate_token_table(
     train: Activations, test: Activations, constant: Tensor, unembedding: Unembedding, device: torch.device
 ) -> Tensor:
-    """METRICS [metric, N] of the token table, some tokens at a time: the table of all would be tokens x V."""
+    """METRICS [metric, N] of `token_table` on the test sentences, which do not depend on the level.
+
+    The constant [V] and the unembedding are on the device. Some tokens at a time: the whole table would be tokens x V.
+    """
     last_train, last_test = (split.level(split.n_blocks) for split in (train, test))
     found = torch.empty(len(METRICS), len(test))
     with torch.inference_mode():

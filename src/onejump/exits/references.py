@@ -9,7 +9,7 @@ from torch import Tensor
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS
-from onejump.exits.floor import evaluate_floor, inverse_temperatures
+from onejump.exits.floor import Constants, evaluate_token_table, inverse_temperatures
 from onejump.models.unembedding import Unembedding
 
 
@@ -29,14 +29,20 @@ def evaluate_references(
         As `evaluation_table`; jump is null throughout.
     """
     after_jump = unembedding.project if target == "post_norm" else unembedding.logits
-    floor = {(name, None): values for name, values in evaluate_floor(train, test, unembedding, device).items()}
+    constants = Constants.of(train, unembedding, device)
+    # The same at every level.
+    floor = {"token_table": evaluate_token_table(train, test, constants.everywhere, unembedding, device)}
+    floor |= {name: torch.empty(len(METRICS), len(test)) for name in ("constant", "constant_by_position")}
     sharpness = inverse_temperatures(train, unembedding, device)
     methods = ("identity", "identity_temperature", "jtc")
     results = [
-        floor | {(method, None): torch.empty(len(METRICS), len(test)) for method in methods}
+        {(name, None): values for name, values in floor.items()}
+        | {(method, None): torch.empty(len(METRICS), len(test)) for method in methods}
         for _ in range(test.n_blocks)
     ]
     for rows, full, inputs in chunks(test, unembedding, device, "evaluate references"):
+        for name, logits in constants.logits(test.positions[rows]).items():
+            floor[name][:, rows] = metrics_of(logits, full)
         for level, x in enumerate(inputs):
             weight, bias = (tensor.to(device) for tensor in jtc(level))
             identity = unembedding.logits(x)

@@ -35,7 +35,7 @@ CONVERGED = 1e-8
 def fit(problem: Problem) -> tuple[Jump, dict]:
     """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
     if problem.gated:
-        from onejump.jumps.gates import fit_gated
+        from onejump.jumps.gates import fit_gated  # which is made of exact fits
 
         return fit_gated(problem)
     facts = dict(vars(fit_exact(problem.fitting, problem.validation, problem.rank)))

@@ -15,7 +15,7 @@ from onejump.jumps.jump import Jump, default_rank
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
-from onejump.study.fits import FITS
+from onejump.study.variants import wrong_gate
 
 
 def fit_jump(
@@ -45,9 +45,8 @@ def fit_jump(
         OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit or the
             target takes no gates, or as the fit.
     """
-    if gate != "none" and not (FITS[fit].gated and target == "post_norm"):
-        fits = " or ".join(name for name, one in FITS.items() if one.gated)
-        raise OnejumpError(f"gate {gate}: asked of fit {fit} and target {target}; it needs fit {fits} and post_norm")
+    if wrong := wrong_gate(fit, target, gate):
+        raise OnejumpError(wrong)
     n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
     if level is not None and not 0 <= level < n_blocks:
         raise OnejumpError(f"level {level} is out of range; exit levels of this model are 0..{n_blocks - 1}")

@@ -37,7 +37,7 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         if (chosen["rank"] or 0) > architecture.hidden_size and not architecture.name.endswith("assumed"):
             most = f"expected at most H of {model} = {architecture.hidden_size}"
             raise OnejumpError(f"config: variants.{variant}.rank is {chosen['rank']}, {most}")
-        fitted = {"fit": chosen["fit"], "rank": chosen["rank"]}
+        fitted = {"fit": chosen["fit"], "rank": chosen["rank"], "gated": chosen["gate"] != "none"}
         jumps, joint = jumps_of(variant, variants), joint_of(variant, variants)
         add("extract_unembedding", model)
         add("choose_positions", model, seed)

@@ -76,7 +76,8 @@ class Sizes:
     Attributes:
         architecture: of the model; dtype: in which it runs and its activations are kept.
         train, test: sentences; shards: split -> shards; transfer: test sentences of the K x K grid.
-        rank: r, or None for floor(H / 100); fit: of the jumps; split: of the activations that are dumped.
+        rank: r, or None for floor(H / 100); fit: of the jumps; gated: whether they have gates; split: of the
+            activations that are dumped.
         tokens: of a sentence up to a position chosen uniformly in it, on average; 16 is Wikipedia's.
         rehearsed: whether the weights are random and share the memory of the largest matrix, the embedding.
     """
@@ -89,6 +90,7 @@ class Sizes:
     transfer: int
     rank: int | None = None
     fit: str = "exact"
+    gated: bool = False
     split: str = "train"
     tokens: float = 16.0
     rehearsed: bool = False
@@ -136,7 +138,8 @@ def _exits(s: Sizes, rows: float, exits: float, fused: bool = True, rank: int | 
     """The full model's predictions for some rows, and exits' predictions by K + 1 fused heads or by the full one."""
     K, H, V, r, *_ = s.dims
     heads, width = (K + 1, rank or r) if fused else (0, H)
-    flops = 2 * V * (rows * H + heads * width * H + exits * width)
+    own = K * rows * H * (fused and s.gated)  # what gates let through, at each level
+    flops = 2 * V * (rows * H + own + heads * width * H + exits * width)
     return Work(
         {"float32": flops, "touched": _f32(exits, V), "read": s.kept(K + 1, rows, H)},
         host=_f32(6, exits) + _f32(3, rows, H),
@@ -148,7 +151,7 @@ def _exits(s: Sizes, rows: float, exits: float, fused: bool = True, rank: int | 
 def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
     steps, batch, at_once = settings.KL_STEPS, settings.KL_BATCH_ROWS, min(settings.KL_BATCH_LEVELS, levels)
     full = steps * batch / at_once + (1 + steps // settings.KL_VALIDATE_EVERY) * N * settings.VALIDATION_SHARE
-    flops = full * (2 * H * V + at_once * 6 * r * V) + steps * 6 * r * H * V
+    flops = full * (2 * H * V * (1 + at_once * s.gated) + at_once * 6 * r * V) + steps * 6 * r * H * V
     memory = _f32(2, (levels + 1) * N, H) + _f32(8, batch, V)
     return Work({"float32": flops, "touched": _f32(full, at_once + 1, V)}, device=memory, unembedding=2)
 
@@ -165,6 +168,8 @@ FITS: Mapping[str, Callable[..., Work]] = {"exact": lambda *_: Work(), "adam": _
 
 def _fit(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int, levels: int = 1) -> Work:
     optimum = _optimum(s, H, r, n, levels * N, len(settings.RIDGES) if s.fit == "exact" else 1)
+    if s.gated and s.fit == "exact":
+        optimum = settings.ALTERNATIONS * optimum
     return optimum + FITS.get(s.fit, _kl)(s, K, H, V, r, n, N, levels) + Work({"written": _f32(2 * r + 4, H)})
 
 

@@ -10,7 +10,7 @@ import yaml
 from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
-from onejump.study.variants import seeds_of
+from onejump.study.variants import seeds_of, wrong_gate
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
 RENAMED = {"reference": "published"}
@@ -120,10 +120,8 @@ def _conflicts(config: Mapping) -> Iterator[str]:
         models = ", ".join(config["models"])
         yield f"published has {min(strangers)}, which is none of the study's models: {models}"
     for name, chosen in config["variants"].items():
-        if chosen["gate"] != "none" and not (FITS[chosen["fit"]].gated and chosen["target"] == "post_norm"):
-            gated = " or ".join(fit for fit, facts in FITS.items() if facts.gated)
-            found = f"fit {chosen['fit']} and target {chosen['target']}"
-            yield f"variants.{name}.gate is {chosen['gate']} with {found}, expected fit {gated} and target post_norm"
+        if wrong := wrong_gate(chosen["fit"], chosen["target"], chosen["gate"]):
+            yield f"variants.{name}.{wrong}"
     used = {name: set(seeds_of(name, config)) for name in config["variants"]}
     if unused := seeds.difference(*used.values()):
         yield f"seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"

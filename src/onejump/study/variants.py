@@ -18,6 +18,14 @@ VARIANT_DEFAULTS = {
 FITTED_BY = ("fit", "target", "positions", "rank", "gate")
 
 
+def wrong_gate(fit: str, target: str, gate: str) -> str | None:
+    """What is wrong with gates for a fit and a target, in words; None if nothing is."""
+    if gate == "none" or (FITS[fit].gated and target == "post_norm"):
+        return None
+    gated = " or ".join(name for name, facts in FITS.items() if facts.gated)
+    return f"gate is {gate} with fit {fit} and target {target}, expected fit {gated} and target post_norm"
+
+
 def is_nested(choices: Mapping) -> bool:
     """Whether one fit of a variant gives the jumps of every rank; gates depend on the rank."""
     return FITS[choices["fit"]].nested and choices["gate"] == "none"

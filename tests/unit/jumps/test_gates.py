@@ -124,5 +124,6 @@ def test_scores_and_errors_of_gated_jumps_are_those_of_whole_predictions(study, 
 )
 def test_gates_where_there_can_be_none_are_refused(study, fit, target):
     message = error_of(lambda: fit_jump(*study, 1, fit, target, 3, "mixed", 0, CPU, gate="level"))
-    expected = f"gate level: asked of fit {fit} and target {target}; it needs fit exact or kl and post_norm"
-    assert message == expected
+    assert message == (
+        f"gate is level with fit {fit} and target {target}, expected fit exact or kl and target post_norm"
+    )

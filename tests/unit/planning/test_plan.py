@@ -8,6 +8,7 @@ from tiny_models import make_dump
 
 from onejump.analysis import ranks
 from onejump.exits import chunks
+from onejump.jumps.settings import ALTERNATIONS
 from onejump.models.architecture import Architecture, load_architecture
 from onejump.planning import work as planning
 from onejump.planning.machines import MACHINES, TWO_CORES, read_machine
@@ -172,3 +173,22 @@ def test_a_rank_beyond_the_models_width_is_refused():
     config["variants"]["paper"]["rank"] = 9999
     expected = "config: variants.paper.rank is 9999, expected at most H of xl = 1600"
     assert error_of(lambda: plan_study(config)) == expected
+
+
+@pytest.mark.parametrize("fit", ["exact", "kl"])
+def test_gates_cost_what_they_compute(fit):
+    plain = replace(sizes("gpt2-xl"), fit=fit)
+    gated = replace(plain, gated=True)
+
+    def amounts(stage: str, kind: str) -> tuple[float, float]:
+        return tuple(work_of(stage, one).amounts[kind] for one in (plain, gated))
+
+    ungated, open_ = amounts("evaluate_jumps", "float32")
+    assert open_ - ungated == 2 * 48 * 3000 * 1600 * 50257  # the head on the state of each level
+    assert work_of("fit_jtc", gated) == work_of("fit_jtc", plain)
+    if fit == "exact":
+        once, rounds = amounts("fit_jump", "float64")
+        assert rounds == ALTERNATIONS * once
+    else:
+        without, with_head = amounts("fit_joint_jump", "float32")
+        assert with_head > 2 * without
