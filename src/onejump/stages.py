@@ -15,6 +15,7 @@ from onejump.parameters import (
     Cosines,
     Dtype,
     Dump,
+    Evaluation,
     JointJump,
     Jumps,
     Model,
@@ -265,7 +266,7 @@ def evaluate_jumps(
     joint: JointJump,
     selection: SelectionFile,
     transfer_sentences: Annotated[int, Option("Sentences for the K x K grid.", minimum=1)],
-    evaluation: Annotated[Path, Option("evaluation.parquet to write.")],
+    evaluation: Evaluation,
     transfer: Annotated[Path, Option("transfer.parquet to write.")],
     target: Target = "pre_norm",
 ) -> None:
@@ -285,23 +286,46 @@ def evaluate_jumps(
     write_table(evaluation, table)
 
 
-def evaluate_references(
+def evaluate_joint_jump(
+    dump: Dump, compute: Compute, joint: JointJump, evaluation: Evaluation, target: Target = "pre_norm"
+) -> None:
+    """Evaluate the joint jump alone at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import load_joint_jump
+
+    unembedding, activations = dump.open("test")
+    exits = JumpExits((), None, load_joint_jump(joint, unembedding, target).to(device))
+    write_table(evaluation, evaluate_jumps(activations, unembedding.to(device), exits, target, 0, device)[0])
+
+
+def evaluate_references(dump: Dump, compute: Compute, test_shards: TestShards, out: Out) -> None:
+    """Evaluate the floor and identity at every exit level; --shard gives the training split."""
+    device = compute.start()
+    from onejump.exits.references import evaluate_references
+    from onejump.files.tables import write_table
+
+    unembedding, train, test = dump.open_both(test_shards)
+    write_table(out, evaluate_references(train, test, unembedding.to(device), device))
+
+
+def evaluate_jtc(
     dump: Dump,
     compute: Compute,
-    test_shards: TestShards,
     jtc: Annotated[Path, Option("The full-rank jumps.")],
     out: Out,
     target: Target = "pre_norm",
 ) -> None:
-    """Evaluate the floor, identity and the full-rank jumps at every exit level; --shard gives the training split."""
+    """Evaluate the full-rank jumps at every exit level, on the test sentences."""
     device = compute.start()
-    from onejump.exits.references import evaluate_references
+    from onejump.exits.references import evaluate_jtc
     from onejump.files.tables import write_table
     from onejump.jumps.storage import open_jtc
 
-    unembedding, train, test = dump.open_both(test_shards)
+    unembedding, test = dump.open("test")
     full_rank = open_jtc(jtc, unembedding, target)
-    write_table(out, evaluate_references(train, test, unembedding.to(device), full_rank, target, device))
+    write_table(out, evaluate_jtc(test, unembedding.to(device), full_rank, target, device))
 
 
 def evaluate_ranks(
@@ -336,12 +360,13 @@ def assess_claims(
     """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
     from onejump.analysis.claims import claims_table, n_parameters
     from onejump.analysis.reading import EvaluationGrids, read_selection
+    from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
     from onejump.files.tables import write_frame
     from onejump.files.tensors import TensorFile
 
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
     ojfa = read_selection(selection, len(sizes))["ojfa"]
-    grids = EvaluationGrids(references, evaluation, len(sizes))
+    grids = EvaluationGrids({references: REFERENCE_METHODS, evaluation: JUMP_METHODS}, len(sizes))
     write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
 
 
@@ -362,19 +387,19 @@ def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
 def plot_figures(
     summary: Annotated[Path, Option("Folder of the summary tables.", folder=True)],
     model: Annotated[str, Option("Model, as named in the config.")],
+    kinds: Annotated[list[str], Option("Figure to plot, such as methods; may be repeated.")],
     out: OutFolder,
-    seed: Annotated[int | None, Option("With --variant; without both, the figures of the whole model.")] = None,
+    seed: Annotated[int | None, Option("With --variant; without both, figures of the whole model.")] = None,
     variant: Annotated[str | None, Option("Variant, as named in the config.")] = None,
-    exact: Annotated[bool, Option("Also plot the figures that only exact variants have.")] = False,
 ) -> None:
-    """Plot the figures of one model, seed and variant, or of a model, from the summary tables."""
+    """Plot figures of one model, seed and variant, or of a model, from the summary tables."""
     from onejump.report.figures import plot_figure
-    from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
+    from onejump.study.layout import FILES
 
     if (seed is None) != (variant is None):
         raise OnejumpError("give --seed and --variant, or neither")
     pattern = FILES["model_figure" if seed is None else "figure"]
-    for kind in MODEL_FIGURES if seed is None else FIGURES + NESTED_FIGURES if exact else FIGURES:
+    for kind in kinds:
         name = Path(pattern.format(model=model, seed=seed, variant=variant, kind=kind)).name
         plot_figure(kind, summary, model, seed, variant, out / name)
 

@@ -15,7 +15,7 @@ from summary_tables import config, hardware, timings
 
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.page import render_report
-from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
+from onejump.study.layout import NESTED_FIGURES, Layout
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker, one browser
 
@@ -71,7 +71,7 @@ def test_letters_are_drawn(page):
     assert min(letters) > 0
 
 
-@pytest.mark.parametrize("kind", FIGURES + NESTED_FIGURES)
+@pytest.mark.parametrize("kind", NESTED_FIGURES)
 def test_a_shortened_figure_looks_like_its_file(browser, study, kind, tmp_path):
     figures, name = study / "results" / "demo" / "figures", "smollm2-135m.seed-0.exact"
     page_figures = InlineFigures()

@@ -2,12 +2,13 @@
 
 from html.parser import HTMLParser
 
-from summary_tables import config, hardware, read_frame, timings
+from summary_tables import config, hardware, kinds_of, read_frame, timings
 
 from onejump.report.page import render_report
-from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
+from onejump.study.layout import Layout
 
 MODELS, VARIANTS, SEEDS = ("smollm2-135m", "gpt2-xl"), ("paper", "exact"), (0, 3)
+ALL_VARIANTS = (*VARIANTS, "alone")  # of which the last one has the joint jump alone
 VERSIONS = {"onejump": "0.1.0", "torch": "2.13.0"}
 LINKS = {"summary": "summary", "figures": "figures"}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -51,12 +52,12 @@ class Page(HTMLParser):
         return " ".join(self.elements[index][2].split())
 
 
-def branches():
-    return [(model, seed, variant) for model in MODELS for seed in SEEDS for variant in VARIANTS]
+def branches(variants=VARIANTS):
+    return [(model, seed, variant) for model in MODELS for seed in SEEDS for variant in variants]
 
 
 def kinds(branch):
-    return FIGURES + (NESTED_FIGURES if branch[2] == "exact" else ())
+    return kinds_of(branch[2])
 
 
 def figure(base, branch, kind):
@@ -65,7 +66,7 @@ def figure(base, branch, kind):
 
 
 def rendered(base, **changes):
-    settings = changes.pop("config", config(MODELS, VARIANTS, SEEDS))
+    settings = changes.pop("config", config(MODELS, ALL_VARIANTS, SEEDS))
     arguments = {"versions": VERSIONS, "timings": timings(), "hardware": hardware(), "links": LINKS} | changes
     return render_report(Layout(settings, base.parent), **arguments)
 

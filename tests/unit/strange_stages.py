@@ -29,7 +29,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         steps[f"fit_jump {fit}"] = partial(stages.fit_jump, train, compute, levels, outs, fit)
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
     cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
-    tables = ("scores", "oracle", "grid", "jumps", "references", "ranks", "post_norm")
+    tables = ("scores", "oracle", "grid", "jumps", "joint", "references", "jtc", "ranks", "post_norm")
     out = {name: folder / f"{name}.parquet" for name in tables}
     return steps | {
         "fit_jtc": partial(stages.fit_jtc, train, compute, jtc),
@@ -39,7 +39,9 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_jumps": partial(
             stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
         ),
-        "evaluate_references": partial(stages.evaluate_references, train, compute, dump.test, jtc, out["references"]),
+        "evaluate_references": partial(stages.evaluate_references, train, compute, dump.test, out["references"]),
+        "evaluate_jtc": partial(stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
+        "evaluate_joint_jump": partial(stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
         "evaluate_ranks": partial(stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["ranks"]),
         "evaluate_ranks post_norm": partial(
             stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["post_norm"], target="post_norm"

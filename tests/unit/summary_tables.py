@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from onejump.analysis.columns import METRIC_COLUMNS
-from onejump.exits.columns import EVERY_SENTENCE_METHODS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
 from onejump.files.tables import read_table, write_frame
 from onejump.report.figures import plot_figure
 from onejump.report.plots.selection import TEMPERATURE
-from onejump.study.layout import FIGURES, FILES, MODEL_FIGURES, NESTED_FIGURES
+from onejump.study.layout import FIGURES, FILES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 from onejump.study.variants import VARIANT_DEFAULTS
 
+CHOICES = {"exact": {"fit": "exact"}}
+CHOICES["alone"] = {"fit": "kl", "target": "post_norm", "gate": "level", "jumps": "joint"}
 VOCABULARY = 49152
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
 
@@ -40,7 +42,10 @@ def write_summary(
     n_levels: int = 30,
     seeds: tuple[int, ...] = (0,),
 ) -> Path:
-    """Write all summary tables to `folder`; a variant named `exact` has exact fits, any other Adam fits."""
+    """Write all summary tables to `folder`.
+
+    A variant named `exact` has exact fits, one named `alone` the joint jump alone, with gates, any other Adam fits.
+    """
     tables: dict[str, list[pd.DataFrame]] = {}
     for index, model in enumerate(models):
         for seed in seeds:
@@ -48,7 +53,8 @@ def write_summary(
             for number, variant in enumerate(variants):
                 random = np.random.default_rng([index, seed, number, n_levels])
                 keys = {"model": model, "seed": seed, "variant": variant}
-                for name, table in _branch(random, n_levels, exact=variant == "exact").items():
+                found = _branch(random, n_levels, exact=variant == "exact")
+                for name, table in (_alone(found) if variant == "alone" else found).items():
                     tables.setdefault(name, []).append(table.assign(**keys)[[*keys, *table.columns]])
     claims = pd.concat(tables["claims"]).drop_duplicates(["model", "seed", "variant", "claim"])
     verdicts = claims[["model", "seed", "variant", "claim"]].assign(verdict=claims["claim_verdict"])
@@ -65,7 +71,7 @@ def plot_figures(summary: Path, folder: Path) -> Path:
     """Plot every figure of the tables in `summary`."""
     branches = read_frame(summary / "methods.parquet")[["model", "seed", "variant"]].drop_duplicates()
     for model, seed, variant in branches.itertuples(index=False):
-        for kind in FIGURES + (NESTED_FIGURES if variant == "exact" else ()):
+        for kind in kinds_of(variant):
             name = FILES["figure"].format(model=model, seed=seed, variant=variant, kind=kind)
             plot_figure(kind, summary, model, seed, variant, folder / Path(name).name)
     for model, kind in itertools.product(branches["model"].unique(), MODEL_FIGURES):
@@ -90,9 +96,7 @@ def config(
         "seeds": list(seeds),
         "corpus": {"source": {"mediawiki_dump": corpus}, "train": N_TRAIN, "test": N_TEST},
         "models": {model: {"source": {"gguf": source}, "dtype": "float32"} for model in models},
-        "variants": {
-            variant: VARIANT_DEFAULTS | ({"fit": "exact"} if variant == "exact" else {}) for variant in variants
-        },
+        "variants": {variant: VARIANT_DEFAULTS | CHOICES.get(variant, {}) for variant in variants},
         "evaluation": {"transfer_sentences": TRANSFER_SENTENCES},
     }
 
@@ -113,6 +117,24 @@ def timings() -> pd.DataFrame:
 def hardware() -> pd.DataFrame:
     """What the stages ran on."""
     return pd.DataFrame({"device": ["NVIDIA H100 80GB HBM3", "Some CPU, 2 threads"], "jobs": [64, 2]})
+
+
+def kinds_of(variant: str) -> tuple[str, ...]:
+    """The figures of a variant, as the layout says."""
+    return {"exact": NESTED_FIGURES, "alone": JOINT_FIGURES}.get(variant, FIGURES)
+
+
+def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """What a variant with the joint jump alone has of a branch's tables."""
+    found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit")}
+    found = {name: table[table["method"].isin(JOINT_METHODS)] for name, table in found.items()}
+    found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(fit="kl", target="post_norm")
+    step = np.arange(0, 550, 50)
+    course = {"jump": "joint", "step": step, "gap": np.nan, "validation_mse": np.nan}
+    found["curves"] = pd.DataFrame(course | {"validation_kl": 2.5 + np.exp(-step / 100)})
+    levels = found["levels"]["level"].unique()
+    found["gates"] = pd.DataFrame({"jump": "joint", "level": levels, "gate": levels / len(levels)})
+    return found
 
 
 def _model(model: str, seed: int, n_levels: int) -> pd.DataFrame:
@@ -201,6 +223,8 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     sizes |= {"constant": VOCABULARY, "constant_by_position": 2 * VOCABULARY, "token_table": None}
     sizes |= {"identity_temperature": n_levels, "middle": size}
     sizes |= {"jtc": n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1), "arbitrary": size}
+    checks = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
+    checks |= dict.fromkeys(("identity", "identity_temperature", "jtc"), HIDDEN_SIZE * VOCABULARY)
     rows = []
     for method in [*EVERY_SENTENCE_METHODS, "arbitrary"]:
         if method == "arbitrary":
@@ -211,6 +235,8 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             {
                 "method": method,
                 "parameters": sizes[method],
+                "check": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)),
+                "check_cost": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)) / 134e6,
                 "precision": values.mean(),
                 "precision_low": values.mean() - half,
                 "precision_high": values.mean() + half,

@@ -25,7 +25,16 @@ def run(tmp_path_factory):
 
 STAGES = [
     *(f"fit_jump {fit}" for fit in strange_stages.FITS),
-    *("fit_jtc", "score_jumps", "evaluate_oracle", "evaluate_jumps", "evaluate_references", "evaluate_ranks"),
+    *(
+        "fit_jtc",
+        "score_jumps",
+        "evaluate_oracle",
+        "evaluate_jumps",
+        "evaluate_joint_jump",
+        "evaluate_references",
+        "evaluate_jtc",
+        "evaluate_ranks",
+    ),
     "evaluate_ranks post_norm",
 ]
 

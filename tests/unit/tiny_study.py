@@ -18,7 +18,8 @@ VARIANTS = {
 for choices in VARIANTS.values():
     choices["gate"] = "none"
 VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
-VARIANTS = {name: {**choices, "joint_batches": "mixed"} for name, choices in VARIANTS.items()}
+VARIANTS = {name: {**choices, "joint_batches": "mixed", "jumps": "all"} for name, choices in VARIANTS.items()}
+VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
 CONFIG = {
     "study": "study",
     "models": {"tiny": {"blocks": K}},
@@ -34,19 +35,24 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     target, positions, levels = (choices[key] for key in ("target", "positions", "score_levels"))
     train, test = (Dump(dump.unembedding, dump.positions, shards, positions) for shards in (dump.train, dump.test))
     jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
-    references = branch / "references" / f"{target}.{positions}.parquet"
+    references = branch / "references" / f"{positions}.parquet"
     names = ("scores.parquet", "cosines.safetensors", "selection.json", "evaluation.parquet", "transfer.parquet")
     scores, cosines, selection, evaluation, transfer = (folder / name for name in names)
     jumps = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
     joint = folder / "jumps" / "joint.safetensors"
+    given = (choices["fit"], target, choices["rank"], choices["gate"])
+    if choices["jumps"] == "joint":
+        stages.fit_jump(train, cpu, ["joint"], [joint], *given, seed=seed)
+        stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
+        return
     stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]
-    given = (choices["fit"], target, choices["rank"], choices["gate"])
     stages.fit_jump(train, cpu, fitted, [*jumps, joint], *given, seed=seed)
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, selection, levels, seed)
     stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
-    stages.evaluate_references(train, cpu, dump.test, jtc, references, target)
+    stages.evaluate_references(train, cpu, dump.test, references)
+    stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
     stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):
         stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, TRANSFER, folder / "ranks.parquet", levels, target)

@@ -32,7 +32,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     of_branch = ("sentences", "selection", "oracle", "evaluation", "transfer", "ranks", "claims", "figure")
     file |= {name: layout.path(name, **branch, kind="fits") for name in of_branch}
     file |= {"model_figure": layout.path("model_figure", model=model, kind="sensitivity"), "config": config}
-    file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references")}
+    file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references", "jtc_evaluation")}
     file |= {name: layout.path(name) for name in ("timings", "hardware")}
     jumps, file["joint"] = layout.jumps(**branch), layout.joint(**branch)
     train, test = (
@@ -57,8 +57,9 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
             stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
         ),
         "evaluate_references": call(
-            stages.evaluate_references, train, compute, test.shards, file["jtc"], out / "references.parquet"
+            stages.evaluate_references, train, compute, test.shards, out / "references.parquet"
         ),
+        "evaluate_jtc": call(stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
         "assess_claims": call(
             stages.assess_claims, file["evaluation"], file["references"], jumps, file["selection"], out / "claims"
         ),
@@ -69,7 +70,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     }
     stage_of = {"sentences": "choose_positions", "positions": "dump_activations", "shard": "fit_jtc"}
     stage_of |= {"jump": "score_jumps", "cosines": "select_jump", "joint": "evaluate_oracle"}
-    stage_of |= dict.fromkeys(("unembedding", "jtc"), "evaluate_references")
+    stage_of |= {"unembedding": "evaluate_references", "jtc": "evaluate_jtc", "jtc_evaluation": "summarise"}
     stage_of |= dict.fromkeys(("selection", "evaluation", "references"), "assess_claims")
     stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "claims", "config"), "summarise")
     found = {name: (file[name], stage, calls[stage]) for name, stage in stage_of.items()}

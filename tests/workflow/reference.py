@@ -42,7 +42,12 @@ class Branch:
         self.choices = json.loads((results / "config.json").read_text())["variants"][variant]
         self.branch = results / model / f"seed-{seed}"
         self.folder = self.branch / variant
-        self.shared = f"{self.choices['target']}.{self.choices['positions']}"
+        self.jtc = self.branch / "jtc" / f"{self.choices['target']}.{self.choices['positions']}.safetensors"
+        # Tables of what variants share.
+        self.references = [
+            self.branch / "references" / f"{self.choices['positions']}.parquet",
+            self.jtc.with_suffix(".parquet"),
+        ]
         unembedding = results / model / "unembedding.safetensors"
         self.unembedding, self.facts = read_tensors(unembedding), read_facts(unembedding)
         self.levels = range(int(self.facts["n_blocks"]))
@@ -90,7 +95,7 @@ class Branch:
 
     def saved_jtc(self) -> list[Map]:
         """The full-rank jump of each level."""
-        t = read_tensors(self.branch / "jtc" / f"{self.shared}.safetensors")
+        t = read_tensors(self.jtc)
         return [lambda h, k=k: h @ t[f"level.{k:02d}.weight"] + t[f"level.{k:02d}.bias"] for k in self.levels]
 
 
@@ -127,7 +132,7 @@ def compare_evaluation(branch: Branch, ojfa: int, sentences: int | None) -> dict
             parts.append([found.argmax(1) == right, -found[np.arange(len(right)), right]])
         return np.concatenate(parts, 1).mean(1)
 
-    files = [branch.folder / "evaluation.parquet", branch.branch / "references" / f"{branch.shared}.parquet"]
+    files = [branch.folder / "evaluation.parquet", *branch.references]
     study = pd.concat([pd.read_parquet(file) for file in files]).astype({"method": str, "correct": float})
     study = study[study["sentence_id"].isin(ids)].set_index(["method", "level"]).sort_index()
     n_transfer = study.loc["arbitrary", 0]["sentence_id"].nunique()

@@ -212,7 +212,7 @@ def test_the_metric_is_the_share_of_probability_that_exit_and_model_have_in_comm
         exits = np.exp(branch.log_probabilities(normed))
         return 1 - abs(exits - full).sum(1) / 2
 
-    files = [branch.folder / "evaluation.parquet", branch.branch / "references" / f"{branch.shared}.parquet"]
+    files = [branch.folder / "evaluation.parquet", *branch.references]
     table = pd.concat([pd.read_parquet(file) for file in files]).astype({"method": str})
     means = pd.read_csv(study.results("summary", "levels.csv")).set_index(["method", "level"])["acceptance"]
     for k in branch.levels:

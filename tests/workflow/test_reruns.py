@@ -11,7 +11,7 @@ from studies import ROOT, Study
 pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
 # What follows from any change in a study: about all models, so made anew.
-FIGURES = {"plot_figures": 2, "plot_nested_figures": 4, "plot_model_figures": 2}
+FIGURES = {"plot_figures": 2, "plot_nested_figures": 4, "plot_joint_figures": 2, "plot_model_figures": 2}
 SUMMARY = {"all": 1, "summarise": 1, "collect_timings": 1, "render_report": 1} | FIGURES
 
 
@@ -64,7 +64,7 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
     environment = edited_library("jumps/settings.py", "RIDGES = (0.0, ", "RIDGES = (0.0, 1e-9, ")
     assert by_rule(planned(finished_study, **environment)) == SUMMARY | {
         "fit_jump": 18,
-        "fit_joint_jump": 6,
+        "fit_joint_jump": 8,
         "fit_jtc": 4,
         "score_jumps": 6,
         "evaluate_oracle": 6,
@@ -73,6 +73,8 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
         "assess_claims": 6,
         "evaluate_ranks": 4,
         "evaluate_references": 4,
+        "evaluate_jtc": 4,
+        "evaluate_joint_jump": 2,
     }
 
 
@@ -105,7 +107,7 @@ def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_li
     assert by_rule(planned(finished_study, **environment)) == {"all": 1, "render_report": 1}
 
 
-FITS = {"fit_jump": 9, "fit_joint_jump": 3, "fit_jtc": 2, "score_jumps": 3, "select_jump": 3}
+FITS = {"fit_jump": 9, "fit_joint_jump": 4, "fit_jtc": 2, "score_jumps": 3, "select_jump": 3}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,7 @@ def test_a_step_of_one_model_is_done_again_by_a_short_option(finished_study, ste
     jobs = planned(finished_study, "--config", f"again=tiny-llama:{step}")
     assert models_of(jobs) == {"tiny-llama"}
     evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2}
+    evaluations |= {"evaluate_jtc": 2, "evaluate_joint_jump": 1}
     assert by_rule(jobs) == SUMMARY | expected | evaluations | {"assess_claims": 3}
 
 
@@ -147,12 +150,13 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "write_config": 1,
         "plot_figures": 3,
         "plot_nested_figures": 6,
+        "plot_joint_figures": 3,
         "plot_model_figures": 3,
         "choose_positions": 1,
         "extract_unembedding": 1,
         "dump_activations": 2,
         "fit_jump": 9,
-        "fit_joint_jump": 3,
+        "fit_joint_jump": 4,
         "fit_jtc": 2,
         "score_jumps": 3,
         "evaluate_oracle": 3,
@@ -161,6 +165,8 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "assess_claims": 3,
         "evaluate_ranks": 2,
         "evaluate_references": 2,
+        "evaluate_jtc": 2,
+        "evaluate_joint_jump": 1,
     }
 
 

@@ -130,16 +130,20 @@ def figure_files(kinds, name="figure", variant="{variant}", seed="{seed}"):
     return plots | {f"{kind}_pdf": str(Path(plots[kind]).with_suffix(".pdf")) for kind in kinds}
 
 
-def figure_options(wildcards):
-    """Which figures to plot: a model's, or those of its seed and variant."""
-    nested = "variant" in wildcards.keys() and LAYOUT.is_nested(wildcards.variant)
-    return " ".join(f"--{name} {value}" for name, value in wildcards.items()) + " --exact" * nested
+def figure_options(wildcards, output):
+    """Whose figures to plot, and which: those of the rule's output."""
+    kinds = [name for name in output.keys() if not name.endswith("_pdf")]
+    return " ".join([*(f"--{name} {value}" for name, value in wildcards.items()), repeat("--kind", kinds)])
 
 
-def variants_with(nested):
-    """A constraint on the wildcard: the variants of which one fit gives every rank, or the others."""
-    names = [name for name in config["variants"] if LAYOUT.is_nested(name) == nested]
-    return "|".join(map(re.escape, names)) or "(?!)"
+def variants_where(wanted):
+    """A constraint on the wildcard: the variants for which a function of their name is true."""
+    return "|".join(map(re.escape, filter(wanted, config["variants"]))) or "(?!)"
+
+
+def variants_with_figures(kinds):
+    """The same: the variants that have these figures."""
+    return variants_where(lambda name: LAYOUT.figures(name) == kinds)
 
 
 # `--config again=MODEL:STEP` does a model's step again, and what follows from it: the time of it is a parameter of the

@@ -1,4 +1,4 @@
-# Every method at every exit level: one job for a variant's jumps, one for the references that variants share; and the
+# Every method at every exit level: one job for a variant's jumps, two for the references that variants share; and the
 # paper's claims.
 
 
@@ -15,6 +15,8 @@ rule evaluate_jumps:
         f"{LOGS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_jumps/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_where(LAYOUT.has_all_jumps),
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
@@ -35,18 +37,46 @@ rule evaluate_jumps:
         " --evaluation {output.evaluation:q} --transfer {output.transfer:q} 2> {log:q}"
 
 
+rule evaluate_joint_jump:
+    input:
+        **patterns("unembedding", "positions"),
+        shards=shards("test"),
+        joint=of_branch(LAYOUT.joint),
+    output:
+        **patterns("evaluation"),
+    log:
+        f"{LOGS}/evaluate_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_joint_jump/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_where(lambda name: not LAYOUT.has_all_jumps(name)),
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("evaluate_joint_jump"),
+        gpu=1,
+    params:
+        **choices("target", "positions"),
+        shards=options("--shard", "shards"),
+        again=again("evaluation"),
+        code=stage_digest("evaluate_joint_jump"),
+    shell:
+        "onejump evaluate-joint-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
+        " --joint {input.joint:q} --target {params.target} --positions {params.positions} --threads {threads}"
+        " --evaluation {output.evaluation:q} 2> {log:q}"
+
+
 rule evaluate_references:
     input:
         **patterns("unembedding", "positions"),
         train=shards("train"),
         test=shards("test"),
-        jtc=LAYOUT.pattern("jtc"),
     output:
         references=LAYOUT.pattern("references"),
     log:
-        f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
+        f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{positions}}.log",
     benchmark:
-        f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+        f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{positions}}.tsv"
     priority: LONG
     conda:
         "../../envs/study.yaml"
@@ -60,8 +90,33 @@ rule evaluate_references:
         code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
-        " {params.train} {params.test} --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
-        " --out {output.references:q} 2> {log:q}"
+        " {params.train} {params.test} --positions {wildcards.positions} --threads {threads} --out {output.references:q} 2> {log:q}"
+
+
+rule evaluate_jtc:
+    input:
+        **patterns("unembedding", "positions"),
+        shards=shards("test"),
+        jtc=LAYOUT.pattern("jtc"),
+    output:
+        evaluation=LAYOUT.pattern("jtc_evaluation"),
+    log:
+        f"{LOGS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("evaluate_jtc"),
+        gpu=1,
+    params:
+        shards=options("--shard", "shards"),
+        again=again("evaluation"),
+        code=stage_digest("evaluate_jtc"),
+    shell:
+        "onejump evaluate-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
+        " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
+        " --out {output.evaluation:q} 2> {log:q}"
 
 
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.

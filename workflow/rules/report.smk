@@ -1,10 +1,10 @@
 # Tables, figures, and the report.
 from onejump.files.sealed import write_sealed_json
-from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
+from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
 
 SUMMARISED = (
-    *("unembedding", "positions", "jump", "jtc", "selection", "references", "evaluation", "transfer", "claims"),
-    *("oracle", "ranks"),
+    *("unembedding", "positions", "jump", "jtc", "selection", "references", "jtc_evaluation", "evaluation"),
+    *("transfer", "claims", "oracle", "ranks"),
 )
 
 
@@ -64,7 +64,7 @@ rule plot_figures:
     benchmark:
         f"{BENCHMARKS}/plot_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
-        variant=variants_with(nested=False),
+        variant=variants_with_figures(FIGURES),
     conda:
         "../../envs/study.yaml"
     resources:
@@ -81,13 +81,25 @@ rule plot_figures:
 # Nested fits have one figure more.
 use rule plot_figures as plot_nested_figures with:
     output:
-        **figure_files(FIGURES + NESTED_FIGURES),
+        **figure_files(NESTED_FIGURES),
     log:
         f"{LOGS}/plot_nested_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/plot_nested_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
-        variant=variants_with(nested=True),
+        variant=variants_with_figures(NESTED_FIGURES),
+
+
+# The joint jump alone has fewer.
+use rule plot_figures as plot_joint_figures with:
+    output:
+        **figure_files(JOINT_FIGURES),
+    log:
+        f"{LOGS}/plot_joint_figures/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plot_joint_figures/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_with_figures(JOINT_FIGURES),
 
 
 use rule plot_figures as plot_model_figures with:

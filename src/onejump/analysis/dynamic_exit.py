@@ -6,52 +6,22 @@ a fused one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from onejump.analysis.bootstrap import interval
+from onejump.analysis.costs import Costs
 
-METHODS = ("identity", "n_njtc", "ojfa", "joint")
+METHODS = ("identity", "n_njtc", "ojfa", "joint")  # of which a variant with the joint jump alone has two
 POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
 TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the share of sentences that exit at all
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Multiply-adds for one token, without those of attention that grow with the context.
-
-    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), and gates.
-    """
-
-    n_blocks: int
-    hidden_size: int
-    vocabulary: int
-    rank: int
-    block: int
-    gated: bool = False
-
-    @property
-    def plain_check(self) -> int:
-        """An exit check by the whole output head: `H V`; a jump before it adds `2 H r`, at most a hundredth of it."""
-        return self.hidden_size * self.vocabulary
-
-    @property
-    def fused_check(self) -> int:
-        """An exit check by a fused head: `H r` to the coordinates, `r V` to the logits; a gate needs the whole too."""
-        return self.rank * (self.hidden_size + self.vocabulary) + self.gated * self.plain_check
-
-    @property
-    def full(self) -> int:
-        """The full model: all blocks and the output head."""
-        return self.n_blocks * self.block + self.plain_check
 
 
 def dynamic_exit_table(
     correct: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], costs: Costs
 ) -> pd.DataFrame:
-    """The trade-off of each of METHODS, over thresholds.
+    """The trade-off of each method, over thresholds.
 
     Args:
         correct: method -> [K, N], whether the exit's token is the full model's.
@@ -65,7 +35,7 @@ def dynamic_exit_table(
         model's, with either head (fused_cost is null for identity, which has no low rank to fuse).
     """
     parts, agreements = [], []
-    for method in METHODS:
+    for method in correct:
         # Thresholds are confidences that occur: between two of them, rounding would decide what exits.
         quantiles = np.quantile(confidence[method], np.linspace(0, 1, POINTS), method="higher")
         largest = np.quantile(confidence[method].max(0), np.linspace(0, 1, TOP_POINTS), method="higher")

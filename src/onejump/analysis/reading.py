@@ -1,11 +1,12 @@
 """The evaluation, cosines and selection of one model, seed and variant, read and checked without PyTorch."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from onejump.exits.columns import EVERY_SENTENCE_METHODS, JUMP_METHODS, METRICS, REFERENCE_METHODS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
 from onejump.files.tables import read_table
@@ -18,23 +19,26 @@ class EvaluationGrids:
     Attributes:
         sentences: [sentence], their ids, in the order of the arrays.
         methods: method -> [metric, level, sentence] float64, on all test sentences.
-        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones.
+        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones; of a
+            variant with the joint jump alone None.
 
     Raises:
         OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
     """
 
-    def __init__(self, references: Path, evaluation: Path, n_blocks: int) -> None:
-        """Read the tables of evaluate-references and evaluate-jumps."""
-        self._n_blocks, self.sentences = n_blocks, None
+    def __init__(self, methods: Mapping[Path, Sequence[str]], n_blocks: int) -> None:
+        """Read some methods of each table of evaluate-references, evaluate-jtc, and a variant's jumps."""
+        self._n_blocks, self.sentences, self.arbitrary = n_blocks, None, None
         grids = {}
-        for file, methods in ((references, REFERENCE_METHODS), (evaluation, JUMP_METHODS)):
+        for file, wanted in methods.items():
             rows = dict(list(read_table(file).to_pandas().groupby("method", observed=True)))
-            grids |= {method: self._grid(file, method, rows)[:, 0] for method in methods}
-        self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS}
-        self.arbitrary = self._grid(evaluation, "arbitrary", rows, n_blocks)
-        if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
-            raise OnejumpError(f"{evaluation}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
+            grids |= {method: self._grid(file, method, rows)[:, 0] for method in wanted}
+            if "n_njtc" not in wanted:
+                continue
+            self.arbitrary = self._grid(file, "arbitrary", rows, n_blocks)
+            if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
+                raise OnejumpError(f"{file}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
+        self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS if method in grids}
 
     def _grid(self, file: Path, method: str, methods: dict, n_jumps: int | None = None) -> np.ndarray:
         """[metric, jump, level, sentence] from rows in this order; without `n_jumps`, one jump and all sentences."""
@@ -51,7 +55,7 @@ class EvaluationGrids:
         if not np.array_equal(found[["level", "jump", "sentence_id"]], expected.reshape(-1, 3)):
             raise OnejumpError(
                 f"{file}: the rows of {method} are not of {self._n_blocks} levels with the same sentences at each; "
-                "rerun evaluate-references and evaluate-jumps"
+                "rerun the stages that evaluate"
             )
         values = rows[list(METRICS)].to_numpy(np.float64)
         return values.reshape(*expected.shape[:3], len(METRICS)).transpose(3, 1, 0, 2)
@@ -61,7 +65,8 @@ class EvaluationGrids:
         part = copy.copy(self)
         part.sentences = self.sentences[kept]
         part.methods = {method: values[..., kept] for method, values in self.methods.items()}
-        part.arbitrary = self.arbitrary[..., kept[: self.arbitrary.shape[-1]]]
+        if self.arbitrary is not None:
+            part.arbitrary = self.arbitrary[..., kept[: self.arbitrary.shape[-1]]]
         return part
 
     def metric(self, method: str, name: str) -> np.ndarray:

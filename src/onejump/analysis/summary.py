@@ -7,8 +7,10 @@ import pyarrow.compute as pc
 from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
-from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
+from onejump.analysis.costs import Costs
+from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.reading import EvaluationGrids, read_selection
+from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import TABLES, Layout
@@ -58,17 +60,16 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     """The tables of one model, seed and variant."""
     unembedding = TensorFile(layout.path("unembedding", model=branch["model"]))
     vocabulary, hidden_size = unembedding.shape("weight")
+    n_blocks = unembedding.value("n_blocks")
     files = {str(level): TensorFile(path) for level, path in enumerate(layout.jumps(**branch))}
-    n_blocks = len(files)
     files["joint"] = TensorFile(layout.joint(**branch))
-    selection = read_selection(layout.path("selection", **branch), n_blocks)
-    ojfa = selection["ojfa"]
-    grids = EvaluationGrids(layout.of_target("references", **branch), layout.path("evaluation", **branch), n_blocks)
-    transfer, claims, oracle = (
-        read_table(layout.path(name, **branch)).to_pandas() for name in ("transfer", "claims", "oracle")
-    )
-    nested = layout.is_nested(branch["variant"])
-    ranks = read_table(layout.path("ranks", **branch)).to_pandas() if nested else pd.DataFrame(columns=RANK_COLUMNS)
+    all_jumps = layout.has_all_jumps(branch["variant"])
+    evaluation = layout.path("evaluation", **branch)
+    methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
+    methods |= {evaluation: JUMP_METHODS if all_jumps else ("joint",)}
+    methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
+    grids = EvaluationGrids(methods, n_blocks)
+    selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
     size = jumps.set_index("jump")["parameters"]
@@ -78,32 +79,52 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "token_table": None,
         "identity": 0,
         "identity_temperature": n_blocks,
-        "middle": size[str(n_blocks // 2)],
-        "n_njtc": size.drop("joint").sum(),
-        "ojfa": size[str(ojfa)],
         "joint": size["joint"],
-        "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
-        "arbitrary": size.drop(["joint", str(ojfa)], errors="ignore").max(),
     }
+    if all_jumps:
+        parameters |= {
+            "middle": size[str(n_blocks // 2)],
+            "n_njtc": size.drop("joint").sum(),
+            "ojfa": size[str(selection["ojfa"])],
+            "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
+            "arbitrary": size.drop(["joint", str(selection["ojfa"])], errors="ignore").max(),
+        }
     at = read_table(layout.path("positions", model=branch["model"], seed=branch["seed"]), ["sentence_id", "position"])
     positions = at.to_pandas().set_index("sentence_id")["position"].loc[grids.sentences].to_numpy()
     gated = layout.config["variants"][branch["variant"]]["gate"] != "none"
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
-    metrics = ({method: grids.metric(method, name) for method in METHODS} for name in ("correct", "confidence"))
-    scores = {"score": selection["scores"]} | {name: selection[name] for name in ("softmax", "bootstrap_share")}
-    return {
+    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated)
+    compared = [method for method in METHODS if method in grids.methods]
+    metrics = ({method: grids.metric(method, name) for method in compared} for name in ("correct", "confidence"))
+    found = {
         "levels": tables.levels_table(grids),
-        "methods": tables.methods_table(grids, ojfa, parameters),
+        "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs),
         "by_position": tables.positions_table(grids, positions),
-        "single_jumps": tables.single_jumps_table(grids, ojfa),
-        "transfer": transfer,
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
-        "scores": pd.DataFrame({"jump": range(n_blocks), **scores, "ojfa": np.arange(n_blocks) == ojfa}),
+        "dynamic_exit": dynamic_exit_table(*metrics, costs),
+        "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
+    }
+    return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found
+
+
+def _selection_tables(layout: Layout, branch: dict, grids: EvaluationGrids, selection: dict) -> dict[str, pd.DataFrame]:
+    """The tables about the choice among a variant's jumps, which not every variant has."""
+    ojfa = selection["ojfa"]
+    transfer, claims, oracle = (
+        read_table(layout.path(name, **branch)).to_pandas() for name in ("transfer", "claims", "oracle")
+    )
+    nested = "ranks" in layout.figures(branch["variant"])
+    ranks = read_table(layout.path("ranks", **branch)).to_pandas() if nested else pd.DataFrame(columns=RANK_COLUMNS)
+    scores = {"score": selection["scores"]} | {name: selection[name] for name in ("softmax", "bootstrap_share")}
+    n_jumps = len(selection["scores"])
+    return {
+        "single_jumps": tables.single_jumps_table(grids, ojfa),
+        "transfer": transfer,
+        "scores": pd.DataFrame({"jump": range(n_jumps), **scores, "ojfa": np.arange(n_jumps) == ojfa}),
         "claims": claims,
         "oracle": tables.oracle_table(oracle[oracle["jump"].notna()], transfer),
         "shared_jumps": tables.shared_jumps_table(grids, ojfa, oracle),
-        "dynamic_exit": dynamic_exit_table(*metrics, Costs(n_blocks, hidden_size, vocabulary, rank, block, gated)),
         "ranks": ranks.astype({"jump": "Int32"}),  # null where it is no single jump
     }
 

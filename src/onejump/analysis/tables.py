@@ -6,8 +6,9 @@ import pandas as pd
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
+from onejump.analysis.costs import Costs
 from onejump.analysis.reading import EvaluationGrids
-from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
+from onejump.exits.columns import METRICS
 from onejump.files.tensors import TensorFile
 from onejump.study.fits import FITS
 
@@ -31,18 +32,25 @@ def levels_table(grids: EvaluationGrids) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def methods_table(grids: EvaluationGrids, ojfa: int, parameters: dict[str, int]) -> pd.DataFrame:
-    """Each method's means over exit levels and sentences, with intervals, its size and its worst level."""
+def methods_table(
+    grids: EvaluationGrids, ojfa: int | None, parameters: dict[str, int | None], costs: Costs
+) -> pd.DataFrame:
+    """Each method's means over exit levels and sentences, with intervals, its size, its cost and its worst level.
+
+    `check` is the multiply-adds of one exit check, and `check_cost` its share of the full model's. Without `ojfa`, the
+    variant has the joint jump alone.
+    """
     names, rows = (*WITH_INTERVALS.values(), "correct_at_5"), []
-    methods = {method: {name: grids.metric(method, name) for name in names} for method in EVERY_SENTENCE_METHODS}
+    methods = {method: {name: grids.metric(method, name) for name in names} for method in grids.methods}
     # Arbitrary jumps have fewer sentences, and so resamples of their own.
-    arbitrary = {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}
-    for alike in (methods, arbitrary):
+    arbitrary = {} if ojfa is None else {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}
+    for alike in filter(None, (methods, arbitrary)):
         for method, columns in _means_over_levels(alike).items():
             grid = alike[method]
             by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
             worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
-            row = {"method": method, "parameters": parameters[method]}
+            check = costs.check(method)
+            row = {"method": method, "parameters": parameters[method], "check": check, "check_cost": check / costs.full}
             rows.append(row | columns | {"precision_at_5": at_5} | worst)
     return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
 
@@ -154,6 +162,13 @@ def curve(name: str, file: TensorFile) -> pd.DataFrame:
         optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
         table["gap"] = (np.array(file.value("train_curve")) - optimum) / (mean - optimum)
     return pd.DataFrame(dict.fromkeys(columns) | {"jump": name} | table)
+
+
+def gates(name: str, file: TensorFile) -> pd.DataFrame:
+    """The gates of a jump: of the joint one a number for each level, of a level's own one. No rows without gates."""
+    values = file.tensor("gates").tolist() if "gates" in file.names else []
+    levels = range(len(values)) if name == "joint" else [int(name)][: len(values)]
+    return pd.DataFrame({"jump": name, "level": pd.array(levels, "Int32"), "gate": pd.array(values, "Float64")})
 
 
 def _intervals(columns: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:

@@ -14,6 +14,7 @@ METRICS = (
 
 # Methods that are evaluated on all test sentences, by the stage that does it; in this order in all tables.
 FLOOR_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "middle")
-REFERENCE_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "identity", "jtc")
+REFERENCE_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "identity")
 JUMP_METHODS = ("middle", "ojfa", "joint", "n_njtc")
 EVERY_SENTENCE_METHODS = (*FLOOR_METHODS, "identity", "n_njtc", "ojfa", "joint", "jtc")
+JOINT_METHODS = (*REFERENCE_METHODS, "joint")  # of a variant with the joint jump alone

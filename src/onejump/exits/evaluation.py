@@ -21,11 +21,11 @@ class JumpExits:
     """The jumps of one variant, on the device: one at all levels for OJFA (Eq. 3), each level's own for N-NJTC.
 
     `middle` is the jump of level K/2 at all levels, the one to take without any data. Used at a level other than its
-    own, a jump keeps its A, its B and its BatchNorm's running statistics.
+    own, a jump keeps its A, its B and its BatchNorm's running statistics. A variant may have the joint jump alone.
     """
 
-    jumps: Sequence[FoldedJump]  # 0..K-1
-    ojfa: int  # number of the selected one
+    jumps: Sequence[FoldedJump]  # 0..K-1, or none
+    ojfa: int | None  # number of the selected one
     joint: FoldedJump
 
     @property
@@ -36,8 +36,8 @@ class JumpExits:
     def at(self, level: int) -> dict[Method, int]:
         """For each method that is evaluated on all sentences, which of `all_jumps` it uses at a level."""
         n, middle = len(self.jumps), len(self.jumps) // 2
-        shared = {("middle", middle): middle, ("ojfa", self.ojfa): self.ojfa, ("joint", None): n}
-        return {("n_njtc", level): level} | shared
+        single = {("n_njtc", level): level, ("middle", middle): middle, ("ojfa", self.ojfa): self.ojfa} if n else {}
+        return single | {("joint", None): n}
 
     def arbitrary(self) -> dict[Method, int]:
         """The same for every single jump, whatever the level."""
@@ -54,8 +54,8 @@ def evaluate_jumps(
 ) -> tuple[pa.Table, pa.Table]:
     """Evaluate every way of exiting by a variant's jumps, at every exit level.
 
-    The unembedding and the jumps are on the device. On the first `transfer_sentences` rows, every jump is evaluated at
-    every level.
+    The unembedding and the jumps are on the device. On the first `transfer_sentences` rows, every single jump is
+    evaluated at every level.
 
     Returns:
         The evaluation, as `evaluation_table` makes it, and the transfer grid: jump, level, precision, surprisal (means

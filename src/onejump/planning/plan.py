@@ -12,7 +12,7 @@ from onejump.models.architecture import find_architecture
 from onejump.planning.machines import GB, TWO_CORES, Machine
 from onejump.planning.work import MARGIN, STAGES, Sizes, Work, work_of
 from onejump.study.layout import Layout
-from onejump.study.variants import is_nested, joint_of, jumps_of
+from onejump.study.variants import joint_of, jumps_of
 
 
 def sizes_of(name: str, config: Mapping) -> Sizes:
@@ -32,24 +32,29 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         work = work_of(stage, replace(sizes[model], **choices))
         jobs.setdefault((stage, model, *owner), (model, stage, number, work))
 
-    for model, seed, variant in (branch.values() for branch in Layout(config).branches()):
+    layout = Layout(config)
+    for model, seed, variant in (branch.values() for branch in layout.branches()):
         chosen, architecture = variants[variant], sizes[model].architecture
         if (chosen["rank"] or 0) > architecture.hidden_size and not architecture.name.endswith("assumed"):
             most = f"expected at most H of {model} = {architecture.hidden_size}"
             raise OnejumpError(f"config: variants.{variant}.rank is {chosen['rank']}, {most}")
         fitted = {"fit": chosen["fit"], "rank": chosen["rank"], "gated": chosen["gate"] != "none"}
-        jumps, joint = jumps_of(variant, variants), joint_of(variant, variants)
         add("extract_unembedding", model)
         add("choose_positions", model, seed)
         for split, number in sizes[model].shards.items():
             add("dump_activations", model, seed, split, number=number, split=split)
+        add("fit_joint_jump", model, seed, joint_of(variant, variants), **fitted)
+        add("evaluate_references", model, seed, chosen["positions"])
+        if not layout.has_all_jumps(variant):
+            add("evaluate_joint_jump", model, seed, variant, **fitted)
+            continue
+        jumps = jumps_of(variant, variants)
         add("fit_jump", model, seed, jumps, number=architecture.n_blocks, **fitted)
-        add("fit_joint_jump", model, seed, joint, **fitted)
         add("score_jumps", model, seed, jumps, **fitted)
-        curve = ["evaluate_ranks"] if is_nested(chosen) else []
+        curve = ["evaluate_ranks"] if "ranks" in layout.figures(variant) else []
         for stage in ("select_jump", "evaluate_oracle", "evaluate_jumps", "assess_claims", *curve):
             add(stage, model, seed, variant, **fitted)
-        for stage in ("fit_jtc", "evaluate_references"):
+        for stage in ("fit_jtc", "evaluate_jtc"):
             add(stage, model, seed, chosen["target"], chosen["positions"])
     return list(jobs.values())
 

@@ -134,16 +134,16 @@ def _optimum(s: Sizes, H: int, r: int, n: int, rows: int, ridges: int = 1) -> Wo
     )
 
 
-def _exits(s: Sizes, rows: float, exits: float, fused: bool = True, rank: int | None = None) -> Work:
-    """The full model's predictions for some rows, and exits' predictions by K + 1 fused heads or by the full one."""
+def _exits(s: Sizes, rows: float, exits: float, fused: int | None = None, rank: int | None = None) -> Work:
+    """The full model's predictions for some rows, and exits' by K + 1 fused heads, or so many; 0: by the full one."""
     K, H, V, r, *_ = s.dims
-    heads, width = (K + 1, rank or r) if fused else (0, H)
-    own = K * rows * H * (fused and s.gated)  # what gates let through, at each level
+    heads, width = (0, H) if fused == 0 else (fused or K + 1, rank or r)
+    own = K * rows * H * (heads > 0 and s.gated)  # what gates let through, at each level
     flops = 2 * V * (rows * H + own + heads * width * H + exits * width)
     return Work(
         {"float32": flops, "touched": _f32(exits, V), "read": s.kept(K + 1, rows, H)},
         host=_f32(6, exits) + _f32(3, rows, H),
-        device=_f32(2 * heads * width, V) + _f32(8, min(CHUNK, rows), V) + _f32(0 if fused else 3, H, H),
+        device=_f32(2 * heads * width, V) + _f32(8, min(CHUNK, rows), V) + _f32(0 if heads else 3, H, H),
         unembedding=2,
     )
 
@@ -228,10 +228,13 @@ STAGES: Mapping[str, Callable[..., Work]] = {
     "evaluate_jumps": lambda s, K, H, V, r, n, N, T: (
         _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
+    "evaluate_joint_jump": lambda s, K, H, V, r, n, N, T: _exits(s, T, K * T, fused=1) + Work({"written": 12 * K * T}),
     # The floor needs the full model's predictions for the training sentences, twice.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
-        _exits(s, 2 * N + 3 * T, 3 * K * T, fused=False)
-        + Work({"read": _f32(T / CHUNK, K, H, H), "written": 72 * K * T}, host=_f32(N + T, H))
+        _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0) + Work({"written": 60 * K * T}, host=_f32(N + T, H))
+    ),
+    "evaluate_jtc": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, T, K * T, fused=0) + Work({"read": _f32(T / CHUNK, K, H, H), "written": 12 * K * T})
     ),
     # Exact fits at the largest rank R, and three methods at each rank of the curve, planned as if each were R.
     "evaluate_ranks": lambda s, K, H, V, r, n, N, T: (

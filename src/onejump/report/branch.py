@@ -3,7 +3,7 @@
 import pandas as pd
 
 from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS
-from onejump.exits.columns import FLOOR_METHODS
+from onejump.exits.columns import FLOOR_METHODS, JOINT_METHODS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
 
@@ -15,31 +15,41 @@ RIVALS = ["ojfa", "joint"]
 DYNAMIC_AGREEMENT = 0.9  # at which dynamic exits are compared
 
 
-def branch_facts(tables: BranchTables) -> dict:
-    """Everything that the section shows, apart from its figures.
+def joint_facts(tables: BranchTables) -> dict:
+    """Everything that the section of a variant with the joint jump alone shows, apart from its figures.
 
     Raises:
         OnejumpError: a table is missing, or lacks rows or columns.
     """
-    scores, chosen = tables.selected()
-    claims = tables.table("claims", "claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict")
-    shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
+    methods = [method for method in METHOD_ORDER if method in JOINT_METHODS]
     return {
         "id": f"{tables.model}.seed-{tables.seed}.{tables.variant}",
         "model": tables.model,
         "seed": tables.seed,
         "variant": tables.variant,
+        "methods": _methods(tables, methods, "joint"),
+        "by_position": _by_position(tables),
+        "fits": _joint_fit(tables),
+        "levels": _levels(tables),
+        "dynamic": _dynamic(tables),
+    }
+
+
+def branch_facts(tables: BranchTables) -> dict:
+    """The same of a variant with all jumps, whose section says more."""
+    scores, chosen = tables.selected()
+    claims = tables.table("claims", "claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict")
+    shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
+    return {
+        **joint_facts(tables),
         "jump": chosen,
         "selected": scores.loc[chosen].to_dict(),
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
-        "methods": _methods(tables),
-        "by_position": _by_position(tables),
+        "methods": _methods(tables, METHOD_ORDER, "ojfa"),
         "claims": claims[claims["rule"].notna()].to_dict("records"),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),
-        "levels": _levels(tables),
-        "dynamic": _dynamic(tables),
         "shared": tables.table("shared_jumps", *shared).to_dict("records"),
     }
 
@@ -77,23 +87,24 @@ def _single_jumps(tables: BranchTables, claims: pd.DataFrame, chosen: int) -> di
     }
 
 
-def _methods(tables: BranchTables) -> dict[str, dict]:
-    """Each method's means over the exit levels, in the order of the report."""
-    columns = ["parameters", *METRIC_COLUMNS, "precision_at_5", "worst_precision", "worst_level"]
+def _methods(tables: BranchTables, methods: list[str], unit: str) -> dict[str, dict]:
+    """The means of some methods over the exit levels; `ratio` is of parameters, to those of the method `unit`."""
+    columns = ["parameters", "check", "check_cost", *METRIC_COLUMNS]
+    columns += ["precision_at_5", "worst_precision", "worst_level"]
     table = tables.table("methods", "method", *columns).set_index("method")
-    missing = [method for method in METHOD_ORDER if method not in table.index]
+    missing = [method for method in methods if method not in table.index]
     if missing:
         raise tables.error("methods", f"does not have method {', '.join(missing)}")
     # Bold marks the largest number as the reader sees it, so methods that look equal share it.
     written = table["precision"].map(FORMATS["share"])
-    best = written[table.loc[RIVALS, "precision"].idxmax()]
+    best = written[table.loc[table.index.isin(RIVALS), "precision"].idxmax()]
     return {
         method: {
             **table.loc[method].to_dict(),
-            "ratio": table.loc[method, "parameters"] / table.loc["ojfa", "parameters"],
+            "ratio": table.loc[method, "parameters"] / table.loc[unit, "parameters"],
             "best": method in RIVALS and written[method] == best,
         }
-        for method in METHOD_ORDER
+        for method in methods
     }
 
 
@@ -139,6 +150,21 @@ def _fits(tables: BranchTables) -> dict:
         "worst_jump": worst["jump"],
         "joint": joint.iloc[0].to_dict(),
     }
+
+
+def _joint_fit(tables: BranchTables) -> dict:
+    """The fit of a joint jump alone, and how far its training went."""
+    columns = ["fit", "target", "rank", "n_rows", "parameters", "gap", "train_mse", "validation_mse", "ridge"]
+    table = tables.table("jumps", "jump", *columns)
+    curve = tables.table("curves", "jump", "step", "validation_kl", may_be_empty=True).dropna()
+    joint = table[table["jump"] == "joint"]
+    if len(joint) != 1:
+        raise tables.error("jumps", f"has {len(joint)} joint jumps, expected one,")
+    course = curve[curve["jump"] == "joint"].set_index("step")["validation_kl"]
+    found = joint.iloc[0].to_dict()
+    if not course.empty:
+        found |= {"kl_start": course.iloc[0], "kl_best": course.min(), "best_step": int(course.idxmin())}
+    return found
 
 
 def _levels(tables: BranchTables) -> dict:

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from onejump.files.atomic import OnejumpError, atomic_path
 from onejump.files.sealed import seal_svg
+from onejump.report.plots.comparison import plot_check_cost, plot_overview
 from onejump.report.plots.dynamic_exit import plot_dynamic_exit
 from onejump.report.plots.fits import plot_fits
-from onejump.report.plots.levels import plot_methods, plot_ranks, plot_single_jumps
+from onejump.report.plots.levels import plot_joint_jump, plot_methods, plot_ranks, plot_single_jumps
 from onejump.report.plots.selection import plot_scores, plot_transfer
 from onejump.report.plots.sensitivity import plot_sensitivity
 from onejump.report.style import MATPLOTLIB_STYLE
@@ -24,6 +25,7 @@ BRANCH_PLOTS: dict[str, Callable[[BranchTables], Figure]] = {
     "scores": plot_scores,
     "single_jumps": plot_single_jumps,
     "methods": plot_methods,
+    "joint_jump": plot_joint_jump,
     "transfer": plot_transfer,
     "fits": plot_fits,
     "dynamic_exit": plot_dynamic_exit,
@@ -31,7 +33,11 @@ BRANCH_PLOTS: dict[str, Callable[[BranchTables], Figure]] = {
 }
 
 # Those of a model, over all its seeds and variants.
-MODEL_PLOTS: dict[str, Callable[[Path, str], Figure]] = {"sensitivity": plot_sensitivity}
+MODEL_PLOTS: dict[str, Callable[[Path, str], Figure]] = {
+    "overview": plot_overview,
+    "check_cost": plot_check_cost,
+    "sensitivity": plot_sensitivity,
+}
 
 
 def plot_figure(kind: str, summary: Path, model: str, seed: int | None, variant: str | None, path: Path) -> None:

@@ -17,15 +17,17 @@ from onejump.analysis.columns import TEMPERATURE
 from onejump.exits.columns import FLOOR_METHODS
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import RIDGES
-from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, METHOD_ORDER, branch_facts
+from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, METHOD_ORDER, branch_facts, joint_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
 from onejump.study.fits import FITS
-from onejump.study.layout import FIGURES, NESTED_FIGURES, Layout
+from onejump.study.layout import MODEL_FIGURES, Layout
 from onejump.study.variants import VARIANT_DEFAULTS, seeds_of
 
+# Of the table that sets single jumps for all levels beside what needs none.
+SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint")
 PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -60,8 +62,8 @@ def render_report(
         return figures.inline(layout.path(name, **values))
 
     models = [_model(layout, inline, slug, seed) for slug in config["models"] for seed in config["seeds"]]
-    branches = [branch for model in models for branch in model["branches"]]
-    leading = [model["branches"][0] for model in models if model["branches"]]
+    everything = [branch for model in models for branch in model["branches"]]
+    branches = [branch for branch in everything if "jump" in branch]
     verdicts = _verdicts(layout)
     fits = {choices["fit"] for choices in config["variants"].values()}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -71,8 +73,11 @@ def render_report(
         study=config["study"],
         models=models,
         branches=branches,
-        first_screen=[(branch, inline("figure", kind="methods", **branch["key"])) for branch in leading],
-        sensitivities={slug: inline("model_figure", model=slug, kind="sensitivity") for slug in config["models"]},
+        shared_jumps=_shared_jumps(everything),
+        comparisons={
+            slug: {kind: inline("model_figure", model=slug, kind=kind) for kind in MODEL_FIGURES}
+            for slug in config["models"]
+        },
         flips=_flips(verdicts),
         verdict_marks={name: look.mark for name, look in VERDICT_STYLES.items()},
         published=_published(branches, config.get("published", {})),
@@ -129,13 +134,28 @@ def _model(layout: Layout, inline: Callable[..., Markup], slug: str, seed: int) 
 
 def _branch(layout: Layout, inline: Callable[..., Markup], key: dict, model: dict) -> dict:
     """One model, seed and variant, with its figures."""
-    kinds = FIGURES + NESTED_FIGURES if layout.is_nested(key["variant"]) else FIGURES
-    return branch_facts(BranchTables(_summary(layout), **key)) | {
+    facts = branch_facts if layout.has_all_jumps(key["variant"]) else joint_facts
+    return facts(BranchTables(_summary(layout), **key)) | {
         "key": key,
         "about": model,
         "choices": layout.config["variants"][key["variant"]],
-        "figures": {kind: inline("figure", **key, kind=kind) for kind in kinds},
+        "figures": {kind: inline("figure", **key, kind=kind) for kind in layout.figures(key["variant"])},
     }
+
+
+def _shared_jumps(branches: list[dict]) -> list[dict]:
+    """One row for each way to serve all levels by one jump, or by none; what variants share once for each model."""
+    rows, seen = [], set()
+    for branch in branches:
+        at = {row["method"]: row["groups"][-1] for row in branch["by_position"]["rows"]}
+        for method in SERVING_ALL_LEVELS:
+            own = method in ("ojfa", "joint")
+            place = (branch["model"], branch["seed"], branch["variant"] if own else None, method)
+            if method in branch["methods"] and place not in seen:
+                seen.add(place)
+                row = {"method": method, "own": own, "branch": branch, "later": at[method]}
+                rows.append(row | {"shown": "one_jump" if own and "jump" not in branch else method})
+    return rows
 
 
 def _published(branches: list[dict], published: Mapping[str, Mapping]) -> list[dict]:
@@ -152,7 +172,8 @@ def _verdicts(layout: Layout) -> list[dict]:
     """The verdicts of each model and variant over all seeds, by claim."""
     table = read_summary(_summary(layout), "verdicts", "model", "variant", "claim", "verdict")
     wide = table.pivot(index=["model", "variant"], columns="claim", values="verdict")
-    wanted = [(model, variant) for model in layout.config["models"] for variant in layout.config["variants"]]
+    variants = [variant for variant in layout.config["variants"] if layout.has_all_jumps(variant)]
+    wanted = [(model, variant) for model in layout.config["models"] for variant in variants]
     if missing := [*set(wanted) - set(wide.index), *set(CLAIMS) - set(wide.columns)]:
         raise OnejumpError(f"{_summary(layout) / 'verdicts.csv'}: has no verdict for {missing[0]}; rerun summarise")
     return [{"model": model, "variant": variant, **wide.loc[(model, variant)]} for model, variant in wanted]

@@ -122,6 +122,8 @@ def _conflicts(config: Mapping) -> Iterator[str]:
     for name, chosen in config["variants"].items():
         if wrong := wrong_gate(chosen["fit"], chosen["target"], chosen["gate"]):
             yield f"variants.{name}.{wrong}"
+    if all(chosen["jumps"] == "joint" for chosen in config["variants"].values()):
+        yield "variants has jumps: joint only, but the paper's claims are about jumps: all; add paper: {}"
     used = {name: set(seeds_of(name, config)) for name in config["variants"]}
     if unused := seeds.difference(*used.values()):
         yield f"seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"

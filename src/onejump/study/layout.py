@@ -14,7 +14,8 @@ FILES = {
     "positions": "{model}/seed-{seed}/positions.parquet",
     "shard": "{model}/seed-{seed}/activations/{split}/shard-{shard}.safetensors",
     "jtc": "{model}/seed-{seed}/jtc/{target}.{positions}.safetensors",
-    "references": "{model}/seed-{seed}/references/{target}.{positions}.parquet",
+    "jtc_evaluation": "{model}/seed-{seed}/jtc/{target}.{positions}.parquet",
+    "references": "{model}/seed-{seed}/references/{positions}.parquet",
     "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
     "scores": "{model}/seed-{seed}/{variant}/scores.parquet",
     "cosines": "{model}/seed-{seed}/{variant}/cosines.safetensors",
@@ -31,14 +32,18 @@ FILES = {
     "timings": "timings.parquet",
     "hardware": "hardware.parquet",
 }
-# Summary tables, and figures of a branch, of a branch whose fits are nested in rank, and of a model.
+# Of these, variants with the joint jump alone have none: there is no jump to choose.
+OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "jtc", "jtc_evaluation")
+# Summary tables; figures of a branch, of one whose fits are nested in rank, of one with the joint jump alone; and of a
+# model.
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    *("oracle", "shared_jumps", "dynamic_exit", "ranks", "verdicts", "spread", "chosen"),
+    *("oracle", "shared_jumps", "dynamic_exit", "gates", "ranks", "verdicts", "spread", "chosen"),
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
-NESTED_FIGURES = ("ranks",)
-MODEL_FIGURES = ("sensitivity",)
+NESTED_FIGURES = (*FIGURES, "ranks")
+JOINT_FIGURES = ("joint_jump", "dynamic_exit")
+MODEL_FIGURES = ("overview", "check_cost", "sensitivity")
 
 
 def level_name(level: int) -> str:
@@ -76,7 +81,9 @@ class Layout:
         return [self.path("shard", model=model, seed=seed, split=split, shard=shard) for shard in range(count)]
 
     def jumps(self, model: str, seed: int | str, variant: str) -> list[Path]:
-        """A variant's jumps 0..K-1, which variants with the same fits share."""
+        """A variant's jumps 0..K-1, which variants with the same fits share; none if it has the joint jump alone."""
+        if not self.has_all_jumps(variant):
+            return []
         owner = jumps_of(variant, self.config["variants"])
         levels = range(self.config["models"][model]["blocks"])
         return [self.path("jump", model=model, seed=seed, variant=owner, jump=level_name(level)) for level in levels]
@@ -91,13 +98,19 @@ class Layout:
         return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
 
     def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """The `jtc` or `references` of a variant, which variants with the same target and positions share."""
+        """A file that variants with the same positions, or also the same target, share: JTC, references."""
         choices = self.config["variants"][variant]
         return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
 
-    def is_nested(self, variant: str) -> bool:
-        """Whether one fit of a variant gives the jumps of every rank."""
-        return is_nested(self.config["variants"][variant])
+    def has_all_jumps(self, variant: str) -> bool:
+        """Whether a variant has a jump for each level, or the joint jump alone."""
+        return self.config["variants"][variant]["jumps"] == "all"
+
+    def figures(self, variant: str) -> tuple[str, ...]:
+        """The kinds of figures that a branch of the variant has."""
+        if not self.has_all_jumps(variant):
+            return JOINT_FIGURES
+        return NESTED_FIGURES if is_nested(self.config["variants"][variant]) else FIGURES
 
     def every(self, name: str, model: str | None = None) -> list[Path]:
         """All files of a kind, of one model or of all models: once each, in the order of the config."""
@@ -109,19 +122,19 @@ class Layout:
 
     def _of_branch(self, name: str, branch: dict) -> list[Path]:
         model, seed, variant = branch.values()
-        nested = self.is_nested(variant)
+        if name in OF_ALL_JUMPS and not self.has_all_jumps(variant):
+            return []
         match name:
             case "shard":
                 return [*self.shards(model, seed, "train"), *self.shards(model, seed, "test")]
             case "jump":
                 return [*self.jumps(**branch), self.joint(**branch)]
-            case "jtc" | "references":
+            case "jtc" | "jtc_evaluation" | "references":
                 return [self.of_target(name, **branch)]
             case "ranks":
-                return [self.path(name, **branch)] if nested else []
+                return [self.path(name, **branch)] if "ranks" in self.figures(variant) else []
             case "figure":
-                kinds = FIGURES + NESTED_FIGURES if nested else FIGURES
-                return [self.path(name, **branch, kind=kind) for kind in kinds]
+                return [self.path(name, **branch, kind=kind) for kind in self.figures(variant)]
             case "model_figure":
                 return [self.path(name, model=model, kind=kind) for kind in MODEL_FIGURES]
         return [self.path(name, **branch)]

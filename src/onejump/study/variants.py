@@ -13,8 +13,9 @@ VARIANT_DEFAULTS = {
     "rank": None,
     "joint_batches": "mixed",
     "gate": "none",
+    "jumps": "all",
 }
-# Choices that a level's jump, and so its cosines, depends on.
+# Choices that a jump depends on.
 FITTED_BY = ("fit", "target", "positions", "rank", "gate")
 
 
@@ -33,7 +34,7 @@ def is_nested(choices: Mapping) -> bool:
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
     """The variant whose level jumps and cosines this one uses: of those with the same fits, the canonical one."""
-    return _canonical(variant, variants, lambda choices: [choices[key] for key in FITTED_BY])
+    return _canonical(variant, variants, lambda choices: [choices[key] for key in (*FITTED_BY, "jumps")])
 
 
 def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from onejump.analysis import claims
 from onejump.analysis.reading import EvaluationGrids
-from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, JUMP_METHODS, METRICS, REFERENCE_METHODS
 from onejump.exits.evaluation import JumpExits, evaluate_jumps
 from onejump.exits.references import evaluate_references
 from onejump.files.tables import write_table
@@ -267,12 +267,10 @@ def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
         jumps[OJFA] = replace(jumps[OJFA], B=jumps[OJFA].B.roll(1, 0))
     cpu = torch.device("cpu")
     evaluation, _ = evaluate_jumps(test, unembedding, JumpExits(jumps, OJFA, jumps[0]), "pre_norm", 300, cpu)
-    references = evaluate_references(
-        train, test, unembedding, lambda level: (torch.eye(12), torch.zeros(12)), "pre_norm", cpu
-    )
     write_table(folder / "evaluation.parquet", evaluation)
-    write_table(folder / "references.parquet", references)
-    return table_of(EvaluationGrids(folder / "references.parquet", folder / "evaluation.parquet", 3))
+    write_table(folder / "references.parquet", evaluate_references(train, test, unembedding, cpu))
+    methods = {folder / "references.parquet": REFERENCE_METHODS, folder / "evaluation.parquet": JUMP_METHODS}
+    return table_of(EvaluationGrids(methods, 3))
 
 
 def test_a_wrong_jump_turns_c5_from_supported_to_contradicted(tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from onejump.analysis.dynamic_exit import METHODS, POINTS, TOP_POINTS, Costs, dynamic_exit_table
+from onejump.analysis.costs import Costs
+from onejump.analysis.dynamic_exit import METHODS, POINTS, TOP_POINTS, dynamic_exit_table
 
 K, N = 5, 60
 COSTS = Costs(n_blocks=K, hidden_size=8, vocabulary=50, rank=2, block=300)

@@ -30,7 +30,8 @@ def own_results(results, tmp_path):
         "tiny/seed-0/paper/jumps/joint.safetensors",
         "tiny/seed-0/paper/selection.json",
         "tiny/seed-0/paper/evaluation.parquet",
-        "tiny/seed-0/references/pre_norm.all.parquet",
+        "tiny/seed-0/jtc/pre_norm.all.parquet",
+        "tiny/seed-0/references/all.parquet",
         "tiny/seed-0/paper/transfer.parquet",
         "tiny/seed-0/paper/claims.parquet",
         "tiny/seed-0/paper/oracle.parquet",
@@ -43,7 +44,8 @@ def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, 
     assert not (tmp_path / "summary").exists()
 
 
-EVALUATION, REFERENCES = "paper/evaluation.parquet", "references/pre_norm.all.parquet"
+EVALUATION, REFERENCES = "paper/evaluation.parquet", "references/all.parquet"
+JTC = "jtc/pre_norm.all.parquet"
 
 
 def alter(results: Path, name: str, change) -> None:
@@ -52,7 +54,7 @@ def alter(results: Path, name: str, change) -> None:
     write_table(path, pa.Table.from_pandas(change(read_table(path).to_pandas()), preserve_index=False))
 
 
-@pytest.mark.parametrize("name", [EVALUATION, REFERENCES])
+@pytest.mark.parametrize("name", [EVALUATION, REFERENCES, JTC])
 @pytest.mark.parametrize(
     "change",
     [
@@ -81,7 +83,9 @@ def test_references_of_fewer_sentences_than_the_evaluation_has_are_refused(own_r
         write_summary_of(own_results, ONE, tmp_path / "summary")
 
 
-@pytest.mark.parametrize(("name", "method"), [(EVALUATION, "joint"), (EVALUATION, "arbitrary"), (REFERENCES, "jtc")])
+@pytest.mark.parametrize(
+    ("name", "method"), [(EVALUATION, "joint"), (EVALUATION, "arbitrary"), (REFERENCES, "identity"), (JTC, "jtc")]
+)
 def test_a_table_without_one_of_the_methods_is_refused(own_results, tmp_path, name, method):
     alter(own_results, name, lambda rows: rows[rows["method"] != method])
     with pytest.raises(OnejumpError, match=f"{name}: has no rows of {method}"):

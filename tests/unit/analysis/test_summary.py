@@ -14,9 +14,10 @@ from tiny_study import CONFIG, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_sum
 
 from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.dynamic_exit import METHODS, Costs, dynamic_exit_table
+from onejump.analysis.costs import Costs
+from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.summary import _across_seeds
-from onejump.exits.columns import EVERY_SENTENCE_METHODS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
@@ -24,17 +25,26 @@ from onejump.study.layout import TABLES
 BRANCHES = pytest.mark.parametrize(
     ("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact"), (0, "gated")]
 )
+# Tables that variants with the joint jump alone have too.
+EVERY_VARIANT = ("levels", "methods", "by_position", "jumps", "dynamic_exit")
+WITH_ALL_JUMPS = [name for name, choices in VARIANTS.items() if choices["jumps"] == "all"]
+AND_ALONE = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "gated"), (0, "alone")])
 
 
 def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     """All evaluations of a variant as one table, by plain pandas."""
     branch, choices = results / "tiny" / f"seed-{seed}", VARIANTS[variant]
-    references = branch / "references" / f"{choices['target']}.{choices['positions']}.parquet"
-    parts = [pd.read_parquet(path) for path in (references, branch / variant / "evaluation.parquet")]
+    positions = choices["positions"]
+    files = [branch / "references" / f"{positions}.parquet", branch / variant / "evaluation.parquet"]
+    if choices["jumps"] == "all":
+        files.append(branch / "jtc" / f"{choices['target']}.{positions}.parquet")
+    parts = [pd.read_parquet(path) for path in files]
     return pd.concat(parts).astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
 
 
-def read_ojfa_of(results: Path, seed: int, variant: str) -> int:
+def read_ojfa_of(results: Path, seed: int, variant: str) -> int | None:
+    if VARIANTS[variant]["jumps"] == "joint":
+        return None
     return json.loads((results / "tiny" / f"seed-{seed}" / variant / "selection.json").read_text())["ojfa"]
 
 
@@ -67,8 +77,9 @@ def test_what_stages_read_is_what_the_csv_says(summary):
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
-        by_fit = {"curves": ["paper"], "ranks": ["exact"]}
-        assert found == set(itertools.product(CONFIG["seeds"], by_fit.get(name, VARIANTS)))
+        some = {"curves": ["paper"], "ranks": ["exact"], "gates": ["gated", "alone"]}
+        some |= dict.fromkeys(EVERY_VARIANT, VARIANTS)
+        assert found == set(itertools.product(CONFIG["seeds"], some.get(name, WITH_ALL_JUMPS)))
 
 
 def test_models_csv_counts_what_the_files_hold(summary, results):
@@ -82,11 +93,11 @@ def test_models_csv_counts_what_the_files_hold(summary, results):
         assert (row.n_train, row.n_test, row.transfer_sentences) == (N_TRAIN, N_TEST, TRANSFER)
 
 
-@BRANCHES
+@AND_ALONE
 def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     table = summary.read("levels", seed, variant)
-    assert len(table) == len(EVERY_SENTENCE_METHODS) * K
+    assert len(table) == len(JOINT_METHODS if variant == "alone" else EVERY_SENTENCE_METHODS) * K
     names = {
         "precision": "correct",
         "precision_at_5": "correct_at_5",
@@ -104,16 +115,18 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
             low, high = np.percentile(naive_means(some[names[column]].to_numpy(), seed=0), [2.5, 97.5])
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
-    every = N_TEST if variant == "paper" else table["n"].iloc[0]
+    every = N_TEST if variant in ("paper", "alone") else table["n"].iloc[0]
     assert set(table["n"]) == {every}
     assert TRANSFER < every <= N_TEST
 
 
-@BRANCHES
+@AND_ALONE
 def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, variant):
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
     table = summary.read("methods", seed, variant)
-    assert table["method"].tolist() == [*EVERY_SENTENCE_METHODS, "arbitrary"]
+    every = [*EVERY_SENTENCE_METHODS, "arbitrary"]
+    alone = [method for method in every if method in JOINT_METHODS]
+    assert table["method"].tolist() == (every if variant != "alone" else alone)
     for found in table.itertuples():
         some = rows[rows["method"] == found.method]
         if found.method == "arbitrary":
@@ -149,7 +162,7 @@ def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, va
     assert found == expected
 
 
-@BRANCHES
+@AND_ALONE
 def test_by_position_csv_is_the_means_over_the_sentences_of_each_group(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     rows = rows[rows["method"].isin(EVERY_SENTENCE_METHODS)]
@@ -180,6 +193,30 @@ def test_parameters_are_counted_without_reading_a_tensor(tmp_path, monkeypatch):
     assert n_parameters(TensorFile(tmp_path / "jtc.safetensors")) == 3 * 16 + 3 * 4 + 1
 
 
+@AND_ALONE
+def test_methods_csv_says_what_a_check_costs(summary, results, seed, variant):
+    facts, _ = read_facts(results / "tiny" / "unembedding.safetensors")
+    rank, gated = VARIANTS[variant]["rank"], VARIANTS[variant]["gate"] == "level"
+    jump = 32 * rank + rank * 97 + (32 * 97 if gated else 0)
+    expected = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
+    expected |= {"identity": 32 * 97, "identity_temperature": 32 * 97, "jtc": 32 * 97 + 32 * 32}
+    table = summary.read("methods", seed, variant).set_index("method")
+    assert table["check"].to_dict() == {method: expected.get(method, jump) for method in table.index}
+    full = K * int(facts["block_parameters"]) + 32 * 97
+    np.testing.assert_allclose(table["check_cost"], table["check"] / full, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("seed", "variant"), [(0, "gated"), (1, "alone")])
+def test_gates_csv_holds_the_gates_of_the_files(summary, results, seed, variant):
+    table = summary.read("gates", seed, variant)
+    for jump, rows in table.groupby("jump"):
+        name = "joint" if jump == "joint" else f"level-{int(jump):02d}"
+        with safe_open(results / "tiny" / f"seed-{seed}" / variant / "jumps" / f"{name}.safetensors", "np") as file:
+            np.testing.assert_array_equal(rows["gate"], file.get_tensor("gates"))
+        assert rows["level"].tolist() == (list(range(K)) if jump == "joint" else [int(jump)])
+    assert set(table["jump"]) == ({"joint"} if variant == "alone" else {"0", "1", "2", "joint"})
+
+
 @BRANCHES
 def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, results, seed, variant):
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
@@ -203,7 +240,7 @@ def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, resu
             assert value == pytest.approx(others.quantile(q / 100), rel=1e-9, abs=1e-12)
 
 
-@BRANCHES
+@AND_ALONE
 def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     facts, _ = read_facts(results / "tiny" / "unembedding.safetensors")
@@ -214,9 +251,11 @@ def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed
 
     blocks = int(facts["block_parameters"])
     assert K * blocks + 32 * 97 < int(facts["parameters"]) < K * blocks + 3 * 32 * 97
-    costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated=variant == "gated")
-    assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + (32 * 97 if variant == "gated" else 0)
-    metrics = ({method: grid(method, metric) for method in METHODS} for metric in ("correct", "confidence"))
+    gated = VARIANTS[variant]["gate"] == "level"
+    costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated)
+    assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + 32 * 97 * gated
+    methods = ("identity", "joint") if variant == "alone" else METHODS
+    metrics = ({method: grid(method, metric) for method in methods} for metric in ("correct", "confidence"))
     expected = dynamic_exit_table(*metrics, costs)
     found = summary.read("dynamic_exit", seed, variant)[expected.columns]
     pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
@@ -360,9 +399,9 @@ def test_chosen_counts_the_seeds_that_select_a_jump(claims_of_seeds):
 
 
 def test_the_tables_across_seeds_have_each_model_and_variant(summary):
-    assert len(summary.read("verdicts")) == 6 * len(VARIANTS)
+    assert len(summary.read("verdicts")) == 6 * len(WITH_ALL_JUMPS)
     assert set(summary.read("verdicts")["seeds"]) == {2}
-    assert len(summary.read("chosen")) == K * len(VARIANTS)
+    assert len(summary.read("chosen")) == K * len(WITH_ALL_JUMPS)
     assert (summary.read("chosen").groupby("variant")["chosen"].sum() == 2).all()
     assert len(summary.read("spread")) == len(summary.read("claims")) / 2
 

@@ -22,7 +22,7 @@ from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_jumps, grid_precision
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
-from onejump.exits.references import evaluate_references
+from onejump.exits.references import evaluate_jtc, evaluate_references
 from onejump.jumps.jump import FoldedJump
 from onejump.models.unembedding import Unembedding
 
@@ -48,9 +48,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Every method at every level."""
     jumps, _ = evaluate_jumps(activations, unembedding, make_exits(gated), target, transfer, CPU)
-    references = evaluate_references(activations, activations, unembedding, jtc, target, CPU).to_pandas()
-    references = references[references["method"].isin(["identity", "jtc"])]  # test_floor.py has the rest
-    return by_method(pd.concat([jumps.to_pandas(), references]))
+    references = evaluate_references(activations, activations, unembedding, CPU).to_pandas()
+    references = references[references["method"] == "identity"]  # test_floor.py has the rest
+    full_rank = evaluate_jtc(activations, unembedding, jtc, target, CPU).to_pandas()
+    return by_method(pd.concat([jumps.to_pandas(), references, full_rank]))
 
 
 def by_method(table: pd.DataFrame) -> pd.DataFrame:

@@ -51,14 +51,17 @@ def test_the_disk_of_a_dump_is_what_the_files_take(tmp_path):
 
 def test_every_job_of_the_workflow_is_in_the_plan():
     jobs = {}
-    for _, stage, number, _ in plan_study(study(a={"shards": {"train": 3, "test": 2}})):
+    config = study(a={"shards": {"train": 3, "test": 2}})
+    config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
+    for _, stage, number, _ in plan_study(config):
         jobs[stage] = jobs.get(stage, 0) + number
     assert jobs.keys() == STAGES.keys()
     assert jobs["dump_activations"] == 5
     assert jobs["fit_jump"] == 2 * 5  # the variants paper and exact
     assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_unembedding"] == 1
-    assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == jobs["fit_joint_jump"] == 2
-    assert jobs["evaluate_ranks"] == 1
+    assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == 2
+    assert jobs["fit_joint_jump"] == 3
+    assert jobs["evaluate_ranks"] == jobs["evaluate_joint_jump"] == jobs["evaluate_jtc"] == 1
 
 
 def test_the_average_jobs_add_up_to_the_plan():

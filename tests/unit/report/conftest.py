@@ -4,7 +4,7 @@ import itertools
 import shutil
 
 import pytest
-from report_pages import MODELS, SEEDS, VARIANTS, Page, branches, figure, kinds, rendered
+from report_pages import ALL_VARIANTS, MODELS, SEEDS, VARIANTS, Page, branches, figure, kinds, rendered
 from summary_tables import plot_figures, write_summary
 
 from onejump.files.sealed import seal_svg
@@ -18,13 +18,13 @@ def write_stand_in(path):
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """Two models, two variants, two seeds; two branches have the same real figures, the others stand-ins."""
+    """Two models, three variants, two seeds; two branches have the same real figures, the others stand-ins."""
     base = tmp_path_factory.mktemp("study") / "demo"
-    write_summary(base / "summary", MODELS, VARIANTS, n_levels=4, seeds=SEEDS)
+    write_summary(base / "summary", MODELS, ALL_VARIANTS, n_levels=4, seeds=SEEDS)
     write_summary(base / "one", MODELS[:1], VARIANTS[:1], n_levels=2)
     plot_figures(base / "one", base / "drawn")
     (base / "figures").mkdir()
-    for branch in branches():
+    for branch in branches(ALL_VARIANTS):
         for kind in kinds(branch):
             path = figure(base, branch, kind)
             if branch[:2] == branches()[0][:2] and kind in FIGURES:

@@ -12,7 +12,7 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_frame
 from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
-from onejump.study.layout import FIGURES, MODEL_FIGURES, NESTED_FIGURES
+from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
 MODEL, SEED = "smollm2-135m", 0
 
@@ -21,7 +21,8 @@ MODEL, SEED = "smollm2-135m", 0
 def summary(request, tmp_path_factory):
     """Tables of two models, so that a figure that mixed up their rows would show."""
     folder = tmp_path_factory.mktemp(f"k{request.param}")
-    return write_summary(folder, models=(MODEL, "other"), n_levels=request.param, seeds=(SEED, 1))
+    variants = ("paper", "exact", "alone")
+    return write_summary(folder, models=(MODEL, "other"), variants=variants, n_levels=request.param, seeds=(SEED, 1))
 
 
 def rows(summary, name, variant="paper", **conditions):
@@ -54,8 +55,11 @@ def corners(x, low, high):
     return set(zip(x, low, strict=True)) | set(zip(x, high, strict=True))
 
 
+VARIANT_OF = {"ranks": "exact", "joint_jump": "alone"}
+
+
 def test_every_figure_of_the_layout_can_be_plotted_and_no_other():
-    assert set(BRANCH_PLOTS) == {*FIGURES, *NESTED_FIGURES}
+    assert set(BRANCH_PLOTS) == {*FIGURES, *NESTED_FIGURES, *JOINT_FIGURES}
     assert set(MODEL_PLOTS) == set(MODEL_FIGURES)
 
 
@@ -65,7 +69,7 @@ def test_is_a_valid_svg_and_the_same_bytes_again(summary, kind, tmp_path):
     # Twice at one depth is enough, since plotting takes most of these tests' time.
     names = ["again.svg", "first.svg"] if len(rows(summary, "scores")) == 2 else ["first.svg"]
     for name in names:
-        plot_figure(kind, summary, MODEL, SEED, "exact" if kind in NESTED_FIGURES else "paper", tmp_path / name)
+        plot_figure(kind, summary, MODEL, SEED, VARIANT_OF.get(kind, "paper"), tmp_path / name)
         made = [(tmp_path / name).with_suffix(suffix).read_bytes() for suffix in (".svg", ".pdf")]
         digests.add(hashlib.sha256(b"".join(made)).hexdigest())
     assert len(digests) == 1
@@ -294,7 +298,7 @@ def test_ticks_are_whole_and_few(tmp_path, n_levels):
 def test_methods_are_told_apart_by_colour_and_marker():
     assert len({(look.colour, look.line) for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
     marked = [look for look in METHOD_STYLES.values() if look.marker]
-    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 6
+    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 7
 
 
 def test_bad_input_is_refused_in_one_line(summary, tmp_path):

@@ -6,7 +6,19 @@ import shutil
 
 import pytest
 import yaml
-from report_pages import MODELS, SEEDS, VARIANTS, VERSIONS, Page, branches, figure, kinds, rendered, row_of
+from report_pages import (
+    ALL_VARIANTS,
+    MODELS,
+    SEEDS,
+    VARIANTS,
+    VERSIONS,
+    Page,
+    branches,
+    figure,
+    kinds,
+    rendered,
+    row_of,
+)
 from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, hardware, read_frame, timings
 
 from onejump import stages
@@ -46,18 +58,15 @@ def test_no_id_is_used_twice_and_no_reference_dangles(page):
 
 
 def test_every_figure_is_there_with_a_label_and_a_caption(page):
-    for model, seed, variant in branches():
+    for model, seed, variant in branches(ALL_VARIANTS):
         for kind in kinds((model, seed, variant)):
-            found = page.find("div", data_branch=f"{model}.seed-{seed}.{variant}", data_kind=kind)
-            on_first_screen = kind == "methods" and variant == VARIANTS[0]
-            assert len(found) == (2 if on_first_screen else 1)
-            for drawing in found:
-                attributes = page.elements[drawing][1]
-                assert attributes["role"] == "img"
-                assert f"{model}, variant {variant}, seed {seed}" in attributes["aria-label"]
-                assert len(page.find("svg", inside=drawing)) == 1
-                assert page.find("path", inside=drawing)
-    n = {"methods": N_TEST, "dynamic_exit": N_TEST}
+            (drawing,) = page.find("div", data_branch=f"{model}.seed-{seed}.{variant}", data_kind=kind)
+            attributes = page.elements[drawing][1]
+            assert attributes["role"] == "img"
+            assert f"{model}, variant {variant}, seed {seed}" in attributes["aria-label"]
+            assert len(page.find("svg", inside=drawing)) == 1
+            assert page.find("path", inside=drawing)
+    n = dict.fromkeys(("methods", "joint_jump", "dynamic_exit"), N_TEST) | dict.fromkeys(("overview", "check_cost"), 0)
     n |= dict.fromkeys(("single_jumps", "transfer", "ranks", "sensitivity"), TRANSFER_SENTENCES)
     for element in page.find("figure"):
         (caption,) = page.find("figcaption", inside=element)
@@ -66,7 +75,7 @@ def test_every_figure_is_there_with_a_label_and_a_caption(page):
         assert "Look " in page.text(caption)
         where = "|".join(MODELS) if kind in MODEL_FIGURES else r"variant \w+, seed \d"
         assert re.search(rf"({where})\. SVG PDF( \w+\.csv)+$", page.text(caption))
-        assert f"{n.get(kind, N_TRAIN):,}" in page.text(caption)
+        assert not n.get(kind, N_TRAIN) or f"{n.get(kind, N_TRAIN):,}" in page.text(caption)
 
 
 def test_the_key_table_has_a_row_for_each_branch_and_the_better_equal_jump_in_bold(study, page):
@@ -93,6 +102,38 @@ def test_the_key_table_has_a_row_for_each_branch_and_the_better_equal_jump_in_bo
             method for method in KEY_METHODS if "best" in page.elements[cells[METHOD_STYLES[method].name]][1]["class"]
         }
         assert bold == {method for method in ("ojfa", "joint") if written[method] == best}
+
+
+def test_the_table_of_shared_jumps_sets_each_beside_the_floor_and_its_cost(study, page):
+    (table,) = page.find("table", id="shared-jumps-table")
+    rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=table)[1:]]
+    names = [page.text(page.find("th", inside=row)[0]) for row in page.find("tr", inside=table)[1:]]
+    expected = []
+    for model, seed in itertools.product(MODELS, SEEDS):
+        for variant in ALL_VARIANTS:
+            methods = ["joint"] if variant == "alone" else ["ojfa", "joint"]
+            methods = ["token_table", "identity", *methods] if variant == VARIANTS[0] else methods
+            expected += [(model, seed, variant, method) for method in methods]
+    for row, name, (*branch, method) in zip(rows, names, expected, strict=True):
+        model, seed, variant = branch
+        shown = "one_jump" if variant == "alone" else method
+        assert name == METHOD_STYLES[shown].name
+        assert row[:3] == [model, str(seed), variant if method in ("ojfa", "joint") else "–"]
+        found = row_of(study, "methods", tuple(branch), method=method)
+        later = read_frame(study / "summary" / "by_position.parquet").query(
+            "model == @model and seed == @seed and variant == @variant and method == @method and position == '1+'"
+        )
+        later = later[later["level"].isna()].iloc[0]
+        assert row[3].startswith(f"{found['precision']:.3f} [")
+        assert row[4].startswith(f"{later['precision']:.3f} [")
+        assert row[7].startswith(f"{found['check']:,} ")
+
+
+def test_a_variant_with_the_joint_jump_alone_has_a_section_without_a_choice(page):
+    (section,) = page.find("section", aria_labelledby=f"{MODELS[0]}.seed-0.alone")
+    text = page.text(section)
+    assert "the joint jump alone: fit kl" in text and "divergence on the validation slice from 3.50 to" in text
+    assert "OJFA" not in text and "Selected jump" not in text
 
 
 def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
@@ -132,11 +173,14 @@ def test_what_was_run_is_spelled_out(study, page):
         "Some CPU, 2 threads 2 jobs",
     ]
     methods = page.text(page.find("section", aria_labelledby="how")[0])
-    for words in (f"{N_TRAIN:,} training and {N_TEST:,} test", "the best epoch of Adam fits; the ridge of exact fits"):
+    for words in (
+        f"{N_TRAIN:,} training and {N_TEST:,} test",
+        "the best epoch of Adam fits; the ridge of exact fits; the best",
+    ):
         assert words in methods
-    assert "KL fits" not in methods
+    assert "fits weighted by the output head" not in methods
     (code,) = [index for index in page.find("code") if page.elements[index][2].startswith("study: demo")]
-    assert yaml.safe_load(page.elements[code][2]) == config(MODELS, VARIANTS, SEEDS)
+    assert yaml.safe_load(page.elements[code][2]) == config(MODELS, ALL_VARIANTS, SEEDS)
 
 
 def test_published_values_stand_beside_the_measured_ones(study):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onejump.study.config import complete_config
-from onejump.study.layout import FILES, Layout
+from onejump.study.layout import FILES, JOINT_FIGURES, Layout
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def layout():
             "levels": {"score_levels": "0..K-1"},
             "batches": {"joint_batches": "per_level"},
             "exact": {"fit": "exact", "positions": "not_first", "seeds": [1]},
+            "alone": {"jumps": "joint", "positions": "not_first", "seeds": [1]},
         },
         "evaluation": {"transfer_sentences": 5},
     }
@@ -44,10 +45,26 @@ def test_every_kind_of_file_is_listed_once(layout):
     listed = {name: layout.every(name) for name in FILES if "{table}" not in FILES[name]}
     assert all(len(set(files)) == len(files) for files in listed.values())
     assert len(listed["shard"]) == 2 * 3
-    assert len(listed["jump"]) == 2 * (2 + 2) + 3  # shared levels with two joint jumps a seed, and exact at one seed
+    # Shared levels with two joint jumps a seed; at one seed, exact, and a joint jump alone.
+    assert len(listed["jump"]) == 2 * (2 + 2) + 3 + 1
+    assert listed["references"] == [
+        *(Path(f"results/s/m/seed-{seed}/references/all.parquet") for seed in (0, 1)),
+        Path("results/s/m/seed-1/references/not_first.parquet"),
+    ]
     assert listed["ranks"] == [Path("results/s/m/seed-1/exact/ranks.parquet")]
     assert listed["unembedding"] == [Path("results/s/m/unembedding.safetensors")]
     assert layout.every("evaluation", "other") == []
+
+
+def test_a_variant_with_the_joint_jump_alone_has_its_evaluation_and_nothing_about_a_choice(layout):
+    alone = [
+        path for name in FILES if "{table}" not in FILES[name] for path in layout.every(name) if "alone" in str(path)
+    ]
+    own = Path("results/s/m/seed-1/alone")
+    figures = [Path(f"results/s/figures/m.seed-1.alone.{kind}.svg") for kind in JOINT_FIGURES]
+    assert alone == [own / "jumps/joint.safetensors", own / "evaluation.parquet", *figures]
+    assert layout.jumps("m", 1, "alone") == []
+    assert not layout.has_all_jumps("alone")
 
 
 def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):

@@ -1,8 +1,10 @@
 """What the plots have in common: labels, axes of levels, and how a method is drawn."""
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from onejump.report.style import METHOD_STYLES
@@ -32,3 +34,32 @@ def plot_with_interval(axes: Axes, method: str, table: pd.DataFrame, x: str, y: 
     plot_method(axes, method, table[x], table[y], index)
     look = {"color": METHOD_STYLES[method].colour, "alpha": 0.2, "linewidth": 0}
     axes.fill_between(table[x], table[f"{y}_low"], table[f"{y}_high"], **look)
+
+
+def metric_panels(extra: int = 0) -> tuple[Figure, dict[str, Axes]]:
+    """A precision and a surprisal panel, side by side, and perhaps an extra one."""
+    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
+    panels = dict(zip([*METRIC_LABELS, "extra"], figure.subplots(1, 2 + extra), strict=False))
+    for metric, better in zip(METRIC_LABELS, ("higher", "lower"), strict=True):
+        better = f"{metric.capitalize()} ({better} is better)"
+        panels[metric].set(xlabel=LEVEL_LABEL, ylabel=METRIC_LABELS[metric], title=better)
+    return figure, panels
+
+
+def cut_identity(axes: Axes, table: pd.DataFrame) -> None:
+    """End the surprisal axis above the jumps if identity's would flatten them, and note how far identity goes."""
+    identity = table["method"] == "identity"
+    highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
+    if highest > 1.5 * jumps:
+        axes.set_ylim(bottom=0, top=1.2 * jumps)
+        note, colour = f"Identity: up to {highest:.1f} ↑", METHOD_STYLES["identity"].colour
+        clear = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # of the line that it is about
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour, bbox=clear)
+
+
+def with_legend(figure: Figure, axes: Axes) -> Figure:
+    """The figure, with the legend of a panel above all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=5, handlelength=2.2)
+    sns.despine(fig=figure)
+    return figure

@@ -19,6 +19,8 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for index, method in enumerate(("identity", "n_njtc", "joint", "ojfa")):
         part = table[table["method"] == method]
+        if part.empty:  # a variant with the joint jump alone
+            continue
         plot_with_interval(left, method, part, "blocks", "agreement", index)
         if method != "identity":  # it has no low rank to fuse
             plot_method(right, method, part["fused_cost"], part["agreement"], index)

@@ -1,14 +1,19 @@
-"""Precision and surprisal by exit level or by rank: figures `methods`, `single_jumps` and `ranks`."""
+"""Precision and surprisal by exit level or by rank: figures `methods`, `joint_jump`, `single_jumps` and `ranks`."""
 
 import numpy as np
-import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from onejump.analysis.columns import METRIC_COLUMNS
-from onejump.report.plots.axes import LEVEL_LABEL, METRIC_LABELS, plot_method, plot_with_interval, set_level_axis
+from onejump.report.plots.axes import (
+    LEVEL_LABEL,
+    cut_identity,
+    metric_panels,
+    plot_method,
+    plot_with_interval,
+    set_level_axis,
+    with_legend,
+)
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import BranchTables
 
@@ -16,7 +21,7 @@ from onejump.report.tables import BranchTables
 def plot_methods(tables: BranchTables) -> Figure:
     """OJFA, identity and N-NJTC, as in the paper's Figure 4, with the joint jump, between the floor and JTC."""
     table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
-    figure, panels = _metric_panels()
+    figure, panels = metric_panels()
     for metric, axes in panels.items():
         for index, method in enumerate(("constant", "token_table", "jtc", "joint")):
             part = table[table["method"] == method].sort_values("level")
@@ -25,15 +30,37 @@ def plot_methods(tables: BranchTables) -> Figure:
             part = table[table["method"] == method].sort_values("level")
             plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())
-    _cut_identity(panels["surprisal"], table)
-    return _with_legend(figure, panels["precision"])
+    cut_identity(panels["surprisal"], table)
+    return with_legend(figure, panels["precision"])
+
+
+def plot_joint_jump(tables: BranchTables) -> Figure:
+    """A joint jump alone between identity and the floor, and its gates if it has any."""
+    table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
+    gates = tables.table("gates", "level", "gate", may_be_empty=True)
+    figure, panels = metric_panels(extra=0 if gates.empty else 1)
+    for metric, axes in list(panels.items())[:2]:
+        for method in ("constant", "token_table"):
+            part = table[table["method"] == method].sort_values("level")
+            plot_method(axes, method, part["level"], part[metric])
+        for index, method in enumerate(("identity", "joint"), 1):
+            part = table[table["method"] == method].sort_values("level")
+            plot_with_interval(axes, method, part, "level", metric, index)
+        set_level_axis(axes.xaxis, table["level"].nunique())
+    if not gates.empty:
+        axes, look = panels["extra"], METHOD_STYLES["joint"]
+        axes.plot(gates["level"], gates["gate"], color=look.colour, marker=".", linewidth=look.width)
+        axes.set(title="Gates", ylabel="gate $a_k$", xlabel=LEVEL_LABEL)
+        set_level_axis(axes.xaxis, len(gates))
+    cut_identity(panels["surprisal"], table)
+    return with_legend(figure, panels["precision"])
 
 
 def plot_single_jumps(tables: BranchTables) -> Figure:
     """OJFA and the joint jump against all other single jumps, as in the paper's Figure 2."""
     columns = ["ojfa", "joint", *(f"arbitrary_{name}" for name in ("mean", "q05", "q25", "q75", "q95"))]
     table = tables.table("single_jumps", "metric", "level", *columns)
-    figure, panels = _metric_panels()
+    figure, panels = metric_panels()
     for metric, axes in panels.items():
         part = table[table["metric"] == metric].sort_values("level")
         look = {"color": METHOD_STYLES["arbitrary"].colour, "linewidth": 0}
@@ -44,14 +71,14 @@ def plot_single_jumps(tables: BranchTables) -> Figure:
         for index, method in enumerate(("joint", "ojfa"), 1):
             plot_method(axes, method, part["level"], part[method], index)
         set_level_axis(axes.xaxis, len(part))
-    return _with_legend(figure, panels["precision"])
+    return with_legend(figure, panels["precision"])
 
 
 def plot_ranks(tables: BranchTables) -> Figure:
     """Precision and surprisal of exact fits by rank, with the variant's own rank marked."""
     table = tables.table("ranks", "method", "rank", *METRIC_COLUMNS)
     own = int(tables.table("jumps", "rank")["rank"].iloc[0])
-    figure, panels = _metric_panels()
+    figure, panels = metric_panels()
     for metric, axes in panels.items():
         for method in ("n_njtc", "joint", "ojfa"):
             part = table[table["method"] == method].sort_values("rank")
@@ -63,36 +90,9 @@ def plot_ranks(tables: BranchTables) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.axvline(own, color="#999999", linestyle="--", linewidth=0.9, zorder=0, label=f"the variant's rank, {own}")
         axes.set(xlabel="rank r")
-    return _with_legend(figure, panels["precision"])
+    return with_legend(figure, panels["precision"])
 
 
 def _is_clear_of(rank: int, ends: set[int]) -> bool:
     """Whether a tick at `rank` lies below the last of the ends and not close to any, on a logarithmic axis."""
     return rank < max(ends) and all(abs(np.log(rank / end)) > 0.35 for end in ends)
-
-
-def _metric_panels() -> tuple[Figure, dict[str, Axes]]:
-    """A precision and a surprisal panel, side by side."""
-    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
-    panels = dict(zip(METRIC_LABELS, figure.subplots(1, 2), strict=True))
-    for (metric, axes), better in zip(panels.items(), ("higher", "lower"), strict=True):
-        axes.set(xlabel=LEVEL_LABEL, ylabel=METRIC_LABELS[metric], title=f"{metric.capitalize()} ({better} is better)")
-    return figure, panels
-
-
-def _cut_identity(axes: Axes, table: pd.DataFrame) -> None:
-    """End the surprisal axis above the jumps if identity's would flatten them, and note how far identity goes."""
-    identity = table["method"] == "identity"
-    highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
-    if highest > 1.5 * jumps:
-        axes.set_ylim(bottom=0, top=1.2 * jumps)
-        note, colour = f"Identity: up to {highest:.1f} ↑", METHOD_STYLES["identity"].colour
-        clear = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # of the line that it is about
-        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour, bbox=clear)
-
-
-def _with_legend(figure: Figure, axes: Axes) -> Figure:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=5, handlelength=2.2)
-    sns.despine(fig=figure)
-    return figure

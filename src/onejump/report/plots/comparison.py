@@ -1,0 +1,78 @@
+"""Methods beside each other over all variants of a model: figures `overview` and `check_cost`."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from onejump.analysis.columns import METRIC_COLUMNS
+from onejump.report.plots.axes import (
+    cut_identity,
+    metric_panels,
+    plot_method,
+    plot_with_interval,
+    set_level_axis,
+    with_legend,
+)
+from onejump.report.style import METHOD_STYLES
+from onejump.report.tables import read_summary
+
+BRANCH = ("model", "seed", "variant")
+
+
+def plot_overview(summary: Path, model: str) -> Figure:
+    """Every method of the first variant at each exit level, and the first variant with the joint jump alone."""
+    table = _of_model(read_summary(summary, "levels", *BRANCH, "method", "level", *METRIC_COLUMNS), model)
+    table = table[table["seed"] == table["seed"].iloc[0]]
+    leading, one_jump = leading_variants(table)
+    first = table[table["variant"] == leading]
+    figure, panels = metric_panels()
+    for metric, axes in panels.items():
+        for index, method in enumerate(("constant", "token_table", "jtc", "joint")):
+            part = first[first["method"] == method].sort_values("level")
+            plot_method(axes, method, part["level"], part[metric], index)
+        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
+            part = first[first["method"] == method].sort_values("level")
+            plot_with_interval(axes, method, part, "level", metric, index)
+        if one_jump is not None:
+            part = table[(table["variant"] == one_jump) & (table["method"] == "joint")].sort_values("level")
+            plot_with_interval(axes, "one_jump", part, "level", metric)
+        set_level_axis(axes.xaxis, first["level"].nunique())
+    cut_identity(panels["surprisal"], first)
+    return with_legend(figure, panels["precision"])
+
+
+def plot_check_cost(summary: Path, model: str) -> Figure:
+    """Mean precision and surprisal of each method of each variant against the multiply-adds of one exit check."""
+    table = _of_model(read_summary(summary, "methods", *BRANCH, "method", "check", "precision", "surprisal"), model)
+    means = table.groupby(["variant", "method"], sort=False)[["check", "precision", "surprisal"]].mean().reset_index()
+    alone = ~means["variant"].isin(means.loc[means["method"] == "ojfa", "variant"])
+    means["shown"] = means["method"].mask(alone & (means["method"] == "joint"), "one_jump")
+    figure, panels = metric_panels()
+    for metric, axes in panels.items():
+        for method in ("constant", "token_table"):  # they take no multiply-adds
+            look, value = METHOD_STYLES[method], means.loc[means["method"] == method, metric].iloc[0]
+            axes.axhline(value, color=look.colour, linestyle=look.line, linewidth=look.width, label=look.name, zorder=1)
+        for method in ("identity", "jtc", "arbitrary", "n_njtc", "joint", "ojfa", "one_jump"):
+            part, look = means[means["shown"] == method], METHOD_STYLES[method]
+            point = {"color": look.colour, "marker": look.marker or "x", "label": look.name, "zorder": 2}
+            axes.scatter(part["check"], part[metric], s=28, linewidths=0.4, **point)
+        axes.set_xscale("log")
+        axes.set(xlabel="multiply-adds of one exit check", ylim=(0, None))
+        for _, row in means[means["shown"] == "one_jump"].iterrows():
+            label = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+            axes.annotate(row["variant"], (row["check"], row[metric]), **label)
+    cut_identity(panels["surprisal"], means.assign(surprisal_high=means["surprisal"]))
+    return with_legend(figure, panels["precision"])
+
+
+def leading_variants(table: pd.DataFrame) -> tuple[str, str | None]:
+    """Of some rows about methods: the first variant that has OJFA, and the first one with the joint jump alone."""
+    chosen = set(table.loc[table["method"] == "ojfa", "variant"])
+    names = dict.fromkeys(table["variant"])
+    alone = [name for name in names if name not in chosen]
+    return next(name for name in names if name in chosen), alone[0] if alone else None
+
+
+def _of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    return table[table["model"] == model]
