@@ -14,8 +14,9 @@ import measure
 import numpy as np
 
 from onejump.analysis.bootstrap import resampled_means
-from onejump.analysis.claims import RESAMPLES, _test_columns, claims_table
+from onejump.analysis.claims import RESAMPLES, claims_table
 from onejump.analysis.reading import EvaluationGrids
+from onejump.analysis.statistics import sentence_columns
 from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
 
 COPIED = "rows copied"
@@ -29,6 +30,8 @@ def synthetic_grids(levels: int, sentences: int, transfer: int) -> EvaluationGri
     shape = (len(METRICS), levels, sentences)
     grids.methods = {method: (rng.random(shape) < 0.2).astype(float) for method in EVERY_SENTENCE_METHODS}
     grids.arbitrary = (rng.random((len(METRICS), levels, levels, transfer)) < 0.2).astype(float)
+    grids.sentences = grids.documents = np.arange(sentences)
+    grids.positions = np.ones(sentences, int)
     return grids
 
 
@@ -45,7 +48,7 @@ def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[mea
         OnejumpError: the spreads differ.
     """
     grids = synthetic_grids(levels, sentences, transfer)
-    columns = np.concatenate(list(_test_columns(grids).values()), 1)
+    columns = np.concatenate(list(sentence_columns(grids).values()), 1)
     weights = np.ones((RESAMPLES, sentences))
     turns = measure.take_turns(
         {
@@ -56,7 +59,7 @@ def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[mea
         rounds,
         parts={COPIED: RESAMPLES / FEW},
     )
-    ours = np.concatenate(list(resampled_means(columns, 0, RESAMPLES)))
+    ours = np.concatenate(list(resampled_means(columns, grids.documents, 0, RESAMPLES)))
     measure.require_close("spread", ours.std(0).mean(), turns.results[COPIED].std(0).mean(), 0.05)
     return measure.rows_of(turns, f"K={levels} N={sentences}", "float64 product of weights and columns")
 

@@ -152,7 +152,8 @@ def sentences(folder: Path, size: Size) -> Path:
     rng, n = np.random.default_rng(0), size.train + size.test
     texts = [" ".join(f"word{i}" for i in rng.integers(2000, size=rng.integers(1, 50))) for _ in range(n)]
     columns = {"sentence_id": pa.array(range(n), pa.int32()), "split": ["train"] * size.train + ["test"] * size.test}
-    write_table(folder / "sentences.parquet", pa.table(columns | {"text": texts}))
+    documents = [f"document {i}" for i in rng.integers(n // 10 + 1, size=n)]
+    write_table(folder / "sentences.parquet", pa.table(columns | {"document": documents, "text": texts}))
     return folder / "sentences.parquet"
 
 
@@ -165,14 +166,14 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     jumps = repeated("--jump", files)
     joint, jtc, selection = folder / "joint.safetensors", folder / "jtc.safetensors", folder / "selection.json"
     cosines, evaluation, references = folder / "cosines.safetensors", folder / "e.parquet", folder / "r.parquet"
-    unused = ["--out", folder / "unused"]
+    unused, text = ["--out", folder / "unused"], ["--sentences-file", sentences(folder, size)]
 
     took["choose-positions"] = run_stage(
         "choose-positions",
         "--model",
         f"{PREFIX}{architecture_file('smollm2-135m')}",
         "--sentences",
-        sentences(folder, size),
+        text[1],
         *unused,
     )
     for level, file in enumerate(files):
@@ -184,13 +185,13 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     took["score-jumps"] = run_stage(
         "score-jumps", *train, *jumps, "--scores", folder / "scores.parquet", "--cosines", cosines
     )
-    took["select-jump"] = run_stage("select-jump", "--cosines", cosines, "--out", selection)
+    took["select-jump"] = run_stage("select-jump", "--cosines", cosines, *text, "--out", selection)
     chosen = [*jumps, "--selection", selection]
     exits = ["--joint", joint, "--transfer-sentences", TRANSFER, "--transfer", folder / "transfer.parquet"]
     took["evaluate-jumps"] = run_stage("evaluate-jumps", *test, *chosen, *exits, "--evaluation", evaluation)
     took["evaluate-references"] = run_stage("evaluate-references", *test, "--jtc", jtc, "--out", references)
-    evaluations = ["--evaluation", evaluation, "--references", references]
-    took["assess-claims"] = run_stage("assess-claims", *chosen, *evaluations, *unused)
+    known = ["--evaluation", evaluation, "--references", references, "--positions-file", dump.positions, *text]
+    took["assess-claims"] = run_stage("assess-claims", *chosen, *known, *unused)
     return took
 
 

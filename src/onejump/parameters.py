@@ -31,6 +31,7 @@ Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimu
 Target = Annotated[Literal["pre_norm", "post_norm"], Option("Jumps predict the state before or after the final norm.")]
 ScoreLevels = Annotated[Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 prints.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
+SentencesFile = Annotated[Path, Option("sentences.parquet of the corpus.")]
 PositionsFile = Annotated[Path, Option("positions.parquet of the activations.")]
 UnembeddingFile = Annotated[Path, Option("unembedding.safetensors of the model.")]
 Jumps = Annotated[list[Path], Option("Jumps 0..K-1, in order.")]

@@ -27,6 +27,7 @@ from onejump.parameters import (
     ScoreLevels,
     Seed,
     SelectionFile,
+    SentencesFile,
     Target,
     TestShards,
     Texts,
@@ -226,13 +227,16 @@ def score_jumps(
     write_table(scores, scores_table(values))
 
 
-def select_jump(cosines: Cosines, out: Out, score_levels: ScoreLevels = "1..K", seed: Seed = 0) -> None:
+def select_jump(
+    cosines: Cosines, sentences_file: SentencesFile, out: Out, score_levels: ScoreLevels = "1..K", seed: Seed = 0
+) -> None:
     """Compute D_m and select the jump with the largest (OJFA)."""
-    from onejump.analysis.reading import read_cosines
+    from onejump.analysis.reading import read_cosines, read_documents
     from onejump.analysis.selection import select_jump
     from onejump.files.sealed import write_sealed_json
 
-    write_sealed_json(out, select_jump(read_cosines(cosines), score_levels, seed))
+    values, sentences = read_cosines(cosines)
+    write_sealed_json(out, select_jump(values, read_documents(sentences_file, sentences), score_levels, seed))
 
 
 def evaluate_oracle(
@@ -254,7 +258,7 @@ def evaluate_oracle(
 
     unembedding, activations = dump.open("train")
     folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
-    shared, values = load_joint_jump(joint, unembedding, target).to(device), read_cosines(cosines)
+    shared, (values, _) = load_joint_jump(joint, unembedding, target).to(device), read_cosines(cosines)
     given = (activations, unembedding.to(device), folded, shared, values)
     write_table(out, evaluate_oracle(*given, score_levels, target, device))
 
@@ -334,6 +338,7 @@ def evaluate_ranks(
     test_shards: TestShards,
     jumps: Jumps,
     joint: JointJump,
+    sentences_file: SentencesFile,
     sentences: Annotated[int, Option("Test sentences to evaluate.", minimum=1)],
     out: Out,
     score_levels: ScoreLevels = "1..K",
@@ -342,11 +347,13 @@ def evaluate_ranks(
     """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
     device = compute.start()
     from onejump.analysis.ranks import evaluate_ranks, read_ridges
+    from onejump.analysis.reading import read_documents
     from onejump.files.tables import write_frame
 
     unembedding, train, test = dump.open_both(test_shards)
     given = (train, test, unembedding.to(device), *read_ridges([*jumps, joint]))
-    write_frame(out, evaluate_ranks(*given, target, score_levels, sentences, device))
+    documents = read_documents(sentences_file, test.sentence_ids[:sentences].numpy())
+    write_frame(out, evaluate_ranks(*given, target, score_levels, documents, device))
 
 
 def assess_claims(
@@ -354,10 +361,12 @@ def assess_claims(
     references: Annotated[Path, Option("The table of evaluate-references.")],
     jumps: Jumps,
     selection: SelectionFile,
+    sentences_file: SentencesFile,
+    positions_file: PositionsFile,
     out: Out,
     seed: Seed = 0,
 ) -> None:
-    """Assess the paper's claims C1-C6 by a paired bootstrap over the test sentences."""
+    """Assess the paper's claims C1-C6 by a paired bootstrap over the documents of the test sentences."""
     from onejump.analysis.claims import claims_table, n_parameters
     from onejump.analysis.reading import EvaluationGrids, read_selection
     from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
@@ -366,7 +375,8 @@ def assess_claims(
 
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
     ojfa = read_selection(selection, len(sizes))["ojfa"]
-    grids = EvaluationGrids({references: REFERENCE_METHODS, evaluation: JUMP_METHODS}, len(sizes))
+    methods = {references: REFERENCE_METHODS, evaluation: JUMP_METHODS}
+    grids = EvaluationGrids(methods, sentences_file, positions_file, len(sizes))
     write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
 
 

@@ -31,10 +31,11 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
     cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
     tables = ("scores", "oracle", "grid", "jumps", "joint", "references", "jtc", "ranks", "post_norm")
     out = {name: folder / f"{name}.parquet" for name in tables}
+    ranks = train, compute, dump.test, jumps, joint, dump.sentences, 16
     return steps | {
         "fit_jtc": partial(stages.fit_jtc, train, compute, jtc),
         "score_jumps": partial(stages.score_jumps, train, compute, jumps, out["scores"], cosines),
-        "select_jump": partial(stages.select_jump, cosines, selection),
+        "select_jump": partial(stages.select_jump, cosines, dump.sentences, selection),
         "evaluate_oracle": partial(stages.evaluate_oracle, train, compute, jumps, joint, cosines, out["oracle"]),
         "evaluate_jumps": partial(
             stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
@@ -42,10 +43,8 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_references": partial(stages.evaluate_references, train, compute, dump.test, out["references"]),
         "evaluate_jtc": partial(stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
         "evaluate_joint_jump": partial(stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
-        "evaluate_ranks": partial(stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["ranks"]),
-        "evaluate_ranks post_norm": partial(
-            stages.evaluate_ranks, train, compute, dump.test, jumps, joint, 16, out["post_norm"], target="post_norm"
-        ),
+        "evaluate_ranks": partial(stages.evaluate_ranks, *ranks, out["ranks"]),
+        "evaluate_ranks post_norm": partial(stages.evaluate_ranks, *ranks, out["post_norm"], target="post_norm"),
     }
 
 

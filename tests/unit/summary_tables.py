@@ -56,8 +56,9 @@ def write_summary(
                 found = _branch(random, n_levels, exact=variant == "exact")
                 for name, table in (_alone(found) if variant == "alone" else found).items():
                     tables.setdefault(name, []).append(table.assign(**keys)[[*keys, *table.columns]])
-    claims = pd.concat(tables["claims"]).drop_duplicates(["model", "seed", "variant", "claim"])
-    verdicts = claims[["model", "seed", "variant", "claim"]].assign(verdict=claims["claim_verdict"])
+    one = ["model", "seed", "variant", "positions", "claim"]
+    claims = pd.concat(tables["claims"]).drop_duplicates(one)
+    verdicts = claims[one].assign(verdict=claims["claim_verdict"])
     tables["verdicts"] = [verdicts[verdicts["seed"] == seeds[0]].drop(columns="seed")]
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in tables.items():
@@ -343,6 +344,10 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             "claim_verdict": [no, "supported", "supported", "inconclusive", no, no, no, no],
         }
     )
+    claims["decides"] = claims["rule"].notna()
+    later = claims.assign(estimate=claims["estimate"] / 2, verdict=claims["verdict"].replace(no, "equivalent"))
+    later["claim_verdict"] = claims["claim_verdict"].mask(claims["claim"] == "C2", "inconclusive")
+    claims = pd.concat([claims.assign(positions="all"), later.assign(positions="1+")], ignore_index=True)
     return {
         "claims": claims,
         "levels": per_level,

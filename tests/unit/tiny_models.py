@@ -151,11 +151,12 @@ def sentence_table(n_train: int, n_test: int, seed: int = 0) -> pa.Table:
     """sentences.parquet, with train and test rows mixed and ids that are not row numbers."""
     rng = np.random.default_rng(seed)
     split = rng.permutation(["train"] * n_train + ["test"] * n_test).tolist()
+    documents = np.random.default_rng([seed, 1]).integers(10, size=len(split))
     return pa.table(
         {
             "sentence_id": pa.array(np.arange(len(split)) * 3 + 7, pa.int32()),
             "split": pa.array(split),
-            "document": pa.array(["D"] * len(split)),
+            "document": [f"{part} {number}" for part, number in zip(split, documents, strict=True)],
             "text": pa.array([random_text(rng) for _ in split]),
         }
     )

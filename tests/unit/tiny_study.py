@@ -29,7 +29,7 @@ CONFIG = {
 }
 
 
-def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
+def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) -> None:
     """All stages of a variant on dumped activations, as the workflow runs them."""
     choices, folder, cpu = VARIANTS[variant], branch / variant, Compute("cpu")
     target, positions, levels = (choices[key] for key in ("target", "positions", "score_levels"))
@@ -49,14 +49,16 @@ def run_variant(branch: Path, dump, seed: int, variant: str) -> None:
     fitted = [*map(str, range(K)), "joint"]
     stages.fit_jump(train, cpu, fitted, [*jumps, joint], *given, seed=seed)
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
-    stages.select_jump(cosines, selection, levels, seed)
+    stages.select_jump(cosines, sentences, selection, levels, seed)
     stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
     stages.evaluate_references(train, cpu, dump.test, references)
     stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
     stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):
-        stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, TRANSFER, folder / "ranks.parquet", levels, target)
-    stages.assess_claims(evaluation, references, jumps, selection, folder / "claims.parquet", seed)
+        ranks = sentences, TRANSFER, folder / "ranks.parquet"
+        stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, *ranks, levels, target)
+    known = selection, sentences, dump.positions
+    stages.assess_claims(evaluation, references, jumps, *known, folder / "claims.parquet", seed)
 
 
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:

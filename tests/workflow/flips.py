@@ -52,7 +52,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
         ),
         "fit_jtc": call(stages.fit_jtc, train, compute, out / "jtc"),
         "score_jumps": call(stages.score_jumps, train, compute, jumps, out / "scores", out / "cosines"),
-        "select_jump": call(stages.select_jump, file["cosines"], out / "selection.json"),
+        "select_jump": call(stages.select_jump, file["cosines"], file["sentences"], out / "selection.json"),
         "evaluate_oracle": call(
             stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
         ),
@@ -61,7 +61,9 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
         ),
         "evaluate_jtc": call(stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
         "assess_claims": call(
-            stages.assess_claims, file["evaluation"], file["references"], jumps, file["selection"], out / "claims"
+            stages.assess_claims,
+            *(file["evaluation"], file["references"], jumps),
+            *(file["selection"], file["sentences"], file["positions"], out / "claims"),
         ),
         "summarise": call(stages.summarise, layout.root, config, out),
         "render_report": call(

@@ -127,6 +127,7 @@ rule evaluate_ranks:
         test=shards("test"),
         jumps=of_branch(LAYOUT.jumps),
         joint=of_branch(LAYOUT.joint),
+        sentences=LAYOUT.pattern("sentences"),
     output:
         ranks=LAYOUT.pattern("ranks"),
     log:
@@ -150,8 +151,8 @@ rule evaluate_ranks:
     shell:
         "onejump evaluate-ranks --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.train} {params.test}"
         " {params.jumps} --joint {input.joint:q} --target {params.target} --positions {params.positions}"
-        " --score-levels {params.score_levels} --sentences {params.sentences} --threads {threads}"
-        " --out {output.ranks:q} 2> {log:q}"
+        " --score-levels {params.score_levels} --sentences-file {input.sentences:q} --sentences {params.sentences}"
+        " --threads {threads} --out {output.ranks:q} 2> {log:q}"
 
 
 rule assess_claims:
@@ -160,6 +161,7 @@ rule assess_claims:
         references=of_branch(partial(LAYOUT.of_target, "references")),
         jumps=of_branch(LAYOUT.jumps),
         selection=LAYOUT.pattern("selection"),
+        **patterns("sentences", "positions"),
     output:
         claims=LAYOUT.pattern("claims"),
     log:
@@ -175,4 +177,5 @@ rule assess_claims:
         code=stage_digest("assess_claims"),
     shell:
         "onejump assess-claims --evaluation {input.evaluation:q} --references {input.references:q} {params.jumps}"
-        " --selection {input.selection:q} --seed {wildcards.seed} --out {output.claims:q} 2> {log:q}"
+        " --selection {input.selection:q} --sentences-file {input.sentences:q} --positions-file {input.positions:q}"
+        " --seed {wildcards.seed} --out {output.claims:q} 2> {log:q}"

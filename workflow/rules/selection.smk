@@ -32,6 +32,7 @@ rule score_jumps:
 rule select_jump:
     input:
         cosines=of_branch(LAYOUT.cosines),
+        sentences=LAYOUT.pattern("sentences"),
     output:
         selection=LAYOUT.pattern("selection"),
     log:
@@ -47,8 +48,8 @@ rule select_jump:
         score_levels=choice("score_levels"),
         code=stage_digest("select_jump"),
     shell:
-        "onejump select-jump --cosines {input.cosines:q} --score-levels {params.score_levels} --seed {wildcards.seed}"
-        " --out {output.selection:q} 2> {log:q}"
+        "onejump select-jump --cosines {input.cosines:q} --sentences-file {input.sentences:q}"
+        " --score-levels {params.score_levels} --seed {wildcards.seed} --out {output.selection:q} 2> {log:q}"
 
 
 rule evaluate_oracle:

@@ -1,30 +1,61 @@
-"""The bootstrap: how far a mean would move with another sample of sentences."""
+"""The bootstrap: how far a mean would move with other documents, and a seed's mean with other seeds.
+
+Sentences of one document are alike: they share a topic, names and a style. So whole documents are resampled, each with
+all its sentences. Where each document has one sentence, that is the bootstrap over sentences.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 RESAMPLES = 2_000
-BLOCK = 250  # resamples at once: memory stays at BLOCK x N weights
+BLOCK = 250  # resamples at once: memory stays at BLOCK weights for each document
+CONFIDENCE = 0.95
 
 
-def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Means over resampled rows of `values` [N, ...], which has one row for each sentence.
+def resampled_means(
+    values: np.ndarray, documents: np.ndarray, seed: int, resamples: int = RESAMPLES
+) -> Iterator[np.ndarray]:
+    """Means over the rows of resampled documents; a resample with more sentences than another divides by more.
 
-    Columns share each resample, so that differences are paired. Yields blocks [b, ...] float64, which have `resamples`
-    rows together.
+    Columns share each resample, so that differences are paired.
+
+    Args:
+        values: [N, ...], a row for each sentence.
+        documents: [N] integers, the document of each row. If all are of one, sentences are resampled instead.
+        seed: of the resamples.
+        resamples: how many.
+
+    Yields:
+        Blocks [b, ...] float64, which have `resamples` rows together.
     """
-    n = len(values)
-    flat = values.reshape(n, -1).astype(np.float64)
-    generator = np.random.default_rng(seed)
+    _, row, counts = np.unique(documents, return_inverse=True, return_counts=True)
+    if len(counts) == 1:
+        row, counts = np.arange(len(values)), np.ones(len(values), int)
+    order, starts = np.argsort(row, kind="stable"), np.cumsum(counts) - counts
+    sums = np.add.reduceat(values.reshape(len(values), -1).astype(np.float64)[order], starts)
+    generator, n = np.random.default_rng(seed), len(counts)
     for first in range(0, resamples, BLOCK):
         size = min(BLOCK, resamples - first)
         weights = generator.multinomial(n, np.full(n, 1 / n), size=size)
-        yield (weights @ flat / n).reshape(size, *values.shape[1:])
+        yield (weights @ sums / (weights @ counts)[:, None]).reshape(size, *values.shape[1:])
 
 
-def interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def interval(
+    values: np.ndarray, documents: np.ndarray, seed: int = 0, level: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of the mean over the rows of `values` [N, ...]: lower and upper bound, each [...] float64."""
-    means = np.concatenate(list(resampled_means(values, seed)))
+    means = np.concatenate(list(resampled_means(values, documents, seed)))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def t_quantile(degrees: int, level: float = CONFIDENCE) -> float:
+    """The t within which Student's distribution has so much of its mass, to six digits.
+
+    With `t = sqrt(degrees) tan(angle)`, its density is `cos(angle) ** (degrees - 1)`, which a sum integrates.
+    """
+    angle = np.linspace(0, np.pi / 2, 100_001)
+    density = np.cos(angle) ** (degrees - 1)
+    mass = np.cumsum(density[1:] + density[:-1])
+    return float(np.sqrt(degrees) * np.tan(np.interp(level, mass / mass[-1], angle[1:])))

@@ -10,6 +10,7 @@ RANK_COLUMNS = ("method", "rank", "jump", "n", *METRIC_COLUMNS)  # of the table 
 # Groups of test sentences by the position of the chosen token -> the first and the last one in it. Position 0 is a case
 # of its own: a constant input where the tokenizer puts a BOS there, and massive activations in many models.
 POSITIONS = {"0": (0, 0), "1-4": (1, 4), "5+": (5, math.inf), "1+": (1, math.inf)}
+CLAIM_POSITIONS = ("all", "1+")  # sentences on which claims are assessed
 
 # Scores of jumps on training sentences, and whether the largest (1) or the smallest (-1) is the best.
 SCORES = {"d_m": 1, "cosine": 1, "squared_cosine": 1, "mse": -1}

@@ -19,13 +19,14 @@ TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the
 
 
 def dynamic_exit_table(
-    correct: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], costs: Costs
+    correct: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], documents: np.ndarray, costs: Costs
 ) -> pd.DataFrame:
     """The trade-off of each method, over thresholds.
 
     Args:
         correct: method -> [K, N], whether the exit's token is the full model's.
         confidence: method -> [K, N], the exit's largest probability.
+        documents: [N], the document of each sentence.
         costs: of the model.
 
     Returns:
@@ -59,7 +60,8 @@ def dynamic_exit_table(
         parts.append(pd.DataFrame(columns))
         agreements.append(agreement)
     table = pd.concat(parts, ignore_index=True)
-    low, high = interval(np.concatenate(agreements, 1))  # all methods together, so that resamples are drawn once
+    # All methods together, so that resamples are drawn once.
+    low, high = interval(np.concatenate(agreements, 1), documents)
     table.insert(4, "agreement_low", low)
     table.insert(5, "agreement_high", high)
     return table

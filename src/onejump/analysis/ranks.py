@@ -48,7 +48,7 @@ def evaluate_ranks(
     ridges: Sequence[float],
     target: str,
     score_levels: str,
-    sentences: int,
+    documents: np.ndarray,
     device: torch.device,
 ) -> pd.DataFrame:
     """Evaluate JUMP_METHODS of a variant at other ranks.
@@ -57,23 +57,23 @@ def evaluate_ranks(
 
     Args:
         train: activations of the train split, for fits and selection.
-        test: activations of the test split, whose first `sentences` are evaluated.
+        test: activations of the test split, whose first N are evaluated.
         unembedding: of the model, on `device`.
         rank: the variant's own.
         ridges: of its jumps 0..K-1 and of its joint jump.
         target: `pre_norm` or `post_norm`.
         score_levels: a key of SCORE_LEVELS, which D_m is averaged over.
-        sentences: how many to evaluate.
+        documents: [N], the document of each sentence that is evaluated.
         device: where to compute.
 
     Returns:
         method, rank, jump (OJFA's, else null), n, and precision and surprisal, means over exit levels and sentences,
-        with 95 % bootstrap intervals over sentences.
+        with 95 % bootstrap intervals.
     """
     ranks = curve_ranks(unembedding.hidden_size, rank)
     folded = [jump.to(device) for jump in _nested_jumps(train, unembedding, target, ridges, max(ranks), device)]
     chosen = _ojfa_by_rank(train, unembedding, folded[:-1], ranks, target, score_levels, device)
-    part, rows = test.rows(0, sentences), []
+    part, rows = test.rows(0, len(documents)), []
     for r in ranks:
         *single, shared = (FoldedJump(jump.P[:, :r], jump.q[:r], jump.B[:r]) for jump in folded)
         exits = JumpExits(single, chosen[r], shared)
@@ -81,7 +81,7 @@ def evaluate_ranks(
             row = [method, r, chosen[r] if method == "ojfa" else None, len(part)]
             for metric in WITH_INTERVALS.values():
                 by_sentence = values[:, METRICS.index(metric)].double().mean(0).numpy()
-                row += [by_sentence.mean(), *map(float, interval(by_sentence))]
+                row += [by_sentence.mean(), *map(float, interval(by_sentence, documents))]
             rows.append(row)
     return pd.DataFrame(rows, columns=RANK_COLUMNS).astype({"jump": "Int32"})
 

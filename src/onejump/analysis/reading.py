@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from onejump.exits.columns import EVERY_SENTENCE_METHODS, METRICS
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
-from onejump.files.tables import read_table
+from onejump.files.tables import numbers, read_table
 from onejump.files.tensors import TensorFile
 
 
@@ -18,6 +19,8 @@ class EvaluationGrids:
 
     Attributes:
         sentences: [sentence], their ids, in the order of the arrays.
+        documents: [sentence] int32, the number of the document of each.
+        positions: [sentence] int32, that of the chosen token in each.
         methods: method -> [metric, level, sentence] float64, on all test sentences.
         arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones; of a
             variant with the joint jump alone None.
@@ -26,8 +29,10 @@ class EvaluationGrids:
         OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
     """
 
-    def __init__(self, methods: Mapping[Path, Sequence[str]], n_blocks: int) -> None:
-        """Read some methods of each table of evaluate-references, evaluate-jtc, and a variant's jumps."""
+    def __init__(
+        self, methods: Mapping[Path, Sequence[str]], sentences_file: Path, positions_file: Path, n_blocks: int
+    ) -> None:
+        """Read some methods of each table of an evaluation, and what is known of their sentences."""
         self._n_blocks, self.sentences, self.arbitrary = n_blocks, None, None
         grids = {}
         for file, wanted in methods.items():
@@ -39,6 +44,8 @@ class EvaluationGrids:
             if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
                 raise OnejumpError(f"{file}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
         self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS if method in grids}
+        self.documents = read_documents(sentences_file, self.sentences)
+        self.positions = numbers(_rows_of(positions_file, "position", self.sentences), "position")
 
     def _grid(self, file: Path, method: str, methods: dict, n_jumps: int | None = None) -> np.ndarray:
         """[metric, jump, level, sentence] from rows in this order; without `n_jumps`, one jump and all sentences."""
@@ -63,7 +70,9 @@ class EvaluationGrids:
     def where(self, kept: np.ndarray) -> "EvaluationGrids":
         """The same for some of the sentences, by a mask over them."""
         part = copy.copy(self)
-        part.sentences = self.sentences[kept]
+        part.sentences, part.documents, part.positions = (
+            of_sentence[kept] for of_sentence in (self.sentences, self.documents, self.positions)
+        )
         part.methods = {method: values[..., kept] for method, values in self.methods.items()}
         if self.arbitrary is not None:
             part.arbitrary = self.arbitrary[..., kept[: self.arbitrary.shape[-1]]]
@@ -82,12 +91,34 @@ class EvaluationGrids:
         return np.delete(self.single_jumps(name), ojfa, 0)
 
 
+def read_documents(sentences_file: str | Path, sentences: np.ndarray) -> np.ndarray:
+    """The document of each of some sentences, given by their ids: [sentence] int32, numbered as they come."""
+    titles = _rows_of(sentences_file, "document", sentences)["document"]
+    return titles.combine_chunks().dictionary_encode().indices.to_numpy()
+
+
+def _rows_of(file: str | Path, column: str, sentences: np.ndarray) -> pa.Table:
+    """The rows of some sentences, in the order of their ids here."""
+    table = read_table(file, ["sentence_id", column])
+    ids = numbers(table, "sentence_id")
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids, sentences, sorter=order).clip(max=len(ids) - 1)]
+    if not np.array_equal(ids[rows], sentences):
+        raise OnejumpError(f"{file}: lacks sentences of the activations; rerun the stage that makes it, or theirs")
+    return table.take(rows)
+
+
 def read_cosines(path: str | Path):
-    """The cosines of a variant's jumps, [jump, level, sentence] float32; an OnejumpError if damaged or not finite."""
-    cosines = TensorFile(path).tensor("cosine")
+    """The cosines of a variant's jumps, [jump, level, sentence] float32, and the ids [sentence] of the sentences.
+
+    Raises:
+        OnejumpError: the file is damaged, or a cosine is not finite.
+    """
+    file = TensorFile(path)
+    cosines = file.tensor("cosine")
     if not cosines.isfinite().all():
         raise OnejumpError(f"{path}: NaN or infinite cosines; rerun score-jumps")
-    return cosines
+    return cosines, file.tensor("sentence_id").numpy()
 
 
 def read_selection(path: str | Path, n_jumps: int) -> dict:

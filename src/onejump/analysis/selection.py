@@ -12,7 +12,7 @@ from onejump.analysis.scores import signed_square
 SCORE_LEVELS = {"1..K": slice(1, None), "0..K-1": slice(None, -1)}
 
 
-def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
+def select_jump(cosines: Tensor, documents: np.ndarray, score_levels: str, seed: int) -> dict:
     """D_m of each jump, and the number of the jump with the largest.
 
     D_m is the mean over training sentences and levels of `sgn(C) C^2` (Eq. 5). The paper says once that it is
@@ -20,8 +20,9 @@ def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
 
     Args:
         cosines: [jump, level, sentence] float32, levels 0..K.
+        documents: [sentence], the document of each.
         score_levels: a key of SCORE_LEVELS.
-        seed: of the bootstrap over sentences.
+        seed: of the bootstrap over documents.
 
     Returns:
         The content of selection.json: ojfa; for each jump its score, softmax, and bootstrap_share, the share of
@@ -29,7 +30,7 @@ def select_jump(cosines: Tensor, score_levels: str, seed: int) -> dict:
     """
     by_sentence = signed_square(cosines)[:, SCORE_LEVELS[score_levels]].double().mean(1).T.numpy()  # [N, K]
     scores = by_sentence.mean(0)
-    winners = np.concatenate([means.argmax(1) for means in resampled_means(by_sentence, seed)])
+    winners = np.concatenate([means.argmax(1) for means in resampled_means(by_sentence, documents, seed)])
     softmax = torch.softmax(torch.from_numpy(scores) / TEMPERATURE, 0)
     return {
         "ojfa": int(scores.argmax()),

@@ -5,6 +5,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from onejump.analysis import tables
+from onejump.analysis.bootstrap import t_quantile
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.costs import Costs
@@ -64,11 +65,10 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     files = {str(level): TensorFile(path) for level, path in enumerate(layout.jumps(**branch))}
     files["joint"] = TensorFile(layout.joint(**branch))
     all_jumps = layout.has_all_jumps(branch["variant"])
-    evaluation = layout.path("evaluation", **branch)
     methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
-    methods |= {evaluation: JUMP_METHODS if all_jumps else ("joint",)}
+    methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
     methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
-    grids = EvaluationGrids(methods, n_blocks)
+    grids = EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
     selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
@@ -89,8 +89,6 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
             "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
             "arbitrary": size.drop(["joint", str(selection["ojfa"])], errors="ignore").max(),
         }
-    at = read_table(layout.path("positions", model=branch["model"], seed=branch["seed"]), ["sentence_id", "position"])
-    positions = at.to_pandas().set_index("sentence_id")["position"].loc[grids.sentences].to_numpy()
     gated = layout.config["variants"][branch["variant"]]["gate"] != "none"
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated)
@@ -99,10 +97,10 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     found = {
         "levels": tables.levels_table(grids),
         "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs),
-        "by_position": tables.positions_table(grids, positions),
+        "by_position": tables.positions_table(grids),
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
-        "dynamic_exit": dynamic_exit_table(*metrics, costs),
+        "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
     }
     return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found
@@ -123,30 +121,42 @@ def _selection_tables(layout: Layout, branch: dict, grids: EvaluationGrids, sele
         "transfer": transfer,
         "scores": pd.DataFrame({"jump": range(n_jumps), **scores, "ojfa": np.arange(n_jumps) == ojfa}),
         "claims": claims,
-        "oracle": tables.oracle_table(oracle[oracle["jump"].notna()], transfer),
+        "oracle": tables.oracle_table(oracle[oracle["jump"].notna()], grids),
         "shared_jumps": tables.shared_jumps_table(grids, ojfa, oracle),
         "ranks": ranks.astype({"jump": "Int32"}),  # null where it is no single jump
     }
 
 
 def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What the seeds of each model and variant say together: verdicts, spread of each statistic, selected jumps."""
+    """What the seeds of each model and variant say together: verdicts, spread of each statistic, selected jumps.
+
+    The spread of three seeds or more has a 95 % t interval for the mean of all seeds that there could be: other
+    sentences of the corpus, other fits and other selections.
+    """
 
     def groups(table: pd.DataFrame, *names: str):
         return table.groupby(["model", "variant", *names], sort=False, dropna=False)
 
-    spread, chosen = groups(claims, "claim", "statistic", "metric", "level")["estimate"], groups(scores, "jump")
-    verdicts = groups(claims.drop_duplicates(["model", "seed", "variant", "claim"]), "claim")["claim_verdict"]
+    def shared(verdicts: pd.Series) -> str | None:  # seeds that disagree leave it open
+        return verdicts.iloc[0] if verdicts.nunique(dropna=False) == 1 else "inconclusive"
+
+    one, of_each = ("positions", "claim"), ("statistic", "metric", "level", "rule")
+    verdicts = groups(claims.drop_duplicates(["model", "seed", "variant", *one]), *one)["claim_verdict"]
+    statistics = groups(claims, *one, *of_each)
+    spread = statistics["estimate"].agg(seeds="size", mean="mean", sd="std", min="min", max="max")
+    n = statistics["estimate"].count()
+    reach = n.map({count: t_quantile(count - 1) for count in set(n) if count > 2}) * spread["sd"] / np.sqrt(n)
+    spread = spread.assign(low=spread["mean"] - reach, high=spread["mean"] + reach)
+    chosen = groups(scores, "jump")
     tables = {
         "verdicts": verdicts.agg(
-            # Seeds that disagree leave a claim open.
-            verdict=lambda found: found.iloc[0] if found.nunique() == 1 else "inconclusive",
+            verdict=shared,
             seeds="size",
             supported=lambda found: (found == "supported").sum(),
             contradicted=lambda found: (found == "contradicted").sum(),
             inconclusive=lambda found: (found == "inconclusive").sum(),
         ),
-        "spread": spread.agg(seeds="size", mean="mean", sd="std", min="min", max="max"),
+        "spread": spread.assign(verdict=statistics["verdict"].agg(shared)),
         "chosen": chosen.agg(
             seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean")
         ),

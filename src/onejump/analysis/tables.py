@@ -18,7 +18,8 @@ _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"corre
 def levels_table(grids: EvaluationGrids) -> pd.DataFrame:
     """Each method at each exit level: the means of all metrics over sentences, with intervals where they have them."""
     bounds = _intervals(
-        {(method, name): grids.metric(method, name) for method in grids.methods for name in WITH_INTERVALS.values()}
+        {(method, name): grids.metric(method, name) for method in grids.methods for name in WITH_INTERVALS.values()},
+        grids.documents,
     )
     parts = []
     for method, values in grids.methods.items():
@@ -45,7 +46,7 @@ def methods_table(
     # Arbitrary jumps have fewer sentences, and so resamples of their own.
     arbitrary = {} if ojfa is None else {"arbitrary": {name: grids.others(name, ojfa).mean(0) for name in names}}
     for alike in filter(None, (methods, arbitrary)):
-        for method, columns in _means_over_levels(alike).items():
+        for method, columns in _means_over_levels(alike, grids.documents).items():
             grid = alike[method]
             by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
             worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
@@ -55,28 +56,29 @@ def methods_table(
     return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
 
 
-def positions_table(grids: EvaluationGrids, positions: np.ndarray) -> pd.DataFrame:
+def positions_table(grids: EvaluationGrids) -> pd.DataFrame:
     """Each method at each exit level, and over all of them (level null), by the position of the chosen token.
 
-    `positions` are those of the grids' sentences. Groups of POSITIONS without a sentence have no rows.
+    Groups of POSITIONS without a sentence have no rows.
     """
     parts = []
     for group, (first, last) in POSITIONS.items():
-        kept = (first <= positions) & (positions <= last)
+        kept = (first <= grids.positions) & (grids.positions <= last)
         if not kept.any():
             continue
         part = grids.where(kept)
         metrics = {method: dict(zip(METRICS, values, strict=True)) for method, values in part.methods.items()}
-        means = [{"method": method, "n": kept.sum()} | row for method, row in _means_over_levels(metrics).items()]
+        rows = _means_over_levels(metrics, part.documents)
+        means = [{"method": method, "n": kept.sum()} | row for method, row in rows.items()]
         levels = levels_table(part)[["method", "level", "n", *METRIC_COLUMNS]]
         parts.append(pd.concat([pd.DataFrame(means), levels]).assign(position=group))
     return pd.concat(parts).astype({"level": "Int32"})
 
 
-def _means_over_levels(metrics: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+def _means_over_levels(metrics: dict[str, dict[str, np.ndarray]], documents: np.ndarray) -> dict[str, dict[str, float]]:
     """METRIC_COLUMNS of some methods, from their metrics [level, sentence]: means over both, with intervals."""
     means = {(method, name): metrics[method][name].mean(0) for method in metrics for name in WITH_INTERVALS.values()}
-    bounds, rows = _intervals(means), {}
+    bounds, rows = _intervals(means, documents), {}
     for method in metrics:
         rows[method] = row = {}
         for column, name in WITH_INTERVALS.items():
@@ -103,22 +105,24 @@ def single_jumps_table(grids: EvaluationGrids, ojfa: int) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def oracle_table(oracle: pd.DataFrame, transfer: pd.DataFrame) -> pd.DataFrame:
+def oracle_table(oracle: pd.DataFrame, grids: EvaluationGrids) -> pd.DataFrame:
     """How well each score predicts a jump's mean precision over exit levels.
 
     The oracle is the jump with the best precision on training sentences that no jump was fitted to. Each score is
     compared with it by rank correlation over the jumps (Spearman's) and by regret, the precision lost by taking the
     score's jump. That regret is biased in the oracle's favour, which is the luckiest of K jumps on these sentences;
-    `test_regret` is the same loss on the transfer sentences, and may be negative.
+    `test_regret` is the same loss on the transfer sentences, which chose nothing: it has an interval, and may be
+    negative.
     """
-    precision, on_test = oracle["precision"], transfer.groupby("jump")["precision"].mean()
+    precision, on_test = oracle["precision"], grids.single_jumps("correct").mean(1)  # [jump, sentence]
     signed = {score: sign * oracle[score] for score, sign in SCORES.items()}
     table = pd.DataFrame({"score": list(SCORES), "jump": [int(score.idxmax()) for score in signed.values()]})
     table["oracle"] = best = int(precision.idxmax())
     table["rank_correlation"] = [score.rank().corr(precision.rank()) for score in signed.values()]
-    for name, by_jump in {"regret": precision, "test_regret": on_test}.items():
-        table[name] = [by_jump[best] - by_jump[jump] for jump in table["jump"]]
-    return table
+    table["regret"] = [precision[best] - precision[jump] for jump in table["jump"]]
+    lost = (on_test[best] - on_test[table["jump"]]).T
+    low, high = interval(lost, grids.documents[: len(lost)])
+    return table.assign(test_regret=lost.mean(0), test_regret_low=low, test_regret_high=high)
 
 
 def shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +175,10 @@ def gates(name: str, file: TensorFile) -> pd.DataFrame:
     return pd.DataFrame({"jump": name, "level": pd.array(levels, "Int32"), "gate": pd.array(values, "Float64")})
 
 
-def _intervals(columns: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Interval of the mean over the last axis of each entry; entries of equal shape share the resamples."""
-    bounds = interval(np.stack([np.moveaxis(values, -1, 0) for values in columns.values()], 1))
+def _intervals(
+    columns: dict[tuple[str, str], np.ndarray], documents: np.ndarray
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Interval of the mean over the last axis of each entry, which share the resamples: some of the first sentences."""
+    values = np.stack([np.moveaxis(values, -1, 0) for values in columns.values()], 1)
+    bounds = interval(values, documents[: len(values)])
     return dict(zip(columns, zip(*bounds, strict=True), strict=True))

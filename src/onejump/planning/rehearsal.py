@@ -94,7 +94,7 @@ def _stages(s: Sizes, f: Path, n_levels: int, threads: dict) -> Iterator[tuple[s
         write_tensors(jumps[level], fitted.tensors(), fitted.metadata | {"level": level})
     cosines, selection, every = f / "cosines.safetensors", f / "selection.json", {"jump": jumps}
     yield "score_jumps", s, read["train"] | every | {"scores": f / "scores.parquet", "cosines": cosines}
-    yield "select_jump", s, {"cosines": cosines, "out": selection}
+    yield "select_jump", s, {"cosines": cosines, "sentences_file": f / "sentences.parquet", "out": selection}
     tables = {"evaluation": f / "evaluation.parquet", "transfer": f / "transfer.parquet"}
     chosen = {"joint": joint, "selection": selection, "transfer_sentences": s.transfer}
     yield "evaluate_jumps", s, read["test"] | every | chosen | tables

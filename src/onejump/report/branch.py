@@ -38,7 +38,9 @@ def joint_facts(tables: BranchTables) -> dict:
 def branch_facts(tables: BranchTables) -> dict:
     """The same of a variant with all jumps, whose section says more."""
     scores, chosen = tables.selected()
-    claims = tables.table("claims", "claim", "statistic", "metric", "estimate", "low", "high", "rule", "verdict")
+    numbers = ("estimate", "low", "high", "verdict")
+    every = tables.table("claims", "positions", "claim", "statistic", "metric", "rule", "decides", *numbers)
+    claims = every[every["positions"] == "all"]
     shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
     return {
         **joint_facts(tables),
@@ -47,11 +49,19 @@ def branch_facts(tables: BranchTables) -> dict:
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
         "methods": _methods(tables, METHOD_ORDER, "ojfa"),
-        "claims": claims[claims["rule"].notna()].to_dict("records"),
+        "claims": _statements(claims, every[every["positions"] == "1+"]),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),
         "shared": tables.table("shared_jumps", *shared).to_dict("records"),
     }
+
+
+def _statements(claims: pd.DataFrame, later: pd.DataFrame) -> list[dict]:
+    """The statements of all claims, each with `later`, what becomes of it at positions 1 and more, if it is known."""
+    keys = ["claim", "statistic", "metric", "rule"]
+    at_later = {tuple(row[key] for key in keys): row for row in later.to_dict("records")}
+    rows = claims[claims["rule"].notna()].to_dict("records")
+    return [row | {"later": at_later.get(tuple(row[key] for key in keys))} for row in rows]
 
 
 def _statistic(tables: BranchTables, claims: pd.DataFrame, name: str) -> float:

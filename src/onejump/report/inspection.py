@@ -122,7 +122,9 @@ def compare(first: str | Path, second: str | Path) -> str:
         for row in rows.itertuples():
             precision, other = row.precision_x, row.precision_y
             lines.append(f"  {row.method:<20} {precision:.4f} | {other:.4f}  {other - precision:+.4f}")
-    both = pd.merge(*read("verdicts", "model", "variant", "claim", "verdict"), on=["model", "variant", "claim"])
+    claimed = ["model", "variant", "positions", "claim"]
+    both = pd.merge(*read("verdicts", *claimed, "verdict"), on=claimed)
     for row in both[both["verdict_x"] != both["verdict_y"]].itertuples():
-        lines.append(f"{row.model}, variant {row.variant}, {row.claim}: {row.verdict_x} | {row.verdict_y}")
+        where = f"{row.model}, variant {row.variant}, positions {row.positions}"
+        lines.append(f"{where}, {row.claim}: {row.verdict_x} | {row.verdict_y}")
     return "\n".join(lines)

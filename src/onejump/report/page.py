@@ -169,19 +169,29 @@ def _published(branches: list[dict], published: Mapping[str, Mapping]) -> list[d
 
 
 def _verdicts(layout: Layout) -> list[dict]:
-    """The verdicts of each model and variant over all seeds, by claim."""
-    table = read_summary(_summary(layout), "verdicts", "model", "variant", "claim", "verdict")
-    wide = table.pivot(index=["model", "variant"], columns="claim", values="verdict")
+    """The verdicts of each model and variant over all seeds, by claim, on all sentences.
+
+    `later` has those that are others without the sentences cut at position 0.
+    """
+    table = read_summary(_summary(layout), "verdicts", "model", "variant", "positions", "claim", "verdict")
+    whole = table[table["positions"] == "all"]
+    both = whole.merge(table[table["positions"] == "1+"], on=["model", "variant", "claim"], suffixes=("", "_later"))
+    moved = both[both["verdict"] != both["verdict_later"]].groupby(["model", "variant"])
+    later = {branch: part[["claim", "verdict_later"]].to_numpy().tolist() for branch, part in moved}
+    wide = whole.pivot(index=["model", "variant"], columns="claim", values="verdict")
     variants = [variant for variant in layout.config["variants"] if layout.has_all_jumps(variant)]
     wanted = [(model, variant) for model in layout.config["models"] for variant in variants]
     if missing := [*set(wanted) - set(wide.index), *set(CLAIMS) - set(wide.columns)]:
         raise OnejumpError(f"{_summary(layout) / 'verdicts.csv'}: has no verdict for {missing[0]}; rerun summarise")
-    return [{"model": model, "variant": variant, **wide.loc[(model, variant)]} for model, variant in wanted]
+    return [
+        {"model": model, "variant": variant, **wide.loc[(model, variant)]} | {"later": later.get((model, variant), [])}
+        for model, variant in wanted
+    ]
 
 
 def _flips(verdicts: list[dict]) -> dict[str, list[str]]:
     """For each model, the claims whose verdict is not the same in all its variants."""
-    found = pd.DataFrame(verdicts).groupby("model", sort=False).nunique()
+    found = pd.DataFrame(verdicts).groupby("model", sort=False)[[*CLAIMS]].nunique()
     return {model: [claim for claim in CLAIMS if counts[claim] > 1] for model, counts in found.iterrows()}
 
 

@@ -47,6 +47,7 @@ class VerdictStyle:
 VERDICT_STYLES = {
     "supported": VerdictStyle("+", "#0072B2", "white"),
     "inconclusive": VerdictStyle("?", "#dddddd", INK),
+    "equivalent": VerdictStyle("=", "#bbbbbb", INK),
     "contradicted": VerdictStyle("−", "#D55E00", "white"),
     "inapplicable": VerdictStyle("·", "#f4f4f4", INK),
 }

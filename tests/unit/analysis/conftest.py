@@ -20,8 +20,11 @@ def results(tmp_path_factory):
         branch.mkdir(parents=True)
         shutil.copy(made.positions, branch / "positions.parquet")
         shutil.copy(made.unembedding, folder / "tiny" / "unembedding.safetensors")
+        sentences = folder / "corpus" / f"seed-{seed}" / "sentences.parquet"
+        sentences.parent.mkdir(parents=True)
+        shutil.copy(made.sentences, sentences)
         for variant in VARIANTS:
-            run_variant(branch, made, seed, variant)
+            run_variant(branch, made, sentences, seed, variant)
     return folder
 
 

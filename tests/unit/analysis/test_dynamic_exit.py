@@ -7,6 +7,7 @@ from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, POINTS, TOP_POINTS, dynamic_exit_table
 
 K, N = 5, 60
+DOCUMENTS = np.arange(N) // 4
 COSTS = Costs(n_blocks=K, hidden_size=8, vocabulary=50, rank=2, block=300)
 
 
@@ -43,7 +44,7 @@ def naive(correct: np.ndarray, confidence: np.ndarray, threshold: float) -> dict
 
 def test_every_curve_is_that_of_a_plain_loop(exits):
     correct, confidence = exits
-    table = dynamic_exit_table(correct, confidence, COSTS)
+    table = dynamic_exit_table(correct, confidence, DOCUMENTS, COSTS)
     counts = table["method"].value_counts()
     assert set(counts.index) == set(METHODS)
     assert counts.between(POINTS, POINTS + TOP_POINTS + 1).all()
@@ -58,7 +59,7 @@ def test_every_curve_is_that_of_a_plain_loop(exits):
 
 
 def test_a_curve_runs_from_the_first_level_to_the_full_model(exits):
-    table = dynamic_exit_table(*exits, COSTS)
+    table = dynamic_exit_table(*exits, DOCUMENTS, COSTS)
     for method, part in table.groupby("method"):
         first, last = part.iloc[0], part.iloc[-1]
         assert (first["blocks"], first["checks"]) == (0, 1)
@@ -71,7 +72,8 @@ def test_thresholds_are_fine_enough_for_any_share_of_sentences_to_exit(exits):
     """With many levels nearly every sentence has one confident level: quantiles of all confidences end too early."""
     correct, confidence = exits
     many = {method: np.tile(values, (40, 1)) + np.arange(200)[:, None] * 1e-6 for method, values in confidence.items()}
-    table = dynamic_exit_table({method: np.tile(values, (40, 1)) for method, values in correct.items()}, many, COSTS)
+    tiled = {method: np.tile(values, (40, 1)) for method, values in correct.items()}
+    table = dynamic_exit_table(tiled, many, DOCUMENTS, COSTS)
     for method, part in table.groupby("method"):
         exiting = [(many[method].max(0) >= threshold).mean() for threshold in part["threshold"]]
         assert np.abs(np.diff(sorted(exiting))).max() < 0.1

@@ -25,6 +25,7 @@ def own_results(results, tmp_path):
     [
         "tiny/unembedding.safetensors",
         "tiny/seed-0/positions.parquet",
+        "corpus/seed-0/sentences.parquet",
         "tiny/seed-0/jtc/pre_norm.all.safetensors",
         "tiny/seed-0/paper/jumps/level-01.safetensors",
         "tiny/seed-0/paper/jumps/joint.safetensors",
@@ -80,6 +81,15 @@ def test_references_of_fewer_sentences_than_the_evaluation_has_are_refused(own_r
     last = read_table(own_results / "tiny" / "seed-0" / REFERENCES)["sentence_id"][-1].as_py()
     alter(own_results, REFERENCES, lambda rows: rows[rows["sentence_id"] != last])
     with pytest.raises(OnejumpError, match=f"{EVALUATION}: the rows of middle are not of 3 levels"):
+        write_summary_of(own_results, ONE, tmp_path / "summary")
+
+
+@pytest.mark.parametrize("name", ["corpus/seed-0/sentences.parquet", "tiny/seed-0/positions.parquet"])
+def test_a_corpus_without_a_sentence_that_was_evaluated_is_refused(own_results, tmp_path, name):
+    last = read_table(own_results / "tiny" / "seed-0" / EVALUATION)["sentence_id"][-1].as_py()
+    table = read_table(own_results / name).to_pandas()
+    write_table(own_results / name, pa.Table.from_pandas(table[table["sentence_id"] != last], preserve_index=False))
+    with pytest.raises(OnejumpError, match=f"{name}: lacks sentences of the activations"):
         write_summary_of(own_results, ONE, tmp_path / "summary")
 
 

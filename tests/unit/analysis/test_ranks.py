@@ -1,7 +1,9 @@
 """Rank curves: nested solutions against fits of each rank alone, and their evaluation against the stage's own."""
 
+import numpy as np
 import pytest
 import torch
+from naive_bootstrap import naive_means
 from tiny_models import N_BLOCKS, make_dump
 
 from onejump.activations.reading import Activations
@@ -17,6 +19,7 @@ from onejump.jumps.storage import load_folded_jumps, load_joint_jump, save_jump
 from onejump.models.unembedding import Unembedding
 
 CPU = torch.device("cpu")
+DOCUMENTS = np.arange(20) // 3
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +45,10 @@ def check(found, rank: int, exits: JumpExits, unembedding, test, target: str) ->
     for method, values in metrics_by_method(test.rows(0, 20), unembedding, exits, target, CPU).items():
         row = of_rank.loc[method]
         for column, metric in (("precision", "correct"), ("surprisal", "surprisal")):
-            mean = float(values[:, METRICS.index(metric)].double().mean())
-            assert row[column] == pytest.approx(mean, abs=1e-4), (rank, method)
-            assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
+            by_sentence = values[:, METRICS.index(metric)].double().mean(0).numpy()
+            assert row[column] == pytest.approx(by_sentence.mean(), abs=1e-4), (rank, method)
+            ends = np.percentile(naive_means(by_sentence, DOCUMENTS, 0), [2.5, 97.5])
+            assert [row[f"{column}_low"], row[f"{column}_high"]] == pytest.approx(ends, abs=1e-4)
 
 
 def exits_of(train, unembedding, jumps, joint, target: str, score_levels: str) -> JumpExits:
@@ -60,12 +64,16 @@ def test_each_rank_is_what_fits_of_that_rank_give(dump, tmp_path, monkeypatch, t
     train = Activations(dump.train, dump.positions, unembedding, "train")
     test = Activations(dump.test, dump.positions, unembedding, "test")
     jumps, joint = fit_all(train, unembedding, tmp_path / "ridged", 2, target)
-    found = evaluate_ranks(train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, 20, CPU)
+    found = evaluate_ranks(
+        train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, DOCUMENTS, CPU
+    )
     check(found, 2, exits_of(train, unembedding, jumps, joint, target, score_levels), unembedding, test, target)
 
     monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))  # else each rank might choose another
     jumps, joint = fit_all(train, unembedding, tmp_path / "own", 2, target)
-    found = evaluate_ranks(train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, 20, CPU)
+    found = evaluate_ranks(
+        train, test, unembedding, *read_ridges([*jumps, joint]), target, score_levels, DOCUMENTS, CPU
+    )
     assert tuple(found.columns) == RANK_COLUMNS
     ranks = curve_ranks(unembedding.hidden_size, 2)
     assert found["rank"].tolist() == [rank for rank in ranks for _ in JUMP_METHODS]

@@ -1,5 +1,6 @@
 """Cosines and selections that are damaged or not those expected."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,11 @@ K = 3
 
 def test_cosines_that_are_not_finite_are_refused(tmp_path):
     values, path = torch.zeros(K, K + 1, 5), tmp_path / "c.safetensors"
-    write_tensors(path, {"cosine": values}, {})
-    assert torch.equal(read_cosines(path), values)
+    ids = torch.arange(7, 12, dtype=torch.int32)
+    write_tensors(path, {"cosine": values, "sentence_id": ids}, {})
+    found, sentences = read_cosines(path)
+    assert torch.equal(found, values)
+    assert sentences.tolist() == ids.tolist()
     values[1, 2, 3] = torch.nan
     write_tensors(path, {"cosine": values}, {})
     with pytest.raises(OnejumpError, match=r"c\.safetensors: NaN or infinite cosines"):
@@ -24,7 +28,7 @@ def test_cosines_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.mark.parametrize("n_jumps", [K - 1, K + 1])
 def test_a_selection_among_another_number_of_jumps_is_refused(tmp_path, n_jumps):
-    path, selection = tmp_path / "selection.json", select_jump(torch.rand(K, K + 1, 5), "1..K", 0)
+    path, selection = tmp_path / "selection.json", select_jump(torch.rand(K, K + 1, 5), np.arange(5), "1..K", 0)
     write_sealed_json(path, selection)
     assert read_selection(path, K) == selection
     with pytest.raises(OnejumpError, match=f"selects among {K} jumps, expected {n_jumps}"):

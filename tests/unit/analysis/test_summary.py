@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 from naive_bootstrap import naive_means
 from safetensors import safe_open
+from scipy import stats
 from tiny_study import CONFIG, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_summary_of
 
 from onejump.analysis import tables
@@ -39,7 +41,17 @@ def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     if choices["jumps"] == "all":
         files.append(branch / "jtc" / f"{choices['target']}.{positions}.parquet")
     parts = [pd.read_parquet(path) for path in files]
-    return pd.concat(parts).astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
+    sentences = pd.read_parquet(results / "corpus" / f"seed-{seed}" / "sentences.parquet")
+    rows = pd.concat(parts).merge(sentences[["sentence_id", "document"]], on="sentence_id", how="left")
+    return rows.astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
+
+
+def naive_interval(values: pd.Series, rows: pd.DataFrame, seed: int = 0) -> tuple[float, float]:
+    """Of the mean of values by sentence, whose index is sentence ids in the order of `rows`."""
+    documents = rows.drop_duplicates("sentence_id").set_index("sentence_id")["document"]
+    numbers = pd.Series(pd.factorize(documents)[0], documents.index).loc[values.index].to_numpy()
+    numbers = numbers if len(set(numbers)) > 1 else np.arange(len(numbers))
+    return np.percentile(naive_means(values.to_numpy(), numbers, seed), [2.5, 97.5])
 
 
 def read_ojfa_of(results: Path, seed: int, variant: str) -> int | None:
@@ -112,7 +124,7 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
         for column, name in names.items():
             assert getattr(found, column) == pytest.approx(some[name].astype(float).mean(), rel=1e-9, abs=1e-12)
         for column in ("precision", "surprisal"):
-            low, high = np.percentile(naive_means(some[names[column]].to_numpy(), seed=0), [2.5, 97.5])
+            low, high = naive_interval(some.set_index("sentence_id")[names[column]], rows)
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
     every = N_TEST if variant in ("paper", "alone") else table["n"].iloc[0]
@@ -123,6 +135,7 @@ def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, resul
 @AND_ALONE
 def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, variant):
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
+    assert 3 < rows["document"].nunique() < rows["sentence_id"].nunique() / 2
     table = summary.read("methods", seed, variant)
     every = [*EVERY_SENTENCE_METHODS, "arbitrary"]
     alone = [method for method in every if method in JOINT_METHODS]
@@ -132,9 +145,9 @@ def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, v
         if found.method == "arbitrary":
             some = some[some["jump"] != ojfa]
         for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
-            by_sentence = some.groupby("sentence_id", sort=False)[name].mean().to_numpy()
+            by_sentence = some.groupby("sentence_id", sort=False)[name].mean()
             assert getattr(found, column) == pytest.approx(some[name].mean(), rel=1e-9)
-            low, high = np.percentile(naive_means(by_sentence, seed=0), [2.5, 97.5])
+            low, high = naive_interval(by_sentence, rows)
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
         by_level = some.groupby("level")["correct"].mean()
@@ -178,9 +191,9 @@ def test_by_position_csv_is_the_means_over_the_sentences_of_each_group(summary, 
             some = some[some["level"] == found.level]
         assert found.n == some["sentence_id"].nunique()
         for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
-            by_sentence = some.groupby("sentence_id", sort=False)[name].mean().to_numpy()
+            by_sentence = some.groupby("sentence_id", sort=False)[name].mean()
             assert getattr(found, column) == pytest.approx(by_sentence.mean(), rel=1e-9, abs=1e-12)
-            low, high = np.percentile(naive_means(by_sentence, seed=0), [2.5, 97.5])
+            low, high = naive_interval(by_sentence, rows)
             assert getattr(found, f"{column}_low") == pytest.approx(low, rel=1e-9, abs=1e-12)
             assert getattr(found, f"{column}_high") == pytest.approx(high, rel=1e-9, abs=1e-12)
 
@@ -256,7 +269,8 @@ def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed
     assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + 32 * 97 * gated
     methods = ("identity", "joint") if variant == "alone" else METHODS
     metrics = ({method: grid(method, metric) for method in methods} for metric in ("correct", "confidence"))
-    expected = dynamic_exit_table(*metrics, costs)
+    first = rows[(rows["method"] == "joint") & (rows["level"] == 0)]
+    expected = dynamic_exit_table(*metrics, pd.factorize(first["document"])[0], costs)
     found = summary.read("dynamic_exit", seed, variant)[expected.columns]
     pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
 
@@ -361,12 +375,18 @@ def test_claims_csv_is_what_the_claims_files_say(summary, results, seed, variant
 def claims_of_seeds():
     """A study's claims with a statistic that spreads over three seeds, and a verdict that two of them share."""
     verdicts = {"C2": ["supported"] * 3, "C3": ["supported", "supported", "contradicted"]}
+
+    def said(claim: str, seed: int, metric: str) -> str | None:  # surprisal has no rule here
+        return verdicts[claim][seed] if metric == "precision" else None
+
     rows = [
         {"model": "m", "seed": seed, "variant": "v", "claim": claim, "statistic": "difference", "metric": metric}
-        | {"level": np.nan, "estimate": value, "claim_verdict": verdicts[claim][seed]}
+        | {"level": np.nan, "estimate": value, "claim_verdict": verdicts[claim][seed], "positions": positions}
+        | {"rule": "> 0" if metric == "precision" else None, "verdict": said(claim, seed, metric)}
         for claim in verdicts
         for seed, value in enumerate([1.0, 2.0, 6.0])
         for metric in ("precision", "surprisal")
+        for positions in ("all", "1+")
     ]
     scores = [
         {"model": "m", "seed": seed, "variant": "v", "jump": jump, "ojfa": jump == chosen, "bootstrap_share": share}
@@ -377,18 +397,25 @@ def claims_of_seeds():
 
 
 def test_seeds_that_agree_share_a_verdict_and_seeds_that_do_not_leave_it_open(claims_of_seeds):
-    found = claims_of_seeds["verdicts"].set_index("claim")
+    found = claims_of_seeds["verdicts"].set_index(["positions", "claim"])
     counts = ["seeds", "supported", "contradicted", "inconclusive"]
-    assert found.loc["C2", ["verdict", *counts]].tolist() == ["supported", 3, 3, 0, 0]
-    assert found.loc["C3", ["verdict", *counts]].tolist() == ["inconclusive", 3, 2, 1, 0]
+    assert len(found) == 4
+    for positions in ("all", "1+"):
+        assert found.loc[(positions, "C2"), ["verdict", *counts]].tolist() == ["supported", 3, 3, 0, 0]
+        assert found.loc[(positions, "C3"), ["verdict", *counts]].tolist() == ["inconclusive", 3, 2, 1, 0]
 
 
 def test_the_spread_is_that_of_the_estimates_over_seeds(claims_of_seeds):
     found = claims_of_seeds["spread"]
-    assert len(found) == 4
+    assert len(found) == 8
     for row in found.itertuples():
         assert (row.seeds, row.mean, row.min, row.max) == (3, 3.0, 1.0, 6.0)
         assert row.sd == pytest.approx(np.sqrt(7))  # squares 4 + 1 + 9 over two
+        assert (row.low, row.high) == pytest.approx(stats.t.interval(0.95, 2, 3.0, np.sqrt(7 / 3)), rel=1e-5)
+        if row.metric == "precision":
+            assert row.verdict == {"C2": "supported", "C3": "inconclusive"}[row.claim]
+        else:
+            assert pd.isna(row.verdict)
 
 
 def test_chosen_counts_the_seeds_that_select_a_jump(claims_of_seeds):
@@ -399,11 +426,12 @@ def test_chosen_counts_the_seeds_that_select_a_jump(claims_of_seeds):
 
 
 def test_the_tables_across_seeds_have_each_model_and_variant(summary):
-    assert len(summary.read("verdicts")) == 6 * len(WITH_ALL_JUMPS)
+    assert len(summary.read("verdicts")) == 2 * 6 * len(WITH_ALL_JUMPS)
     assert set(summary.read("verdicts")["seeds"]) == {2}
     assert len(summary.read("chosen")) == K * len(WITH_ALL_JUMPS)
     assert (summary.read("chosen").groupby("variant")["chosen"].sum() == 2).all()
     assert len(summary.read("spread")) == len(summary.read("claims")) / 2
+    assert summary.read("spread")[["low", "high"]].isna().all(axis=None)  # two seeds are too few
 
 
 def test_regret_is_the_precision_lost_by_the_jump_that_a_score_picks():
@@ -416,18 +444,19 @@ def test_regret_is_the_precision_lost_by_the_jump_that_a_score_picks():
             "precision": [0.10, 0.40, 0.20, 0.30],
         }
     )
-    transfer = pd.DataFrame(
-        {
-            "jump": np.repeat(range(4), 2),
-            "level": [0, 1] * 4,
-            "precision": [0.1, 0.3, 0.2, 0.4, 0.3, 0.3, 0.5, 0.5],
-        }
-    )
-    found = tables.oracle_table(oracle, transfer).set_index("score")
+    correct = np.random.default_rng(0).random((4, 2, 20))
+    correct += np.array([0.2, 0.3, 0.3, 0.5])[:, None, None] - correct.mean((1, 2), keepdims=True)
+    documents = np.arange(30) // 4  # of sentences beyond the transfer sentences too
+    grids = SimpleNamespace(single_jumps={"correct": correct}.get, documents=documents)
+    found = tables.oracle_table(oracle, grids).set_index("score")
     assert found["jump"].to_dict() == {"d_m": 3, "cosine": 0, "squared_cosine": 1, "mse": 1}
     assert set(found["oracle"]) == {1}
     np.testing.assert_allclose(found["regret"], [0.1, 0.3, 0.0, 0.0], atol=1e-12)
     np.testing.assert_allclose(found["test_regret"], [-0.2, 0.1, 0.0, 0.0], atol=1e-12)
+    for score, jump in {"d_m": 3, "cosine": 0}.items():
+        lost = (correct[1] - correct[jump]).mean(0)
+        ends = np.percentile(naive_means(lost, documents[:20], 0), [2.5, 97.5])
+        np.testing.assert_allclose(found.loc[score, ["test_regret_low", "test_regret_high"]].astype(float), ends)
     # 1 - 6 sum d^2 / (n (n^2 - 1)) with squared differences of ranks that sum to 6, 14, 0 and 0
     np.testing.assert_allclose(found["rank_correlation"], [0.4, -0.4, 1.0, 1.0], atol=1e-12)
 

@@ -94,14 +94,17 @@ def test_the_claims_tables_are_the_tables(study, page):
     claims = read_frame(study / "summary" / "claims.parquet")
     for model, seed, variant in branches():
         (table,) = page.find("table", data_branch=f"{model}.seed-{seed}.{variant}", **{"class": "sortable claims"})
-        chosen = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
-        for row, expected in zip(page.find("tr", inside=table)[1:], chosen.itertuples(), strict=True):
-            assert page.text(page.find("th", inside=row)[0]).startswith(expected.claim)
+        found = claims.query("model == @model and seed == @seed and variant == @variant").dropna(subset="rule")
+        chosen, later = (found[found["positions"] == positions].itertuples() for positions in ("all", "1+"))
+        for row, *expected in zip(page.find("tr", inside=table)[1:], chosen, later, strict=True):
+            assert page.text(page.find("th", inside=row)[0]).startswith(expected[0].claim)
             texts = [page.text(cell) for cell in page.find("td", inside=row)]
-            interval = "" if pd.isna(expected.low) else f" [{expected.low:.3f}, {expected.high:.3f}]"
-            estimate = f"{expected.estimate:.3f}{interval}".replace("-", "−")
-            verdict = f"{VERDICT_STYLES[expected.verdict].mark} {expected.verdict}"
-            assert texts[2:] == [estimate, expected.rule.replace(">=", "≥"), verdict]
+            assert texts[2:4] == [expected[0].rule.replace(">=", "≥"), "yes" if expected[0].decides else "–"]
+            for statement, at in zip(expected, (4, 6), strict=True):
+                interval = "" if pd.isna(statement.low) else f" [{statement.low:.3f}, {statement.high:.3f}]"
+                estimate = f"{statement.estimate:.3f}{interval}".replace("-", "−")
+                verdict = f"{VERDICT_STYLES[statement.verdict].mark} {statement.verdict}"
+                assert texts[at : at + 2] == [estimate, verdict]
 
 
 def test_the_selection_and_fits_are_the_tables(study, page):
@@ -113,7 +116,7 @@ def test_the_selection_and_fits_are_the_tables(study, page):
         assert f"jump {chosen['jump']}, Dm = {chosen['score']:.5f}" in facts
         assert f"softmax share {chosen['softmax']:.3f}" in facts
         assert f"selected in {chosen['bootstrap_share']:.0%} of bootstrap draws" in facts
-        rank = row_of(study, "claims", branch, statistic="rank")["estimate"]
+        rank = row_of(study, "claims", branch, positions="all", statistic="rank")["estimate"]
         assert f"{rank:.0f} of 4 single jumps" in facts
 
         jumps = read_frame(study / "summary" / "jumps.parquet").query("model == @model and seed == @seed")

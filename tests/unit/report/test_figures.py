@@ -268,7 +268,8 @@ def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     write_frame(tmp_path / "verdicts.parquet", table)
     left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
     marks = {(round(text.get_position()[0]), text.get_position()[1]): text.get_text() for text in left.texts}
-    wide = table[table["model"] == MODEL].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
+    shown = (table["model"] == MODEL) & (table["positions"] == "all")
+    wide = table[shown].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
     for y, x in np.ndindex(wide.shape):
         assert marks[x, y] == VERDICT_STYLES[wide.iloc[y, x]].mark
     framed = [patch for patch in left.patches if patch.get_linewidth() > 0]

@@ -147,8 +147,9 @@ def test_two_studies_stand_side_by_side(studies):
     assert lines[0] == f"smollm2-135m, seed 0, variant paper: jump {scores['jump'].item()} | 0"
     value = methods.loc["ojfa", "precision"]
     assert f"  ojfa                 {value:.4f} | {value + 0.125:.4f}  +0.1250" in lines
-    assert lines[-1] == "smollm2-135m, variant paper, C5: contradicted | supported"
-    assert len(lines) == 1 + 11 + 1  # the variant that only one of them has is left out
+    for positions, line in zip(("all", "1+"), lines[-2:], strict=True):
+        assert line == f"smollm2-135m, variant paper, positions {positions}, C5: contradicted | supported"
+    assert len(lines) == 1 + 11 + 2  # the variant that only one of them has is left out
     done = CliRunner().invoke(cli, ["compare", *map(str, studies)])
     assert done.exit_code == 0
     assert done.output.splitlines() == lines

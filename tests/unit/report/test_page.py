@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 
+import pandas as pd
 import pytest
 import yaml
 from report_pages import (
@@ -143,8 +144,23 @@ def test_the_verdicts_table_has_a_row_for_each_model_and_variant(study, page):
     for row, (model, variant) in zip(rows, [(m, v) for m in MODELS for v in VARIANTS], strict=True):
         found = [page.text(cell) for tag in ("th", "td") for cell in page.find(tag, inside=row)]
         chosen = verdicts[(verdicts["model"] == model) & (verdicts["variant"] == variant)]
+        chosen = chosen[chosen["positions"] == "all"]
         verdicts_of = [f"{VERDICT_STYLES[name].mark} {name}" for name in chosen.sort_values("claim")["verdict"]]
         assert found == [model, variant, *verdicts_of]
+
+
+def test_verdicts_that_are_others_without_position_0_are_told(study, page, tmp_path):
+    text = page.text(page.find("main")[0])
+    for model, variant in [(m, v) for m in MODELS for v in VARIANTS]:
+        assert f"{model}, {variant} has C2 inconclusive;" in text
+    assert "all others are the same." in text
+    shutil.copytree(study, tmp_path / "demo")
+    path = tmp_path / "demo" / "summary" / "verdicts.parquet"
+    table = read_frame(path)
+    same = table[table["positions"] == "all"]
+    write_frame(path, pd.concat([same, same.assign(positions="1+")]))
+    told = Page(rendered(tmp_path / "demo"))
+    assert "which is a case of its own, all of them are the same." in told.text(told.find("main")[0])
 
 
 def test_the_tables_of_one_model_do_not_name_it_in_each_row(study):

@@ -12,8 +12,8 @@ from onejump.report.tables import read_summary
 
 def plot_sensitivity(summary: Path, model: str) -> Figure:
     """Which verdicts change with the choices that the paper leaves open, beside each method's mean precision."""
-    verdicts = read_summary(summary, "verdicts", "model", "variant", "claim", "verdict")
-    verdicts = verdicts[verdicts["model"] == model]
+    verdicts = read_summary(summary, "verdicts", "model", "variant", "positions", "claim", "verdict")
+    verdicts = verdicts[(verdicts["model"] == model) & (verdicts["positions"] == "all")]
     methods = read_summary(summary, "methods", "model", "seed", "variant", "method", "precision")
     means = methods[methods["model"] == model].groupby(["method", "variant"])["precision"].mean()
     chosen = read_summary(summary, "scores", "model", "seed", "variant", "jump", "ojfa")
