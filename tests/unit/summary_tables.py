@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from onejump.analysis.claims import RULES
 from onejump.analysis.columns import METRIC_COLUMNS
 from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
 from onejump.files.tables import read_table, write_frame
@@ -21,6 +22,8 @@ from onejump.study.variants import VARIANT_DEFAULTS
 CHOICES = {"exact": {"fit": "exact"}}
 CHOICES["alone"] = {"fit": "kl", "target": "post_norm", "gate": "level", "jumps": "joint"}
 VOCABULARY = 49152
+NO = "contradicted"
+CLAIM_VERDICTS = {"C1": NO, "C2": "supported", "C3": "inconclusive", "C4": NO, "C5": NO, "C6": NO}
 N_TEST, N_TRAIN, TRANSFER_SENTENCES, HIDDEN_SIZE = 1000, 3000, 300, 576
 
 
@@ -321,31 +324,23 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         row = {"method": method, "rank": size_of, "jump": ojfa if method == "ojfa" else None, "n": TRANSFER_SENTENCES}
         row |= {"precision": value, "precision_low": value - 0.02, "precision_high": value + 0.02}
         ranks.append(row | {"surprisal": 8 - value, "surprisal_low": 7.8 - value, "surprisal_high": 8.2 - value})
-    estimate = random.normal(0, 0.1, 8)
     means = grid.mean(axis=1)
-    estimate[2] = 1 + (means > means[ojfa]).sum()
     behind = np.flatnonzero(precision["identity"] < precision["ojfa"])
-    estimate[5] = behind.max() + 1 if behind.size else 0
-    no = "contradicted"
-    claims = pd.DataFrame(
-        {
-            "claim": ["C1", "C2", "C2", "C3", "C4", "C4", "C5", "C6"],
-            "statistic": [
-                *("ratio", "difference", "rank", "difference", "late_difference", "crossing_level"),
-                *("kept", "relative_range"),
-            ],
-            "metric": ["parameters", *["precision"] * 7],
-            "level": np.nan,
-            "estimate": estimate,
-            "low": [np.nan, *estimate[1:] - 0.05],
-            "high": [np.nan, *estimate[1:] + 0.05],
-            "rule": [">= 30", "> 0", np.nan, "> 0", "< 0", np.nan, "> 0.9", "< 0.5"],
-            "verdict": [no, "supported", np.nan, "inconclusive", no, np.nan, no, no],
-            "claim_verdict": [no, "supported", "supported", "inconclusive", no, no, no, no],
-        }
-    )
-    claims["decides"] = claims["rule"].notna()
-    later = claims.assign(estimate=claims["estimate"] / 2, verdict=claims["verdict"].replace(no, "equivalent"))
+    reported = {"rank": 1 + (means > means[ojfa]).sum(), "crossing_level": behind.max() + 1 if behind.size else 0}
+    claims = [
+        {"claim": claim, "statistic": statistic, "metric": metric, "estimate": random.normal(0, 0.1)}
+        | {"rule": f"{side} {bound:g}", "verdict": CLAIM_VERDICTS[claim], "decides": decides}
+        for (claim, statistic, metric), rules in RULES.items()
+        for side, bound, decides in rules
+    ]
+    for (name, value), claim in zip(reported.items(), ("C2", "C4"), strict=True):
+        row = {"claim": claim, "statistic": name, "metric": "precision", "estimate": value}
+        claims.append(row | {"rule": None, "verdict": None, "decides": False})
+    claims = pd.DataFrame(claims)
+    uncertain = claims["claim"] != "C1"
+    claims["low"], claims["high"] = ((claims["estimate"] + end).where(uncertain) for end in (-0.05, 0.05))
+    claims = claims.assign(level=np.nan, claim_verdict=claims["claim"].map(CLAIM_VERDICTS))
+    later = claims.assign(estimate=claims["estimate"] / 2, verdict=claims["verdict"].replace(NO, "equivalent"))
     later["claim_verdict"] = claims["claim_verdict"].mask(claims["claim"] == "C2", "inconclusive")
     claims = pd.concat([claims.assign(positions="all"), later.assign(positions="1+")], ignore_index=True)
     return {

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS
+from onejump.analysis.statistics import WINDOWS
 from onejump.exits.columns import FLOOR_METHODS, JOINT_METHODS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
@@ -57,11 +58,15 @@ def branch_facts(tables: BranchTables) -> dict:
 
 
 def _statements(claims: pd.DataFrame, later: pd.DataFrame) -> list[dict]:
-    """The statements of all claims, each with `later`, what becomes of it at positions 1 and more, if it is known."""
+    """The statements of all claims but those that only vary a bound or a window.
+
+    Each has `later`, its verdict at positions 1 and more, null if there is none.
+    """
     keys = ["claim", "statistic", "metric", "rule"]
-    at_later = {tuple(row[key] for key in keys): row for row in later.to_dict("records")}
-    rows = claims[claims["rule"].notna()].to_dict("records")
-    return [row | {"later": at_later.get(tuple(row[key] for key in keys))} for row in rows]
+    shown = claims[claims["rule"].notna() & ~claims["statistic"].str.endswith(tuple(filter(None, WINDOWS)))]
+    shown = shown.drop_duplicates(["claim", "statistic", "metric"])  # of several bounds the main one comes first
+    later = later[[*keys, "verdict"]].rename(columns={"verdict": "later"})
+    return shown.merge(later, on=keys, how="left").to_dict("records")
 
 
 def _statistic(tables: BranchTables, claims: pd.DataFrame, name: str) -> float:
