@@ -157,11 +157,11 @@ rule evaluate_ranks:
 
 rule assess_claims:
     input:
+        **patterns("sentences", "positions"),
         evaluation=LAYOUT.pattern("evaluation"),
         references=of_branch(partial(LAYOUT.of_target, "references")),
         jumps=of_branch(LAYOUT.jumps),
         selection=LAYOUT.pattern("selection"),
-        **patterns("sentences", "positions"),
     output:
         claims=LAYOUT.pattern("claims"),
     log:
