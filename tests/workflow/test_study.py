@@ -69,7 +69,8 @@ def test_the_provenance_report_holds_every_figure_and_table_with_captions(finish
 def test_figures_are_there_for_pages_and_for_papers(finished_study):
     folder = finished_study.results("figures")
     drawn = {suffix: {path.stem for path in folder.glob(f"*.{suffix}")} for suffix in ("svg", "pdf")}
-    assert len(drawn["svg"]) == 2 * (3 * 6 + 2) + 2 and drawn["svg"] == drawn["pdf"]
+    # Of a model: six of three variants, ranks of two, two of the joint jump alone, and three of all variants.
+    assert len(drawn["svg"]) == 2 * (3 * 6 + 2 + 2 + 3) and drawn["svg"] == drawn["pdf"]
     assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
 
 
@@ -106,6 +107,15 @@ def test_every_variant_agrees_with_its_naive_float64_reference(finished_study, m
     differences = compare(finished_study.results(), model, 0, variant)
     assert ("exact predictions" in differences) == (variant != "paper")
     assert max(differences.values()) <= TOLERANCE, differences
+
+
+def test_the_joint_jump_alone_is_evaluated_on_all_test_sentences_and_nothing_is_chosen(finished_study):
+    folder = finished_study.results("tiny-llama", "seed-0", "alone")
+    assert {path.name for path in folder.iterdir()} == {"jumps", "evaluation.parquet"}
+    assert [path.name for path in (folder / "jumps").iterdir()] == ["joint.safetensors"]
+    rows = pd.read_parquet(folder / "evaluation.parquet")
+    assert set(rows["method"]) == {"joint"} and rows["jump"].isna().all()
+    assert (rows.groupby("level")["sentence_id"].nunique() == 20).all() and len(rows) == 3 * 20
 
 
 def test_a_variant_is_fitted_as_it_says(finished_study):
