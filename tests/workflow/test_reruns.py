@@ -111,13 +111,18 @@ FITS = {"fit_jump": 9, "fit_joint_jump": 4, "fit_jtc": 2, "score_jumps": 3, "sel
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [("activations", {"dump_activations": 3} | FITS), ("fits", FITS), ("evaluation", {})]
+    ("step", "expected"),
+    [
+        ("activations", {"dump_activations": 3, "evaluate_references": 2} | FITS),
+        ("fits", FITS),
+        ("evaluation", {"evaluate_references": 2}),
+    ],
 )
 def test_a_step_of_one_model_is_done_again_by_a_short_option(finished_study, step, expected):
     jobs = planned(finished_study, "--config", f"again=tiny-llama:{step}")
     assert models_of(jobs) == {"tiny-llama"}
-    evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_references": 2, "evaluate_ranks": 2}
-    evaluations |= {"evaluate_jtc": 2, "evaluate_joint_jump": 1}
+    evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_jtc": 2, "evaluate_ranks": 2}
+    evaluations |= {"evaluate_joint_jump": 1}
     assert by_rule(jobs) == SUMMARY | expected | evaluations | {"assess_claims": 3}
 
 

@@ -151,6 +151,7 @@ OF_ANY_VARIANT = {
     "assess_claims": 2,
     "evaluate_oracle": 2,
     "summarise": 1,
+    "plot_joint_figures": 2,
     "plot_model_figures": 2,
     "collect_timings": 1,
     "render_report": 1,
