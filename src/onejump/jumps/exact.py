@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.linalg import solve_triangular
 
 from onejump.files.atomic import OnejumpError
-from onejump.jumps.jump import BATCH_NORM_EPS, Jump
+from onejump.jumps.jump import BATCH_NORM_EPS, Jump, bias_jump
 from onejump.jumps.moments import Moments
 from onejump.jumps.objective import Problem
 from onejump.jumps.settings import OVERSAMPLING, RIDGES
@@ -34,7 +34,7 @@ CONVERGED = 1e-8
 
 def fit(problem: Problem) -> tuple[Jump, dict]:
     """The jump, and what its file says of the fit; errors as in `AffineMap.jump`."""
-    if problem.gated:
+    if problem.gate != "none":
         from onejump.jumps.gates import fit_gated  # which is made of exact fits
 
         return fit_gated(problem)
@@ -68,12 +68,14 @@ class AffineMap:
         return total - (2 * cross - square).cumsum(0)
 
     def jump(self) -> Jump:
-        """The map as a jump: B = V', A = W, BatchNorm weight 1, bias `beta` with `beta A = c`.
+        """The map as a jump: B = V', A = W, BatchNorm weight 1, bias `beta` with `beta A = c`; or a bias jump.
 
         Raises:
             OnejumpError: there is no such bias, since A has less than full rank.
         """
         hidden_size, rank = self.W.shape
+        if not self.W.any():
+            return bias_jump(self.V @ self.c)
         jump = Jump(hidden_size, rank)
         beta = torch.linalg.lstsq(self.W.T.cpu(), self.c.cpu()[:, None], driver="gelsd").solution[:, 0]
         lost = float((self.W.T.cpu() @ beta - self.c.cpu()).norm() / self.c.norm().clamp_min(1e-30))
@@ -234,8 +236,11 @@ def fit_exact(fitting: Moments, validation: Moments, rank: int, choose_ridge: bo
 
     Rank H gives the full-rank linear jump (JTC).
     """
-    solver, ridges = RidgeSolver(fitting), RIDGES if choose_ridge else (0.0,)
     mean_mse = float(fitting.yy / fitting.n)
+    if not fitting.xx.any():
+        found = _constant(fitting)
+        return ExactFit(found, 0.0, mean_mse, float(found.mse_by_rank(validation)[-1]), mean_mse, mean_mse)
+    solver, ridges = RidgeSolver(fitting), RIDGES if choose_ridge else (0.0,)
     if rank == len(fitting.mean_x):
         errors = dict(zip(ridges, solver.full_rank_mse(ridges, validation), strict=True))
         ridge = min(errors, key=errors.get)
@@ -248,3 +253,16 @@ def fit_exact(fitting: Moments, validation: Moments, rank: int, choose_ridge: bo
     ridge = min(errors, key=errors.get)
     train_mse, optimum_mse = (float(maps[chosen].mse_by_rank(fitting)[-1]) for chosen in (ridge, 0.0))
     return ExactFit(maps[ridge], ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
+
+
+def optimum(moments: Moments, rank: int) -> AffineMap:
+    """The exact optimum on the rows of these moments, without a ridge."""
+    return RidgeSolver(moments).solve(0.0, rank) if moments.xx.any() else _constant(moments)
+
+
+def _constant(moments: Moments) -> AffineMap:
+    """The optimum for inputs that are always the same: mean(Y), as a map of rank 1."""
+    size = moments.mean_y.norm().clamp_min(1e-30)
+    std = moments.xx.diagonal() + BATCH_NORM_EPS**0.5
+    nothing = torch.zeros_like(moments.mean_y)[:, None]
+    return AffineMap(nothing, size[None], (moments.mean_y / size)[:, None], moments.mean_x, std)

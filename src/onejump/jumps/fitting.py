@@ -10,12 +10,12 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.jumps.exact import fit_exact
-from onejump.jumps.gates import gated_moments
+from onejump.jumps.inputs import JumpInputs
 from onejump.jumps.jump import Jump, default_rank
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
-from onejump.study.variants import wrong_gate
+from onejump.study.variants import wrong_gate, wrong_inputs
 
 
 def fit_jump(
@@ -30,47 +30,53 @@ def fit_jump(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     gate: str = "none",
+    inputs: str = "states",
 ) -> tuple[Jump, dict]:
     """Fit the jump of one level 0..K-1, or for None the joint jump of all exit levels.
 
     `fit` names a module here, whose `fit` returns the jump and what else its file says; without a rank, it is
     floor(H / 100). The seed is for fits that draw random numbers, `joint_batches` (`mixed` or `per_level`) for joint
-    fits that depend on it, the gate (`none` or `level`) for fits that can have any, and the checkpoint for fits that
-    may take long.
+    fits that depend on it, and the checkpoint for fits that may take long. For fits that can have them, `gate` says
+    which numbers let the hidden state through: `none`, `level` (one for each level), `shared` (one for all) or `fixed`
+    (1 for all), and `inputs` what the jump sees: `states`, `none` (nothing, so that it is a bias, in the form of a jump
+    of rank 1) or `shuffled` (states of other sentences, drawn from the seed). Errors are those of the inputs fitted to.
 
     Returns:
         The jump in evaluation mode, and the metadata of its file.
 
     Raises:
-        OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit or the
-            target takes no gates, or as the fit.
+        OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit, the
+            target or the rank does not go with the gate or the inputs, or as the fit.
     """
-    if wrong := wrong_gate(fit, target, gate):
+    if wrong := wrong_gate(fit, target, gate) or wrong_inputs(fit, inputs, rank):
         raise OnejumpError(wrong)
     n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
     if level is not None and not 0 <= level < n_blocks:
         raise OnejumpError(f"level {level} is out of range; exit levels of this model are 0..{n_blocks - 1}")
     levels, name = (list(range(n_blocks)), "joint") if level is None else ([level], str(level))
-    rank = default_rank(hidden_size) if rank is None else rank
+    if rank is None:
+        rank = 1 if inputs == "none" else default_rank(hidden_size)
     if not 1 <= rank <= hidden_size:
         raise OnejumpError(f"rank {rank} is out of range; H is {hidden_size}, so use 1..{hidden_size}")
-    fitting, validation = level_moments(activations, levels, unembedding, target, device)
-    per_level = level is None and joint_batches == "per_level"
-    # Each jump has its own stream of random numbers, so that no two start alike.
+    # Each jump has its own stream of random numbers, so that no two start alike; all see the same shuffled rows.
     stream = seed * 1000 + (999 if level is None else level)
-    given = (activations, levels, unembedding, target, rank, fitting, validation, gate == "level")
+    seen = JumpInputs(activations, inputs, seed * 1000 + 998)
+    fitting, validation = level_moments(seen, levels, unembedding, target, device)
+    per_level = level is None and joint_batches == "per_level"
+    given = (activations, levels, unembedding, target, rank, seen, fitting, validation, gate)
     problem = Problem(*given, per_level, stream, device, f"jump {name}", checkpoint)
     jump, facts = import_module(f"onejump.jumps.{fit}").fit(problem)
     if "optimum_mse" not in facts:
         exact = fit_exact(fitting, validation, rank, choose_ridge=False)
         facts |= {"optimum_mse": exact.optimum_mse, "mean_mse": exact.mean_mse}
     if "train_mse" not in facts:
-        folded, moments = jump.fold(), (fitting, validation)
-        if folded.gates:
-            moments = gated_moments(problem, folded.gates)
-        facts |= dict(zip(("train_mse", "validation_mse"), (rows.mse(folded) for rows in moments), strict=True))
+        errors = (rows.mse(jump.fold()) for rows in (fitting, validation))
+        facts |= dict(zip(("train_mse", "validation_mse"), errors, strict=True))
+    if inputs == "none" and gate == "none":
+        # The optimum is mean(Y), so the gap takes the error of predicting nothing in the place of mean(Y)'s.
+        facts["mean_mse"] = float(fitting.yy / fitting.n + fitting.mean_y.dot(fitting.mean_y))
     facts |= {"level": name, "n_blocks": n_blocks, "fit": fit, "target": target, "rank": rank, "seed": seed}
-    facts["gate"] = gate
+    facts |= {"gate": gate, "inputs": inputs}
     facts |= {"unembedding_sha256": unembedding.metadata["sha256"], "n_rows": len(activations)}
     return jump, facts | {"gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"])}
 

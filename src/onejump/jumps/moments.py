@@ -49,8 +49,9 @@ class Moments:
         mean_x, mean_y = x.mean(0), y.mean(0)
         x.sub_(mean_x)
         y.sub_(mean_y)
-        _add_gram(self.xx, x)
-        self.xy.addmm_(x.T, y)
+        if x.any():  # a jump without inputs sees only zeros
+            _add_gram(self.xx, x)
+            self.xy.addmm_(x.T, y)
         self.yy += y.square().sum()
         self._add_means(len(x), mean_x, mean_y)
 
@@ -97,12 +98,11 @@ def level_moments(
     target: str,
     device: torch.device,
     root: Tensor | None = None,
-    gates: Sequence[float] | None = None,
 ) -> tuple[Moments, Moments]:
     """Pooled moments of the fitting rows of some levels, and of their validation slices, read a shard at a time.
 
-    Targets are multiplied by `root` [H, H] float64, if given: a root of the metric that weights errors. With gates, one
-    for each of the levels, targets are what these do not let through, `y - a norm(h)`.
+    The activations may be what a jump sees of them (`JumpInputs`). Targets are multiplied by `root` [H, H] float64, if
+    given: a root of the metric that weights errors.
 
     Raises:
         OnejumpError: there are too few rows to fit, or as `Activations.shards`.
@@ -112,12 +112,10 @@ def level_moments(
     device = float64_device(device)
     boundary = validation_start(len(activations))
     fitting, validation = (Moments.of_none(activations.hidden_size, device) for _ in range(2))
-    for i, level in enumerate(levels):
+    for level in levels:
         first = 0
         for x, final in activations.shards(level, activations.n_blocks):
             y = target_of(final.to(unembedding.weight.device), unembedding, target).to(device)
-            if gates is not None:
-                y = y - gates[i] * unembedding.normalise(x.to(unembedding.weight.device)).to(y)
             x = x.to(device)
             y = y if root is None else y.double() @ root
             cut = min(max(boundary - first, 0), len(x))

@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from onejump.activations.reading import Activations
 from onejump.files.checkpoints import Checkpoint
+from onejump.jumps.inputs import JumpInputs
 from onejump.jumps.jump import FoldedJump, target_of
 from onejump.jumps.moments import Moments, validation_start
 from onejump.models.unembedding import Unembedding
@@ -22,8 +23,9 @@ from onejump.models.unembedding import Unembedding
 class Rows:
     """Inputs and targets of L levels, on the device that fits."""
 
-    x: Tensor  # [L, n, H] float32
+    x: Tensor  # [L, n, H] float32, what the jump sees
     y: Tensor  # [n, H] float32, the same for every level
+    states: Tensor | None = None  # [L, n, H] float32, what gates let through, where there are any
 
     def batches(self, batch_size: int, per_level: bool, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order, without the last incomplete batch: inputs and targets, each [rows, H].
@@ -44,10 +46,15 @@ class Rows:
             yield self.x.view(-1, hidden_size).index_select(0, part), self.y.index_select(0, part % n)
 
     @torch.no_grad()
-    def mse(self, jump: FoldedJump) -> float:
-        """Eq. 2's error of a jump in evaluation mode, averaged over levels."""
-        errors = [float(mse_loss(jump(x) @ jump.B, self.y, reduction="sum")) for x in self.x]
-        return sum(errors) / (len(errors) * len(self.y))
+    def mse(self, jump: FoldedJump, unembedding: Unembedding | None = None) -> float:
+        """Eq. 2's error of a jump in evaluation mode, averaged over levels; one with gates needs the unembedding."""
+        total = 0.0
+        for level, x in enumerate(self.x):
+            predicted = jump(x) @ jump.B
+            if jump.gates:
+                predicted += jump.gate(level) * unembedding.normalise(self.states[level])
+            total += float(mse_loss(predicted, self.y, reduction="sum"))
+        return total / (len(self.x) * len(self.y))
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,10 @@ class Problem:
     unembedding: Unembedding
     target: str  # `pre_norm` or `post_norm`
     rank: int
-    fitting: Moments
+    inputs: JumpInputs  # what the jump sees; gates see the activations
+    fitting: Moments  # of what the jump sees
     validation: Moments  # of the validation slice, which chooses epoch, step or ridge
-    gated: bool  # whether a jump predicts what gates do not let through of the hidden state (`post_norm` only)
+    gate: str  # `none`, or which numbers let the hidden state through (`post_norm` only), see `first_gates`
     per_level: bool  # whether a batch holds rows of one level, or of all
     seed: int  # of all random choices; no two jumps share it
     device: torch.device
@@ -72,9 +80,15 @@ class Problem:
         """The rows to fit and the validation slice, for fits that need more than their moments."""
         final = self.activations.level(self.activations.n_blocks)
         y = target_of(final, self.unembedding, self.target).to(self.device)
-        x = torch.stack([self.activations.level(level) for level in self.levels]).to(self.device)
         cut = validation_start(len(self.activations))
-        return Rows(x[:, :cut].contiguous(), y[:cut]), Rows(x[:, cut:], y[cut:])
+
+        def parts(levels_of: Activations | JumpInputs) -> tuple[Tensor, Tensor]:
+            x = torch.stack([levels_of.level(level) for level in self.levels]).to(self.device)
+            return x[:, :cut].contiguous(), x[:, cut:]
+
+        x = parts(self.inputs)
+        states = (None, None) if self.gate == "none" else x if self.inputs.kind == "states" else parts(self.activations)
+        return Rows(x[0], y[:cut], states[0]), Rows(x[1], y[cut:], states[1])
 
 
 def gap(mse: float, optimum_mse: float, mean_mse: float) -> float:

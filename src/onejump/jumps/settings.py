@@ -16,9 +16,11 @@ OVERSAMPLING = 10
 # Rounds in which jump and gates are fitted in turn.
 ALTERNATIONS = 8
 
-# Adam on KL. All batches have as many rows: sentences at one level, or, in the joint fit, fewer at some of the levels.
+# Adam on KL.
 KL_STEPS = 500
-KL_BATCH_ROWS = 96
-KL_BATCH_LEVELS = 3
-KL_LEARNING_RATE = 0.005
+KL_BATCH_ROWS = 96  # of all levels as many, as far as that goes
+KL_LEARNING_RATE = 0.003
 KL_VALIDATE_EVERY = 50  # steps
+KL_VALIDATION_LEVELS = 3  # that each sentence of the validation slice is taken at
+# A fit has converged if the last quarter of its steps lowers the divergence by less than this share of itself.
+KL_CONVERGED = 0.005

@@ -149,11 +149,12 @@ def _exits(s: Sizes, rows: float, exits: float, fused: int | None = None, rank: 
 
 
 def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
-    steps, batch, at_once = settings.KL_STEPS, settings.KL_BATCH_ROWS, min(settings.KL_BATCH_LEVELS, levels)
-    full = steps * batch / at_once + (1 + steps // settings.KL_VALIDATE_EVERY) * N * settings.VALIDATION_SHARE
-    flops = full * (2 * H * V * (1 + at_once * s.gated) + at_once * 6 * r * V) + steps * 6 * r * H * V
-    memory = _f32(2, (levels + 1) * N, H) + _f32(8, batch, V)
-    return Work({"float32": flops, "touched": _f32(full, at_once + 1, V)}, device=memory, unembedding=2)
+    steps, batch = settings.KL_STEPS, settings.KL_BATCH_ROWS
+    checked = (1 + steps // settings.KL_VALIDATE_EVERY) * min(settings.KL_VALIDATION_LEVELS, levels)
+    rows = steps * batch + checked * N * settings.VALIDATION_SHARE
+    flops = rows * (2 * H * V * s.gated + 6 * r * V) + steps * 6 * r * H * V + 4 * N * H * V
+    memory = _f32(1 + s.gated, (levels + 1) * N, H) + _f32(3, batch, V)
+    return Work({"float32": flops, "touched": _f32(2 * rows + 3 * N, V)}, device=memory, unembedding=2)
 
 
 def _adam(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:

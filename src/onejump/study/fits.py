@@ -21,7 +21,7 @@ class Fit:
 
     description: str  # one line, to be read after the name
     chosen: str | None = None  # what the validation slice chooses, if anything
-    gated: bool = False  # whether it can have gates
+    gated: bool = False  # whether it can have gates, and inputs other than the hidden states
     nested: bool = False  # whether one solution holds those of all lower ranks: the variant has a curve over ranks
     joint_batches: bool = False  # whether the joint jump depends on the variant's `joint_batches`
     course: Course | None = None  # of an iterative fit; None for a closed form

@@ -15,16 +15,34 @@ VARIANT_DEFAULTS = {
     "gate": "none",
     "jumps": "all",
 }
+# Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
+GATES = ("none", "level", "shared", "fixed")
+# What a jump sees: the hidden states, nothing, or the hidden states of other sentences.
+INPUTS = ("states", "none", "shuffled")
 # Choices that a jump depends on.
 FITTED_BY = ("fit", "target", "positions", "rank", "gate")
 
 
 def wrong_gate(fit: str, target: str, gate: str) -> str | None:
-    """What is wrong with gates for a fit and a target, in words; None if nothing is."""
+    """What is wrong with a gate for a fit and a target, in words; None if nothing is."""
+    if gate not in GATES:
+        return f"gate is {gate}, expected {', '.join(GATES)}"
     if gate == "none" or (FITS[fit].gated and target == "post_norm"):
         return None
     gated = " or ".join(name for name, facts in FITS.items() if facts.gated)
     return f"gate is {gate} with fit {fit} and target {target}, expected fit {gated} and target post_norm"
+
+
+def wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:
+    """What is wrong with a jump's inputs for a fit and a rank, in words; None if nothing is."""
+    if inputs not in INPUTS:
+        return f"inputs are {inputs}, expected {', '.join(INPUTS)}"
+    if inputs != "states" and not FITS[fit].gated:
+        fits = " or ".join(name for name, facts in FITS.items() if facts.gated)
+        return f"inputs are {inputs} with fit {fit}, expected fit {fits}"
+    if inputs == "none" and rank not in (None, 1):
+        return f"rank is {rank} with inputs none, expected 1, since all that is left of the jump is a bias"
+    return None
 
 
 def is_nested(choices: Mapping) -> bool:

@@ -21,9 +21,9 @@ def fitted(study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
 
     @functools.cache
-    def read(level, fit="exact", target="pre_norm", rank=3, joint_batches="mixed", seed=0, again=0, gate="none"):
-        path = folder / f"{level}-{fit}-{target}-{rank}-{joint_batches}-{seed}-{again}-{gate}.safetensors"
-        save_jump(path, *fit_jump(*study, level, fit, target, rank, joint_batches, seed, CPU, gate=gate))
+    def read(level, fit="exact", target="pre_norm", rank=3, joint_batches="mixed", seed=0, again=0, **choices):
+        path = folder / f"{len(list(folder.iterdir()))}-{again}.safetensors"
+        save_jump(path, *fit_jump(*study, level, fit, target, rank, joint_batches, seed, CPU, **choices))
         return load_jump(path, study[1])
 
     return read

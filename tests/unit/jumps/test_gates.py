@@ -5,14 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from handmade import CPU, standardise
+from handmade import CPU, naive_optimum, naive_ridge, standardise
 from refusals import error_of
 
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.oracle import evaluate_oracle
 from onejump.analysis.scores import score_jumps
 from onejump.jumps.fitting import fit_jump
+from onejump.jumps.inputs import JumpInputs
 from onejump.jumps.jump import target_of
+from onejump.jumps.settings import ALTERNATIONS
 
 LEVELS = {1: [1], None: [0, 1, 2]}
 
@@ -29,7 +31,10 @@ def rows_of(study, level):
 
 def predict(jump, x, n, number):
     folded = jump.fold()
-    return (x.float() @ folded.P + folded.q) @ folded.B + jump.gates.detach()[number, None] * n.float()
+    gates = jump.gates.detach()
+    return (x.float() @ folded.P + folded.q) @ folded.B + gates[
+        number if len(gates) > 1 else 0 * number, None
+    ] * n.float()
 
 
 def general_optimum(xn, n, y, number, rank: int) -> float:
@@ -58,16 +63,55 @@ def general_optimum(xn, n, y, number, rank: int) -> float:
     return best
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_the_alternation_ends_near_what_a_general_optimiser_finds(study, fitted, monkeypatch, level):
+@pytest.mark.parametrize(("level", "gate"), [(1, "level"), (None, "level"), (None, "shared")])
+def test_the_alternation_ends_near_what_a_general_optimiser_finds(study, monkeypatch, level, gate):
     monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))
     monkeypatch.setattr("onejump.jumps.gates.ALTERNATIONS", 40)
-    jump, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 0, CPU, gate="level")
+    jump, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 0, CPU, gate=gate)
+    assert len(jump.gates) == (3 if (level, gate) == (None, "level") else 1)
     x, n, y, number, rows = rows_of(study, level)
-    x, n, y, number = x[rows], n[rows], y[rows], number[rows]
+    x, n, y, number = x[rows], n[rows], y[rows], number[rows] * (gate == "level")
     found = float((predict(jump, x, n, number).double() - y).square().sum(1).mean())
     assert found == pytest.approx(facts["train_mse"], rel=1e-4)
     assert found <= 1.002 * general_optimum(standardise(x), n, y, number, 3)
+
+
+@pytest.mark.parametrize(("level", "gate"), [(1, "level"), (None, "level"), (None, "shared"), (1, "shared")])
+@pytest.mark.parametrize("inputs", ["states", "shuffled"])
+def test_the_alternation_by_moments_is_that_by_rows(study, monkeypatch, level, gate, inputs):
+    monkeypatch.setattr("onejump.jumps.exact.RIDGES", (0.0,))
+    choices = {"gate": gate, "inputs": inputs}
+    jump, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 7, CPU, **choices)
+    x, n, y, number, rows = rows_of(study, level)
+    if inputs == "shuffled":
+        seen = JumpInputs(study[0], inputs, 7998)
+        x = torch.cat([seen.level(k) for k in LEVELS[level]]).double()
+    number = number * (gate == "level")
+    starts = torch.tensor([k / 3 for k in LEVELS[level]], dtype=torch.float64)
+    gates = starts if gate == "level" else starts.mean()[None]
+    x_fit, n_fit, y_fit, number_fit = x[rows], n[rows], y[rows], number[rows]
+    for _ in range(ALTERNATIONS - 1):
+        left = y_fit - naive_ridge(x_fit, y_fit - gates[number_fit, None] * n_fit, 3, 0.0, x_fit)
+        sums = [[part[number_fit == k].sum() for k in range(len(gates))] for part in (n_fit * left, n_fit.square())]
+        gates = torch.tensor(sums[0]) / torch.tensor(sums[1])
+    torch.testing.assert_close(jump.gates.double(), gates, rtol=1e-5, atol=1e-6)
+    predicted = naive_ridge(x_fit, y_fit - gates[number_fit, None] * n_fit, 3, 0.0, x) + gates[number, None] * n
+    errors = (predicted - y).square().sum(1)
+    assert facts["train_mse"] == pytest.approx(float(errors[rows].mean()), rel=1e-6)
+    assert facts["validation_mse"] == pytest.approx(float(errors[~rows].mean()), rel=1e-6)
+    torch.testing.assert_close(predict(jump, x, n, number).double(), predicted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_fixed_gate_leaves_the_exact_fit_to_what_an_open_one_does_not_let_through(study, level):
+    jump, facts = fit_jump(*study, level, "exact", "post_norm", 3, "mixed", 0, CPU, gate="fixed")
+    x, n, y, _, rows = rows_of(study, level)
+    assert jump.gates.tolist() == [1.0]
+    assert facts["optimum_mse"] == pytest.approx(naive_optimum(x[rows], (y - n)[rows], 3), rel=1e-6)
+    predicted = naive_ridge(x[rows], (y - n)[rows], 3, facts["ridge"], x)
+    torch.testing.assert_close(
+        predict(jump, x, n, torch.zeros(len(x), dtype=int)).double(), predicted + n, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -85,17 +129,20 @@ def test_more_rounds_never_make_the_error_larger(study, monkeypatch, level):
 
 @pytest.mark.parametrize("fit", ["exact", "kl"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_file_holds_the_gates_and_the_error_of_the_whole_prediction(study, fitted, level, fit):
-    jump, file = fitted(level, fit, "post_norm", gate="level")
-    assert file.metadata["gate"] == "level"
-    assert jump.gates.shape == (len(LEVELS[level]),)
-    assert n_parameters(file) == 2 * 12 * 3 + 4 * 12 + len(LEVELS[level])
+@pytest.mark.parametrize("gate", ["level", "shared", "fixed"])
+def test_a_file_holds_the_gates_and_the_error_of_the_whole_prediction(study, fitted, level, gate, fit):
+    jump, file = fitted(level, fit, "post_norm", gate=gate)
+    assert (file.metadata["gate"], file.metadata["inputs"]) == (gate, "states")
+    n_gates = len(LEVELS[level]) if gate == "level" else 1
+    assert jump.gates.shape == (n_gates,)
+    assert (jump.gates == 1).all() == (gate == "fixed")
+    assert n_parameters(file) == 2 * 12 * 3 + 4 * 12 + n_gates
     x, n, y, number, rows = rows_of(study, level)
     errors = (predict(jump, x, n, number).double() - y).square().sum(1)
     assert float(errors[rows].mean()) == pytest.approx(file.value("train_mse"), rel=1e-4)
     assert float(errors[~rows].mean()) == pytest.approx(file.value("validation_mse"), rel=1e-4)
     folded = jump.fold()
-    assert [folded.gate(k) for k in range(3)] == jump.gates.tolist() * (3 if level == 1 else 1)
+    assert [folded.gate(k) for k in range(3)] == jump.gates.tolist() * (3 // n_gates)
 
 
 def test_scores_and_errors_of_gated_jumps_are_those_of_whole_predictions(study, fitted):
@@ -127,3 +174,8 @@ def test_gates_where_there_can_be_none_are_refused(study, fit, target):
     assert message == (
         f"gate is level with fit {fit} and target {target}, expected fit exact or kl and target post_norm"
     )
+
+
+def test_a_gate_of_no_known_kind_is_refused(study):
+    message = error_of(lambda: fit_jump(*study, 1, "exact", "post_norm", 3, "mixed", 0, CPU, gate="wide"))
+    assert message == "gate is wide, expected none, level, shared, fixed"

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from handmade import CPU, make_joint_rows, make_unembedding
+from handmade import CPU, make_joint_rows, make_unembedding, normal
 from torch.nn.functional import kl_div, log_softmax
 
 from onejump.files.checkpoints import Checkpoint
+from onejump.jumps.divergence import Divergence, FullModel
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.jump import FoldedJump, target_of
-from onejump.jumps.kl import _Objective, fit_kl
+from onejump.jumps.kl import converged, fit_kl, validation_rows
 from onejump.jumps.moments import Moments
 from onejump.jumps.objective import Rows
 from onejump.jumps.settings import KL_VALIDATE_EVERY
@@ -32,50 +33,84 @@ def divergence(
 
 
 @pytest.mark.parametrize(("norm_kind", "softcap"), [("rms", None), ("layer", None), ("rms", 3.0)])
-@pytest.mark.parametrize(("target", "gates"), [("pre_norm", []), ("post_norm", []), ("post_norm", [0.1, -0.3, 0.8])])
-def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(norm_kind, softcap, target, gates):
+@pytest.mark.parametrize(
+    ("target", "gates", "fit_gates"),
+    [
+        ("pre_norm", [], False),
+        ("post_norm", [], False),
+        ("post_norm", [0.1, -0.3, 0.8], True),
+        ("post_norm", [0.4], True),
+        ("post_norm", [1.0], False),
+    ],
+    ids=["pre_norm", "post_norm", "level", "shared", "fixed"],
+)
+def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
+    monkeypatch, norm_kind, softcap, target, gates, fit_gates
+):
+    monkeypatch.setattr("onejump.jumps.divergence.BLOCK", 3)  # so that the rows are in several blocks
     unembedding, (x, y) = make_unembedding(norm_kind, softcap), make_joint_rows()
-    y = target_of(y, unembedding, target)
+    unembedding.bias = normal(23, seed=8)
+    y, states = target_of(y, unembedding, target), x.flip(1)  # what gates see need not be what the jump sees
     moments = Moments.of(x.flatten(0, 1), y.repeat(3, 1))
     start = fit_exact(moments, moments, RANK).map
-    objective = _Objective(start, gates, Rows(x, y), unembedding, target)
-    levels, sentences = torch.tensor([2, 0]), torch.tensor([5, 1, 7, 3])
-    found = objective.divergence(Rows(x, y), levels, sentences, backward=True)
+    rows = Rows(x, y, states)
+    compute = Divergence(start, gates, fit_gates, rows, unembedding, target)
+    levels, sentences = torch.tensor([2, 0, 2, 1, 0, 2, 2]), torch.tensor([5, 5, 1, 7, 3, 3, 0])
+    found = compute(rows, FullModel.of(y, unembedding, target), levels, sentences, backward=True)
 
-    parameters = [value.detach().clone().requires_grad_() for value in objective.parameters]
+    parameters = [value.detach().clone().requires_grad_() for value in compute.parameters]
+    gate = parameters[3] if fit_gates else torch.tensor(gates)
     after = unembedding.project if target == "post_norm" else unembedding.logits
-    full, losses = log_softmax(after(y[sentences]), -1), []
-    for level in levels.tolist():
-        h = x[level, sentences]
-        xn = (h - start.mean_x.float()) / start.std_x.float()
-        predicted = (xn @ parameters[0] + parameters[1]) @ parameters[2] * objective._scale
+    losses = []
+    for level, sentence in zip(levels.tolist(), sentences.tolist(), strict=True):
+        xn = (x[level, sentence] - start.mean_x.float()) / start.std_x.float()
+        predicted = (xn @ parameters[0] + parameters[1]) @ parameters[2] * compute._scale
         if gates:
-            predicted = predicted + parameters[3][level] * unembedding.normalise(h)
-        losses.append(kl_div(log_softmax(after(predicted), -1), full, reduction="batchmean", log_target=True))
+            predicted = predicted + gate[level if len(gate) > 1 else 0] * unembedding.normalise(states[level, sentence])
+        log_p, log_q = log_softmax(after(y[sentence]), -1), log_softmax(after(predicted), -1)
+        losses.append(kl_div(log_q, log_p, reduction="sum", log_target=True))
     loss = torch.stack(losses).mean()
     assert found == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
-    assert len(objective.parameters) == (4 if gates else 3)
-    for ours, value in zip(objective.parameters, parameters, strict=True):
+    assert len(compute.parameters) == (4 if fit_gates else 3)
+    for ours, value in zip(compute.parameters, parameters, strict=True):
         torch.testing.assert_close(ours.grad, value.grad, rtol=2e-3, atol=1e-5)
 
 
 def test_validation_takes_each_sentence_at_as_many_levels_and_all_levels_as_often():
-    unembedding, (x, y) = make_unembedding("rms"), make_joint_rows()
-    x = torch.cat([x, x + 0.3, x * 0.7])  # nine levels, three of which each sentence is taken at
-    moments = Moments.of(x.flatten(0, 1), y.repeat(9, 1))
-    objective = _Objective(fit_exact(moments, moments, RANK).map, [], Rows(x, y), unembedding, "pre_norm")
-    n = len(y) // 3 * 3
-    jump = objective.result(objective.parameters)[0].jump().fold()
-    parts = [divergence(unembedding, "pre_norm", jump, x[group::3, group:n:3], y[group:n:3]) for group in range(3)]
-    assert objective.validate(Rows(x[:, :n], y[:n])) == pytest.approx(float(sum(parts)) / 3, rel=1e-4)
+    rows = Rows(torch.zeros(9, 30, H), torch.zeros(30, H))
+    levels, sentences = validation_rows(rows)
+    assert len({*zip(levels.tolist(), sentences.tolist(), strict=True)}) == 90
+    assert levels.bincount().tolist() == [10] * 9
+    assert sentences.bincount().tolist() == [3] * 30
+
+
+def test_fewer_validation_sentences_than_groups_of_levels_are_enough():
+    levels, sentences = validation_rows(Rows(torch.zeros(12, 2, H), torch.zeros(2, H)))
+    assert levels.tolist() == [0, 4, 8, 1, 5, 9]
+    assert sentences.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([9.0, 4.0, 3.0, 2.999], True),
+        ([9.0, 4.0, 3.0, 2.9], False),
+        ([9.0, 4.0, 3.0, 3.5], True),
+        ([9.0, 4.0, 3.0, 3.0, 3.0, 3.0, 2.99, 2.98], False),
+        ([9.0, 4.0, 3.0, 3.0, 3.0, 3.0, 2.99, 2.99], True),
+        ([2.0, 3.0], True),
+    ],
+)
+def test_a_fit_has_converged_if_its_last_quarter_changes_little(curve, expected):
+    assert converged(curve) == expected
 
 
 @pytest.mark.parametrize(("target", "gates"), [("pre_norm", []), ("post_norm", []), ("post_norm", [0.0, 0.3, 0.7])])
 def test_training_on_the_divergence_lowers_it_and_keeps_the_best(target, gates):
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(400)
     y = target_of(y, unembedding, target)
-    fit, validation = Rows(x[:, :300], y[:300]), Rows(x[:, 300:], y[300:])
+    fit, validation = (Rows(x[:, part], y[part], x[:, part]) for part in (slice(300), slice(300, None)))
     moments = Moments.of(fit.x.flatten(0, 1), fit.y.repeat(3, 1))
     start = fit_exact(moments, moments, RANK).map
 
@@ -100,21 +135,11 @@ def test_training_on_the_divergence_lowers_it_and_keeps_the_best(target, gates):
     assert again.train_curve == result.train_curve
 
 
-def test_fewer_validation_sentences_than_groups_of_levels_are_enough():
-    unembedding, (x, y) = make_unembedding("rms"), make_joint_rows()
-    x = torch.cat([x] * 4)  # twelve levels in four groups
-    moments = Moments.of(x.flatten(0, 1), y.repeat(12, 1))
-    objective = _Objective(fit_exact(moments, moments, RANK).map, [], Rows(x, y), unembedding, "pre_norm")
-    jump = objective.result(objective.parameters)[0].jump().fold()
-    alone = [divergence(unembedding, "pre_norm", jump, x[i::4, i : i + 1], y[i : i + 1]) for i in range(2)]
-    assert objective.validate(Rows(x[:, :2], y[:2])) == pytest.approx(float(sum(alone)) / 2, rel=1e-4)
-
-
 def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(300)
     y = target_of(y, unembedding, "post_norm")
-    fit, validation = Rows(x[:, :200], y[:200]), Rows(x[:, 200:], y[200:])
+    fit, validation = (Rows(x[:, part], y[part], x[:, part]) for part in (slice(200), slice(200, None)))
     moments = Moments.of(fit.x.flatten(0, 1), fit.y.repeat(3, 1))
     given = (fit, validation, fit_exact(moments, moments, RANK).map, unembedding, "post_norm", 0, [0.0, 0.3, 0.7])
     expected = fit_kl(*given, steps=3 * KL_VALIDATE_EVERY)
