@@ -104,20 +104,33 @@ class Divergence:
     def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
         return (x - self._mean_x) / self._std_x @ W + c
 
-    def __call__(self, rows: Rows, full: FullModel, levels: Tensor, sentences: Tensor, backward: bool = False) -> float:
-        """Mean divergence of rows, each of a sentence at a level ([b] int64), in nats; `backward` sets the gradients.
+    def gradients(self, rows: Rows, full: FullModel, levels: Tensor, sentences: Tensor) -> float:
+        """As the call, at the parameters, whose gradients are set."""
+        return self(self.parameters, rows, full, levels, sentences, backward=True)
+
+    def __call__(
+        self,
+        parameters: Sequence[Tensor],
+        rows: Rows,
+        full: FullModel,
+        levels: Tensor,
+        sentences: Tensor,
+        backward: bool = False,
+    ) -> float:
+        """Mean divergence of rows, each of a sentence at a level ([b] int64), in nats, for values of the parameters.
 
         `full` is that of all sentences of `rows`.
         """
-        (W, c, B), gated = self.parameters[:3], self._gates is not None
+        W, c, B, *fitted = parameters
+        all_gates, gated = fitted[0] if fitted else self._gates, self._gates is not None
         states = self.unembedding.normalise(rows.states[levels, sentences]) if gated else None
         with torch.set_grad_enabled(backward):
             fused = fuse(self.unembedding, [B * self._scale], self.target)[0]
             normed = fused.normalise(self._coordinates(rows.x[levels, sentences], W, c))
-            gates = self._gates[levels if len(self._gates) > 1 else torch.zeros_like(levels)] if gated else None
+            gates = all_gates[levels if len(all_gates) > 1 else torch.zeros_like(levels)] if gated else None
             mean = None
             if full.mean is not None:
-                mean = self._mean_logits(normed, states, gates, full.mean_of(sentences))
+                mean = self._mean_logits(normed, B, states, gates, full.mean_of(sentences))
         outputs = [normed, fused.M] + ([gates] if gated and gates.requires_grad else [])
         gradients = [torch.zeros_like(part) for part in outputs]
         total = -full.entropy[sentences].sum() if mean is None else -(full.entropy[sentences] + mean.detach()).sum()
@@ -138,16 +151,18 @@ class Divergence:
         if backward:
             if mean is not None:
                 outputs, gradients = [*outputs, mean], [*gradients, -torch.ones_like(mean)]
-            for parameter in self.parameters:
+            for parameter in parameters:
                 parameter.grad = None
             torch.autograd.backward(outputs, gradients)
-            for parameter in self.parameters:
+            for parameter in parameters:
                 parameter.grad /= len(levels)
         return float(total) / len(levels)
 
-    def _mean_logits(self, normed: Tensor, states: Tensor | None, gates: Tensor | None, mean: Unembedding) -> Tensor:
+    def _mean_logits(
+        self, normed: Tensor, B: Tensor, states: Tensor | None, gates: Tensor | None, mean: Unembedding
+    ) -> Tensor:
         """Each row's mean logit under the full model's distribution, [b], from the token that has it."""
-        fused = fuse(mean, [self.parameters[2] * self._scale], self.target)[0]
+        fused = fuse(mean, [B * self._scale], self.target)[0]
         logits = torch.linalg.vecdot(normed, fused.M.T)
         if fused.constant is not None:
             logits = logits + fused.constant

@@ -86,24 +86,18 @@ class GateMoments:
         return (across / self.nn).tolist()
 
 
-def alternate(problem: Problem) -> tuple[GateMoments, list[float]]:
-    """The moments, and the gates after ALTERNATIONS rounds, each of an optimal jump and optimal gates."""
-    gates, moments = first_gates(problem), GateMoments.of(problem)
-    if problem.gate != "fixed":
-        for _ in progress_bar(range(1, ALTERNATIONS), problem.title, "round"):
-            gates = moments.best_gates(optimum(moments.target(gates), problem.rank))
-    return moments, gates
-
-
 def fit_gated(problem: Problem) -> tuple[Jump, dict]:
-    """Jump and gates by squared error, and what their file says of the fit.
+    """Jump and gates by squared error, after ALTERNATIONS rounds, and what their file says of the fit.
 
-    The ridge is chosen for the last round's gates; the optimum that the gap refers to is that of these gates.
+    The ridge is chosen in the last round; the optimum that the gap refers to is that of these gates.
 
     Raises:
         OnejumpError: as `AffineMap.jump`.
     """
-    moments, gates = alternate(problem)
+    gates, moments = first_gates(problem), GateMoments.of(problem)
+    if problem.gate != "fixed":
+        for _ in progress_bar(range(1, ALTERNATIONS), problem.title, "round"):
+            gates = moments.best_gates(optimum(moments.target(gates), problem.rank))
     validation = GateMoments.of(problem, validation=True, gates=gates).target([1.0])
     exact = fit_exact(moments.target(gates), validation, problem.rank)
     facts = {name: value for name, value in vars(exact).items() if name != "map"}

@@ -1,35 +1,44 @@
 """The fit `kl`: Adam on the KL divergence of the exit's prediction from the full model's, starting at the optimum.
 
 The divergence is the objective of the tuned lens (Belrose et al. 2023); the start is the exact optimum of Eq. 2 (OJFA),
-or, with gates, what jump and gates in turn come to.
+for a gated jump that of its first gates.
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim import Adam
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
-from onejump.jumps.adam import one_cycle_adam
 from onejump.jumps.divergence import Divergence, FullModel
 from onejump.jumps.exact import AffineMap, fit_exact
-from onejump.jumps.gates import alternate, with_gates
+from onejump.jumps.gates import GateMoments, first_gates, with_gates
 from onejump.jumps.jump import Jump
 from onejump.jumps.objective import Problem, Rows
 from onejump.jumps.settings import (
+    KL_AVERAGE,
     KL_BATCH_ROWS,
+    KL_BETA2,
     KL_CONVERGED,
+    KL_FALL_AFTER,
     KL_LEARNING_RATE,
+    KL_LEARNING_RATE_B,
+    KL_LEARNING_RATE_GATES,
     KL_STEPS,
     KL_VALIDATE_EVERY,
     KL_VALIDATION_LEVELS,
+    KL_WARM_UP,
 )
 from onejump.models.unembedding import Unembedding
+
+logger = logging.getLogger(__name__)
 
 
 def fit(problem: Problem) -> tuple[Jump, dict]:
@@ -38,10 +47,9 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     Raises:
         OnejumpError: the divergence became NaN or infinite, or as `AffineMap.jump`.
     """
-    moments, gates = problem.fitting, []
-    if problem.gate != "none":
-        gated, gates = alternate(problem)
-        moments = gated.target(gates)
+    # Gates grow from where nothing was fitted: those of the smallest squared error are low, and lead to worse jumps.
+    gates = first_gates(problem)
+    moments = GateMoments.of(problem, gates=gates).target([1.0]) if gates else problem.fitting
     start = fit_exact(moments, problem.validation, problem.rank, choose_ridge=False)
     unembedding, rows = problem.unembedding.to(problem.device), problem.rows()
     choices = {"gates": gates, "fit_gates": problem.gate != "fixed"}
@@ -50,6 +58,8 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     jump, facts = found.map.jump(), {name: getattr(found, name) for name in ("best_step", "train_curve")}
     jump = with_gates(jump, found.gates) if gates else jump
     facts |= {"validation_curve": found.validation_curve, "converged": converged(found.validation_curve)}
+    if not facts["converged"]:
+        logger.warning("%s: the divergence was still falling after %d steps", problem.title, KL_STEPS)
     facts["curve_steps"] = [i * KL_VALIDATE_EVERY for i in range(len(found.validation_curve))]
     folded = jump.fold().to(problem.device)
     errors = (part.mse(folded, unembedding) for part in rows)
@@ -70,10 +80,12 @@ class KlFit:
 
 
 def converged(validation_curve: Sequence[float]) -> bool:
-    """Whether the last quarter of the steps lowered the smallest divergence by less than KL_CONVERGED of itself."""
-    last = max(1, len(validation_curve) // 4)
-    before = min(validation_curve[:-last])
-    return before - min(validation_curve) < KL_CONVERGED * before
+    """Whether the last quarter of the steps, two points or more, lowered the divergence by less than KL_CONVERGED."""
+    steps = len(validation_curve) - 1
+    if steps < 8:
+        return False
+    before = min(validation_curve[: -(steps // 4)])
+    return min(validation_curve) > (1 - KL_CONVERGED) * before
 
 
 def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,41 +132,52 @@ def fit_kl(
         OnejumpError: the divergence became NaN or infinite.
     """
     divergence = Divergence(start, gates, fit_gates and len(gates) > 0, fitting, unembedding, target)
-    full, validation_full = (FullModel.of(rows.y, unembedding, target) for rows in (fitting, validation))
-    optimiser, schedule = one_cycle_adam(divergence.parameters, KL_LEARNING_RATE, steps)
-    generator, held_out = torch.Generator().manual_seed(seed), validation_rows(validation)
-    best = [part.detach().clone() for part in divergence.parameters]
-    curves = {"train_curve": [], "validation_curve": []}
+    full = FullModel.of(fitting.y, unembedding, target)
+    held_out = validation, FullModel.of(validation.y, unembedding, target), *validation_rows(validation)
+    parameters = divergence.parameters
+    rates = [KL_LEARNING_RATE, KL_LEARNING_RATE, KL_LEARNING_RATE_B / len(start.c), KL_LEARNING_RATE_GATES]
+    optimiser = Adam(
+        [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=False)],
+        betas=(0.9, KL_BETA2),
+        fused=fitting.y.device.type in ("cpu", "cuda"),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    state = {name: [part.detach().clone() for part in parameters] for name in ("average", "best")}
+    curves = {"train_curve": [], "validation_curve": [divergence(parameters, *held_out)]}
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        with torch.no_grad():
-            for parameter, value in zip(divergence.parameters, saved["parameters"], strict=True):
-                parameter.copy_(value)
-        for name, part in (("optimiser", optimiser), ("schedule", schedule)):
-            part.load_state_dict(saved[name])
+        for parameter, value in zip(parameters, saved["parameters"], strict=True):
+            parameter.data.copy_(value)
+        optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
-        best, curves = saved["best"], {name: saved[name] for name in curves}
+        state, curves = ({name: saved[name] for name in names} for names in (state, curves))
     train_curve, validation_curve = curves.values()
-    if not validation_curve:
-        validation_curve.append(divergence(validation, validation_full, *held_out))
-    done, stretches = len(train_curve), steps // KL_VALIDATE_EVERY
-    for _ in progress_bar(range(done, stretches), progress, f"{KL_VALIDATE_EVERY} steps", stretches, done):
-        total = 0.0
-        for levels, sentences in itertools.islice(_batches(fitting, generator), KL_VALIDATE_EVERY):
-            total += divergence(fitting, full, levels, sentences, backward=True)
+    stretches = steps // KL_VALIDATE_EVERY
+    bar = progress_bar(None, progress, f"{KL_VALIDATE_EVERY} steps", stretches, len(train_curve))
+    while len(train_curve) < stretches and not converged(validation_curve):
+        total, first = 0.0, len(train_curve) * KL_VALIDATE_EVERY
+        batches = itertools.islice(_batches(fitting, generator), KL_VALIDATE_EVERY)
+        for step, (levels, sentences) in enumerate(batches, first + 1):
+            total += divergence.gradients(fitting, full, levels, sentences)
+            for group, rate in zip(optimiser.param_groups, rates, strict=False):
+                group["lr"] = rate * min(1.0, step / KL_WARM_UP, math.sqrt(KL_FALL_AFTER / step))
             optimiser.step()
-            schedule.step()
+            for average, parameter in zip(state["average"], parameters, strict=True):
+                average.lerp_(parameter.detach(), KL_AVERAGE / (KL_AVERAGE + step))
         train_curve.append(total / KL_VALIDATE_EVERY)
-        validation_curve.append(divergence(validation, validation_full, *held_out))
+        validation_curve.append(divergence(state["average"], *held_out))
+        bar.set_postfix_str(f"KL {validation_curve[-1]:.3f}", refresh=False)
+        bar.update()
         if not math.isfinite(validation_curve[-1]):
             raise OnejumpError(
-                f"KL fit: the divergence is {validation_curve[-1]} after step {len(train_curve) * KL_VALIDATE_EVERY}; "
+                f"KL fit: the divergence is {validation_curve[-1]} after step {first + KL_VALIDATE_EVERY}; "
                 "look for extreme activations, or use fit: exact"
             )
         if validation_curve[-1] == min(validation_curve):
-            best = [part.detach().clone() for part in divergence.parameters]
+            state["best"] = [part.clone() for part in state["average"]]
         if checkpoint is not None and checkpoint.due:
-            states = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "best": best}
-            now = [part.detach() for part in divergence.parameters]
-            checkpoint.save(states | curves | {"parameters": now, "generator": generator.get_state()})
+            now = [part.detach() for part in parameters]
+            more = {"parameters": now, "optimiser": optimiser.state_dict(), "generator": generator.get_state()}
+            checkpoint.save(state | curves | more)
+    bar.close()
     best_step = validation_curve.index(min(validation_curve)) * KL_VALIDATE_EVERY
-    return KlFit(*divergence.result(best), best_step, train_curve, validation_curve)
+    return KlFit(*divergence.result(state["best"]), best_step, train_curve, validation_curve)

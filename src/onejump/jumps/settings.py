@@ -16,11 +16,18 @@ OVERSAMPLING = 10
 # Rounds in which jump and gates are fitted in turn.
 ALTERNATIONS = 8
 
-# Adam on KL.
-KL_STEPS = 500
-KL_BATCH_ROWS = 96  # of all levels as many, as far as that goes
+# Adam on KL. The rates rise to these and then fall as one over the square root of the step. What is validated and kept
+# is a running average of the parameters, so that the curve comes to a plateau without a number of steps set before.
 KL_LEARNING_RATE = 0.003
-KL_VALIDATE_EVERY = 50  # steps
-KL_VALIDATION_LEVELS = 3  # that each sentence of the validation slice is taken at
-# A fit has converged if the last quarter of its steps lowers the divergence by less than this share of itself.
+KL_LEARNING_RATE_B = 0.02  # over the rank: each row of B moves all logits, so that their moves add up
+KL_LEARNING_RATE_GATES = 0.02
+KL_BETA2 = 0.98  # of Adam: some rows have gradients far above the rest, and a fit has few steps to forget them in
+KL_WARM_UP = 20  # steps
+KL_FALL_AFTER = 50  # steps
+KL_AVERAGE = 3  # the average goes back over about one of so many steps
+KL_BATCH_ROWS = 96  # of all levels as many, as far as that goes
+KL_VALIDATE_EVERY = 25  # steps
+KL_VALIDATION_LEVELS = 1  # that each sentence of the validation slice is taken at
+# A fit has converged, and ends, if the last quarter of its steps lowers the divergence by less than this share of it.
 KL_CONVERGED = 0.005
+KL_STEPS = 600  # at most
