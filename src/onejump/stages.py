@@ -35,6 +35,7 @@ from onejump.parameters import (
     pairs,
 )
 from onejump.study.fits import FITS, describe_fits
+from onejump.study.variants import GATES, INPUTS
 
 
 def fetch_wheel_members(
@@ -167,7 +168,8 @@ def fit_jump(
     fit: Annotated[Literal[*FITS], Option(f"How the jump is fitted: {describe_fits()}.")] = next(iter(FITS)),
     target: Target = "pre_norm",
     rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
-    gate: Annotated[Literal["none", "level"], Option("Gates for the normalised hidden state, one a level.")] = "none",
+    gate: Annotated[Literal[*GATES], Option("Numbers that let the normalised hidden state through.")] = "none",
+    inputs: Annotated[Literal[*INPUTS], Option("What the jump sees.")] = "states",
     joint_batches: Annotated[
         Literal["mixed", "per_level"], Option("A batch of the joint fit: rows of all levels, or of one.")
     ] = "mixed",
@@ -183,12 +185,12 @@ def fit_jump(
         raise OnejumpError(f"--level {wrong[0]}: expected the number of an exit level, or 'joint'")
     wanted = pairs("--level", levels, "--out", outs)
     unembedding, activations = dump.open("train")
-    inputs = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
+    read = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
     for level, out in wanted:
         number = None if level == "joint" else int(level)
-        choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "joint_batches": joint_batches}
-        choices["seed"] = seed
-        checkpoint = Checkpoint(out, inputs | choices | {"level": number}, device)
+        choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "inputs": inputs, "seed": seed}
+        choices["joint_batches"] = joint_batches
+        checkpoint = Checkpoint(out, read | choices | {"level": number}, device)
         jump, metadata = fit_jump(activations, unembedding, number, **choices, device=device, checkpoint=checkpoint)
         save_jump(out, jump, metadata)
         checkpoint.remove()

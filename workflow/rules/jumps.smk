@@ -42,7 +42,7 @@ for (kind, end), (jumps, models) in JOBS.items():
             **planned(kind, len(jumps)),
             gpu=1,
         params:
-            **choices("fit", "target", "positions", "gate"),
+            **choices("fit", "target", "positions", "gate", "inputs"),
             # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
             jumps=level_options,
             shards=options("--shard", "shards"),
@@ -53,7 +53,7 @@ for (kind, end), (jumps, models) in JOBS.items():
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} --positions {params.positions} --threads {threads}"
-            " --fit {params.fit} {params.rank} --gate {params.gate} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
+            " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
             " {params.jumps} 2> {log:q}"
 
 

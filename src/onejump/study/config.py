@@ -10,7 +10,7 @@ import yaml
 from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
-from onejump.study.variants import seeds_of, wrong_gate
+from onejump.study.variants import GATES, INPUTS, seeds_of, wrong_gate, wrong_inputs
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
 RENAMED = {"reference": "published"}
@@ -68,7 +68,9 @@ def _check_names(value: object, path: tuple[str, ...]) -> None:
 
 def _schema() -> dict:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    schema["properties"]["variants"]["additionalProperties"]["properties"]["fit"]["enum"] = list(FITS)
+    variant = schema["properties"]["variants"]["additionalProperties"]["properties"]
+    for key, values in {"fit": list(FITS), "gate": list(GATES), "inputs": list(INPUTS)}.items():
+        variant[key]["enum"] = values
     schema["properties"]["corpus"]["properties"]["language"]["enum"] = LANGUAGES
     return schema
 
@@ -120,7 +122,8 @@ def _conflicts(config: Mapping) -> Iterator[str]:
         models = ", ".join(config["models"])
         yield f"published has {min(strangers)}, which is none of the study's models: {models}"
     for name, chosen in config["variants"].items():
-        if wrong := wrong_gate(chosen["fit"], chosen["target"], chosen["gate"]):
+        wrong = wrong_gate(chosen["fit"], chosen["target"], chosen["gate"])
+        if wrong := wrong or wrong_inputs(chosen["fit"], chosen["inputs"], chosen["rank"]):
             yield f"variants.{name}.{wrong}"
     if all(chosen["jumps"] == "joint" for chosen in config["variants"].values()):
         yield "variants has jumps: joint only, but the paper's claims are about jumps: all; add paper: {}"

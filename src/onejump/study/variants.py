@@ -13,6 +13,7 @@ VARIANT_DEFAULTS = {
     "rank": None,
     "joint_batches": "mixed",
     "gate": "none",
+    "inputs": "states",
     "jumps": "all",
 }
 # Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
@@ -20,7 +21,7 @@ GATES = ("none", "level", "shared", "fixed")
 # What a jump sees: the hidden states, nothing, or the hidden states of other sentences.
 INPUTS = ("states", "none", "shuffled")
 # Choices that a jump depends on.
-FITTED_BY = ("fit", "target", "positions", "rank", "gate")
+FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs")
 
 
 def wrong_gate(fit: str, target: str, gate: str) -> str | None:

@@ -69,6 +69,18 @@ def test_an_old_key_is_refused_with_its_new_name():
             "variants.a.gate is level with fit adam and target post_norm, expected fit exact or kl and target",
         ),
         (
+            {"variants": {"a": {"inputs": "shuffled"}}},
+            "variants.a.inputs are shuffled with fit adam, expected fit exact or kl",
+        ),
+        (
+            {"variants": {"a": {"fit": "kl", "inputs": "none", "rank": 5}}},
+            "variants.a.rank is 5 with inputs none, expected 1, since all that is left of the jump is a bias",
+        ),
+        (
+            {"variants": {"a": {"jumps": "joint"}}},
+            "variants has jumps: joint only, but the paper's claims are about jumps: all; add paper: {}",
+        ),
+        (
             {"variants": {"a": {"fit": "kl", "gate": "level"}}},
             "variants.a.gate is level with fit kl and target pre_norm, expected fit exact or kl and target post_norm",
         ),

@@ -5,7 +5,7 @@ import pytest
 from onejump.study.variants import joint_of, jumps_of
 
 DEFAULTS = {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": None}
-DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "jumps": "all"}
+DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "inputs": "states", "jumps": "all"}
 
 
 def variants(**choices: dict) -> dict[str, dict]:
@@ -22,6 +22,7 @@ def variants(**choices: dict) -> dict[str, dict]:
         ({"positions": "not_first"}, "other", "other"),
         ({"rank": 3}, "other", "other"),
         ({"gate": "level"}, "other", "other"),
+        ({"inputs": "none"}, "other", "other"),
         ({"jumps": "joint"}, "other", "paper"),
     ],
 )
