@@ -137,6 +137,11 @@ def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     course = {"jump": "joint", "step": step, "gap": np.nan, "validation_mse": np.nan}
     found["curves"] = pd.DataFrame(course | {"validation_kl": 2.5 + np.exp(-step / 100)})
     levels = found["levels"]["level"].unique()
+    statements = [("G1", "difference", "precision", "> 0", "supported"), ("G6", "share", "precision", None, None)]
+    columns = ["claim", "statistic", "metric", "rule", "verdict"]
+    one_jump = pd.DataFrame(statements, columns=columns).assign(against="paper", estimate=0.12, low=0.1, high=0.14)
+    one_jump["decides"] = one_jump["rule"].notna()
+    found["one_jump"] = pd.concat([one_jump.assign(positions=name) for name in ("all", "1+")])
     found["gates"] = pd.DataFrame({"jump": "joint", "level": levels, "gate": levels / len(levels)})
     return found
 

@@ -18,7 +18,10 @@ VARIANTS = {
 for choices in VARIANTS.values():
     choices["gate"] = "none"
 VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
-VARIANTS = {name: {**choices, "joint_batches": "mixed", "jumps": "all"} for name, choices in VARIANTS.items()}
+VARIANTS = {
+    name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all"}
+    for name, choices in VARIANTS.items()
+}
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
 CONFIG = {
     "study": "study",

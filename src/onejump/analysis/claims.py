@@ -78,7 +78,8 @@ class Rule(NamedTuple):
 
 
 # (claim, statistic, metric) -> its statements, the main one first. Statistics that are not here are only reported.
-RULES: dict[tuple[str, str, str], tuple[Rule, ...]] = {
+Rules = Mapping[tuple[str, str, str], tuple[Rule, ...]]
+RULES: Rules = {
     ("C1", "ratio", "parameters"): (Rule(">=", FEWER_PARAMETERS, True),),
     ("C2", "difference", "precision"): (Rule(">", 0, True),),
     ("C2", "difference", "surprisal"): (Rule("<", 0),),
@@ -104,7 +105,7 @@ RULES: dict[tuple[str, str, str], tuple[Rule, ...]] = {
     ("C6", "largest_drop", "precision"): (Rule("<", 0.5, True),),
 }
 
-BANDS = {"worst_loss": np.max, "smallest_share": np.min}  # statistic -> its extreme over levels
+BANDS = {"worst_loss": np.max, "smallest_share": np.min, "smallest_difference": np.min}  # -> the extreme over levels
 SPREADS = {"largest_drop": statistics.largest_drop, "relative_range": np.ptp}
 
 
@@ -156,13 +157,18 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _claims_of(grids: EvaluationGrids, ojfa: int, parameters: Mapping[str, int], seed: int) -> pd.DataFrame:
     ratio = parameters["n_njtc"] / parameters["ojfa"]
-    rows = _rows(("C1", "ratio", "parameters", None), ratio, np.nan, np.nan, lambda bound: np.nan)
+    rows = _rows(("C1", "ratio", "parameters", None), ratio, np.nan, np.nan, lambda bound: np.nan, RULES)
     enough = "supported" if ratio >= FEWER_PARAMETERS else "contradicted"
     rows[0]["verdict"] = enough if len(grids.metric("ojfa", "correct")) >= FEWER_PARAMETERS else "inapplicable"
     on_transfer = statistics.transfer_columns(grids, ojfa), statistics.transfer_statistics
     on_all = statistics.sentence_columns(grids), statistics.sentence_statistics
     for columns, values_of in (on_transfer, on_all):
-        rows += _estimates(columns, grids.documents, values_of, seed)
+        rows += estimates(columns, grids.documents, values_of, RULES, seed)
+    return assessed(rows)
+
+
+def assessed(rows: list[dict]) -> pd.DataFrame:
+    """Rows of `estimates` as a table, with p-values after Holm's correction and the verdict of each claim."""
     table = pd.DataFrame(rows).astype({"level": "Int32"}).sort_values("claim", kind="stable", ignore_index=True)
     deciding = table[table["decides"]].groupby("claim")
     table["p_holm"] = deciding["p"].transform(lambda p: holm(p.to_numpy()))
@@ -178,23 +184,29 @@ def _claim_verdict(deciding: pd.DataFrame) -> str:
     return found.pop() if found in ({"supported"}, {"inapplicable"}) else "inconclusive"
 
 
-def _rows(statistic: Statistic, estimate: float, low: float, high: float, p_of: Callable[[float], float]) -> list[dict]:
+def _rows(
+    statistic: Statistic, estimate: float, low: float, high: float, p_of: Callable[[float], float], rules: Rules
+) -> list[dict]:
     """A row for each statement about a statistic, or one that only reports it."""
     row = dict(zip(("claim", "statistic", "metric", "level"), statistic, strict=True))
     row |= {"estimate": estimate, "low": low, "high": high}
     row |= {"rule": None, "decides": False, "p": np.nan, "p_holm": np.nan, "verdict": None}
     rows = []
-    for side, bound, decides in RULES.get(statistic[:3], ()):
+    for side, bound, decides in rules.get(statistic[:3], ()):
         equivalent = EQUIVALENT if bound == 0 and statistic[2] == "precision" else 0.0
         found = {"rule": f"{side} {bound:g}", "decides": decides, "p": p_of(bound)}
         rows.append(row | found | {"verdict": verdict(low, high, side, bound, equivalent)})
     return rows or [row]
 
 
-def _estimates(
-    columns: Columns, documents: np.ndarray, values_of: Callable[[Columns], dict[Statistic, np.ndarray]], seed: int
+def estimates(
+    columns: Columns,
+    documents: np.ndarray,
+    values_of: Callable[[Columns], dict[Statistic, np.ndarray]],
+    rules: Rules,
+    seed: int,
 ) -> list[dict]:
-    """Rows of the statistics of the means of columns [N, c], with intervals from resamples that all share.
+    """Statements about statistics of the means of columns [N, c], with intervals from resamples that all share.
 
     The rows are the first N sentences. `values_of` maps means [b, c] to values [b], or [b, K] for extremes over levels.
     """
@@ -205,14 +217,14 @@ def _estimates(
         return values_of(dict(zip(columns, np.split(means, ends, 1), strict=True)))
 
     with np.errstate(divide="ignore", invalid="ignore"):  # a share of zero is NaN, and so is its interval
-        estimates = {name: value[0] for name, value in of(values.mean(0, keepdims=True)).items()}
+        found = {name: value[0] for name, value in of(values.mean(0, keepdims=True)).items()}
         means = resampled_means(values, documents[: len(values)], seed, RESAMPLES)
         blocks = [of(block) for block in means]
-        resampled = {name: np.concatenate([block[name] for block in blocks]) for name in estimates}
+        resampled = {name: np.concatenate([block[name] for block in blocks]) for name in found}
         return [
             row
-            for name, estimate in estimates.items()
-            for row in _rows(name, *_interval(name[1], estimate, resampled[name]))
+            for name, estimate in found.items()
+            for row in _rows(name, *_interval(name[1], estimate, resampled[name]), rules)
         ]
 
 

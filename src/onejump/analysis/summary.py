@@ -10,6 +10,7 @@ from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
+from onejump.analysis.one_jump import claims_against, one_jump_table
 from onejump.analysis.reading import EvaluationGrids, read_selection
 from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
@@ -65,10 +66,7 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     files = {str(level): TensorFile(path) for level, path in enumerate(layout.jumps(**branch))}
     files["joint"] = TensorFile(layout.joint(**branch))
     all_jumps = layout.has_all_jumps(branch["variant"])
-    methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
-    methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
-    methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
-    grids = EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
+    grids = _grids(layout, branch, n_blocks)
     selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
@@ -102,8 +100,31 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
         "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
+        "one_jump": _against_others(layout, branch, grids),
     }
     return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found
+
+
+def _grids(layout: Layout, branch: dict, n_blocks: int) -> EvaluationGrids:
+    all_jumps = layout.has_all_jumps(branch["variant"])
+    methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
+    methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
+    methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
+    return EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
+
+
+def _against_others(layout: Layout, branch: dict, grids: EvaluationGrids) -> pd.DataFrame:
+    """The joint jump of a variant that has it alone, against the jumps of all variants that it can be set against."""
+    variants, parts = layout.config["variants"], []
+    for other in layout.branches() if not layout.has_all_jumps(branch["variant"]) else ():
+        claims = claims_against(variants[branch["variant"]], variants[other["variant"]])
+        if claims and other == branch | {"variant": other["variant"]}:
+            n_blocks = len(grids.metric("joint", "correct"))
+            table = one_jump_table(grids, _grids(layout, other, n_blocks), claims, branch["seed"])
+            parts.append(table.assign(against=other["variant"]))
+    if not parts:
+        return pd.DataFrame(columns=["against", "positions", "claim", "statistic"])
+    return pd.concat(parts)[["against", *parts[0].columns.drop("against")]]
 
 
 def _selection_tables(layout: Layout, branch: dict, grids: EvaluationGrids, selection: dict) -> dict[str, pd.DataFrame]:

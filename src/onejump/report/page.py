@@ -41,6 +41,15 @@ CLAIMS = {
 }
 
 
+GAINS = {
+    "G1": "better than OJFA",
+    "G2": "better than N-NJTC by squared error",
+    "G3": "identity is better at no level",
+    "G5": "keeps nine tenths of N-NJTC of its own kind",
+    "G6": "share of JTC",
+}
+
+
 def render_report(
     layout: Layout, versions: Mapping[str, str], timings: pd.DataFrame, hardware: pd.DataFrame, links: Mapping[str, str]
 ) -> str:
@@ -74,6 +83,8 @@ def render_report(
         models=models,
         branches=branches,
         shared_jumps=_shared_jumps(everything),
+        gains=_gains(layout),
+        gain_claims=GAINS,
         comparisons={
             slug: {kind: inline("model_figure", model=slug, kind=kind) for kind in MODEL_FIGURES}
             for slug in config["models"]
@@ -187,6 +198,19 @@ def _verdicts(layout: Layout) -> list[dict]:
         {"model": model, "variant": variant, **wide.loc[(model, variant)]} | {"later": later.get((model, variant), [])}
         for model, variant in wanted
     ]
+
+
+def _gains(layout: Layout) -> list[dict]:
+    """The statements about one joint jump against others' jumps that decide a claim, with `later`, those at 1+."""
+    keys = ["model", "seed", "variant", "against", "claim", "statistic", "metric"]
+    if all(map(layout.has_all_jumps, layout.config["variants"])):
+        return []
+    numbers = ["estimate", "low", "high", "rule", "decides", "verdict"]
+    table = read_summary(_summary(layout), "one_jump", *keys, "positions", *numbers)
+    table = table[table["decides"] | (table["claim"] == "G6")]
+    later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}
+    rows = table[table["positions"] == "all"].to_dict("records")
+    return [row | {"later": later.get(tuple(row[key] for key in keys))} for row in rows]
 
 
 def _flips(verdicts: list[dict]) -> dict[str, list[str]]:

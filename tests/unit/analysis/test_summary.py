@@ -89,7 +89,7 @@ def test_what_stages_read_is_what_the_csv_says(summary):
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
-        some = {"curves": ["paper"], "ranks": ["exact"], "gates": ["gated", "alone"]}
+        some = {"curves": ["paper"], "ranks": ["exact"], "gates": ["gated", "alone"], "one_jump": ["alone"]}
         some |= dict.fromkeys(EVERY_VARIANT, VARIANTS)
         assert found == set(itertools.product(CONFIG["seeds"], some.get(name, WITH_ALL_JUMPS)))
 

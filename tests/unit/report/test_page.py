@@ -130,6 +130,16 @@ def test_the_table_of_shared_jumps_sets_each_beside_the_floor_and_its_cost(study
         assert row[7].startswith(f"{found['check']:,} ")
 
 
+def test_the_table_of_gains_has_each_statement_with_its_verdicts(page):
+    (table,) = page.find("table", id="gains-table")
+    rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=table)[1:]]
+    names = [page.text(page.find("th", inside=row)[0]) for row in page.find("tr", inside=table)[1:]]
+    assert names == ["G1 better than OJFA", "G6 share of JTC"] * len(MODELS) * len(SEEDS)
+    verdict = f"{VERDICT_STYLES['supported'].mark} supported"
+    assert rows[0] == [MODELS[0], "0", "alone", "paper", "precision", "0.120 [0.100, 0.140]", "> 0", verdict, verdict]
+    assert rows[1][6:] == ["–", "–", "–"]
+
+
 def test_a_variant_with_the_joint_jump_alone_has_a_section_without_a_choice(page):
     (section,) = page.find("section", aria_labelledby=f"{MODELS[0]}.seed-0.alone")
     text = page.text(section)
