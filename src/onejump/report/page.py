@@ -207,7 +207,8 @@ def _gains(layout: Layout) -> list[dict]:
         return []
     numbers = ["estimate", "low", "high", "rule", "decides", "verdict"]
     table = read_summary(_summary(layout), "one_jump", *keys, "positions", *numbers)
-    table = table[table["decides"] | (table["claim"] == "G6")]
+    table = table[table["decides"] | (table["claim"] == "G6")].astype(object)
+    table = table.where(table.notna(), None)  # G6 has no rule and no verdict
     later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}
     rows = table[table["positions"] == "all"].to_dict("records")
     return [row | {"later": later.get(tuple(row[key] for key in keys))} for row in rows]
