@@ -58,6 +58,7 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
             point = {"color": look.colour, "marker": look.marker or "x", "label": look.name, "zorder": 2}
             axes.scatter(part["check"], part[metric], s=28, linewidths=0.4, **point)
         axes.set_xscale("log")
+        axes.margins(x=0.15)
         axes.set(xlabel="multiply-adds of one exit check", ylim=(0, None))
         for _, row in means[means["shown"] == "one_jump"].iterrows():
             label = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
