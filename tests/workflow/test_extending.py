@@ -143,7 +143,7 @@ def test_an_entry_in_a_config_plans_a_models_jobs(tmp_path):
     assert config["models"].keys() - before["models"].keys() == {MODEL}
     write_texts(tmp_path / "texts")
     study = Study(tmp_path, config | {"models": {MODEL: config["models"][MODEL]}}, copy.folder)
-    expected = {"extract_unembedding": 1, "dump_activations": 2, "fit_jump": 3 * 3, "fit_joint_jump": 3, "fit_jtc": 2}
+    expected = {"extract_unembedding": 1, "dump_activations": 2, "fit_jump": 3 * 3, "fit_joint_jump": 4, "fit_jtc": 2}
     plan = study.snakemake("-n", "--quiet", "host", **copy.variables).stdout
     planned = re.findall(r"^(\w+) +(\d+)$", plan.split("Job stats:")[1], re.M)
     assert expected.items() <= {rule: int(count) for rule, count in planned}.items()
