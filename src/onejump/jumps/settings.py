@@ -18,7 +18,7 @@ ALTERNATIONS = 8
 
 # Adam on KL. The rates rise to these and then fall as one over the square root of the step. What is validated and kept
 # is a running average of the parameters, so that the curve comes to a plateau without a number of steps set before.
-KL_LEARNING_RATE = 0.003
+KL_LEARNING_RATE = 0.002
 KL_LEARNING_RATE_B = 0.02  # over the rank: each row of B moves all logits, so that their moves add up
 KL_LEARNING_RATE_GATES = 0.02
 KL_BETA2 = 0.98  # of Adam: some rows have gradients far above the rest, and a fit has few steps to forget them in
