@@ -54,6 +54,7 @@ FORMATS: dict[str, Callable] = {
     "nats": _or_dash(lambda value: f"{value:.2f}"),
     "score": _or_dash(lambda value: f"{value:.5f}"),  # neighbouring jumps' D_m differ in the fourth decimal
     "percent": _or_dash(lambda value: f"{value:.0%}"),
+    "fine_percent": _or_dash(lambda value: f"{100 * value:.2g}%"),  # of what may be far below 1 %
     "count": _or_dash(lambda value: f"{value:,.0f}"),
     "ratio": _or_dash(_ratio),
     "general": _or_dash(_general),

@@ -127,7 +127,8 @@ def test_the_table_of_shared_jumps_sets_each_beside_the_floor_and_its_cost(study
         later = later[later["level"].isna()].iloc[0]
         assert row[3].startswith(f"{found['precision']:.3f} [")
         assert row[4].startswith(f"{later['precision']:.3f} [")
-        assert row[7].startswith(f"{found['check']:,} ")
+        cost = f"{100 * found['check_cost']:.2g}% of the model"
+        assert row[7] == f"{found['check']:,} {cost}"
 
 
 def test_the_table_of_gains_has_each_statement_with_its_verdicts(page):
