@@ -61,6 +61,7 @@ FORMATS: dict[str, Callable] = {
     "duration": _or_dash(_duration),
     "megabytes": _or_dash(lambda value: f"{value:,.0f} MB"),
     "value": _value,
+    "short_value": lambda value: f"{value:.4g}",
     "rule": lambda rule: rule.replace(">=", "≥"),
     "text": lambda value: "–" if pd.isna(value) else value,
     "positions": lambda group: group.replace("1+", "1 and more").replace("5+", "5 and more").replace("-", "–"),

@@ -94,7 +94,7 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
 def _shorten(element: ElementTree.Element) -> None:
     """Say the same in fewer characters.
 
-    White space goes, marks that share a style state it once, and coordinates are rounded to a tenth of a point in long
+    White space and empty parts go, marks that share a style state it once, and coordinates are rounded to a tenth of a point in long
     paths and to a hundredth elsewhere.
     """
     element.text = (element.text or "").strip() or None
@@ -106,10 +106,15 @@ def _shorten(element: ElementTree.Element) -> None:
         element.set(name, _rounded(value, 1 if len(value) > 300 else 2))
     if "transform" in element.attrib:
         element.set("transform", _TRANSLATION.sub(lambda match: _rounded(match[0], 2), element.get("transform")))
+    if "style" in element.attrib:
+        element.set("style", re.sub(r"(?<=[:;]) ", "", element.get("style")))
+    for child in element.findall("defs"):
+        if not len(child):
+            element.remove(child)
     children = list(element)
     styles = {child.get("style") for child in children}
     if len(children) > 1 and len(styles) == 1 and None not in styles and {child.tag for child in children} == {"use"}:
-        element.set("style", "; ".join(filter(None, (element.get("style"), *styles))))
+        element.set("style", ";".join(filter(None, (element.get("style"), *styles))))
         for child in children:
             del child.attrib["style"]
 
