@@ -17,7 +17,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo demo-results one-jump study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo demo-results study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -32,21 +32,12 @@ study: $(INSTALLED)
 	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } > docs/results/made-by.txt
 	python docs/describe_results.py
 
-# What docs/findings.md says about the demo: the floor, and each method by position.
+# What docs/findings.md says about the demo: the floor, each method by position, and the one jump.
 demo-results: demo
 	mkdir -p docs/results/demo
-	cp results/demo/summary/methods.csv results/demo/summary/by_position.csv docs/results/demo/
+	cp $(addprefix results/demo/summary/,methods.csv by_position.csv one_jump.csv) docs/results/demo/
 	{ echo 'make demo-results, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } \
 		> docs/results/demo/made-by.txt
-	python docs/describe_results.py
-
-# One jump for all levels and its nulls, as docs/findings.md tells: some twenty minutes on two cores.
-one-jump: $(INSTALLED)
-	snakemake --profile profiles/local --configfile config/one-jump.yaml
-	mkdir -p docs/results/one-jump
-	cp $(addprefix results/one-jump/summary/,methods.csv by_position.csv jumps.csv gates.csv one_jump.csv) docs/results/one-jump/
-	{ echo 'make one-jump, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } \
-		> docs/results/one-jump/made-by.txt
 	python docs/describe_results.py
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.

@@ -174,29 +174,26 @@ def floor() -> Rows:
 
 
 def one_jump() -> Rows:
-    """One jump for all levels, its nulls, and what needs no jump: precision beside what an exit check costs."""
-    every, groups, jumps = (read(f"one-jump/{name}") for name in ("methods", "by_position", "jumps"))
+    """The demo's one jump for all levels beside others and what needs no jump, with what an exit check costs."""
+    every, groups = (read(f"demo/{name}") for name in ("methods", "by_position"))
     groups = groups[groups["level"].isna() & (groups["position"] == "1+")]
-    ranks = jumps[jumps["jump"] == "joint"].set_index("variant")["rank"]
     shown = [("exact", method) for method in ("token_table", "identity", "ojfa", "joint", "n_njtc", "jtc")]
-    shown += [(variant, "joint") for variant in dict.fromkeys(every["variant"]) if variant != "exact"]
-    rows = [["variant", "method", "rank", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
-    for variant, method in shown:
+    rows = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
+    for variant, method in [*shown, ("one-jump", "joint")]:
         part = every[(every["variant"] == variant) & (every["method"] == method)].iloc[0]
         later = groups[(groups["variant"] == variant) & (groups["method"] == method)].iloc[0]
-        rank = str(ranks[variant]) if method in ("ojfa", "joint", "n_njtc") else "–"
         size = "–" if pd.isna(part["parameters"]) else f"{part['parameters']:,.0f}"
         values = [estimate(part, "precision"), f"{later['precision']:.3f}", f"{part['surprisal']:.2f}", size]
-        rows.append([variant, (FLOOR | METHODS)[method], rank, *values, f"{part['check']:,}"])
+        rows.append([variant, (FLOOR | METHODS)[method], *values, f"{part['check']:,}"])
     return rows
 
 
 def one_jump_claims() -> Rows:
-    """Every statement that decides G1 to G6, of the main variant."""
-    table = read("one-jump/one_jump")
+    """Every statement about the demo's one jump that decides one of G1 to G6."""
+    table = read("demo/one_jump")
     table = table[(table["decides"].astype(str) == "True") | (table["claim"] == "G6")]
-    rows = [["claim", "variant", "statistic", "metric", "holds if", "estimate", "verdict", "verdict at 1+"]]
-    keys = ["claim", "variant", "statistic", "metric", "rule"]
+    rows = [["claim", "against", "statistic", "metric", "holds if", "estimate", "verdict", "verdict at 1+"]]
+    keys = ["claim", "against", "statistic", "metric", "rule"]
     for key, part in table.groupby(keys, sort=False, dropna=False):
         whole, later = (part[part["positions"] == name].iloc[0] for name in ("all", "1+"))
         rule, *words = ("–" if pd.isna(word) else word for word in (key[4], whole["verdict"], later["verdict"]))

@@ -55,7 +55,7 @@ def numbers(file: Path) -> dict[str, np.ndarray]:
 def test_the_results_are_those_of_the_cpu(run):
     folder = run[0]
     files = sorted(file for kind in ("parquet", "safetensors") for file in (folder / "cpu").rglob(f"*.{kind}"))
-    assert len(files) == 4 * 4 + 9
+    assert len(files) == 4 * 4 + 11
     for file in files:
         if file.parent.name == "kl":  # roundings grow over its steps
             curves = [

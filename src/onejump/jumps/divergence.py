@@ -40,11 +40,12 @@ class FullModel:
         """Of targets y [n, H] float32, which are on the unembedding's device."""
         entropy, weight = y.new_empty(len(y)), torch.empty_like(y)
         bias = None if unembedding.bias is None else y.new_empty(len(y))
-        for rows in torch.arange(len(y)).split(BLOCK):
+        for first in range(0, len(y), BLOCK):
+            rows = slice(first, first + BLOCK)
             logits = full_logits(y[rows], unembedding, target)
             p = torch.softmax(logits, 1)
             entropy[rows] = torch.logsumexp(logits, 1) - torch.linalg.vecdot(p, logits)
-            weight[rows] = p @ unembedding.weight
+            weight[rows] = p @ unembedding.weight.float()
             if bias is not None:
                 bias[rows] = p @ unembedding.bias
         return cls(entropy, None if unembedding.softcap else replace(unembedding, weight=weight, bias=bias))

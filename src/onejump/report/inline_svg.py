@@ -94,8 +94,8 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
 def _shorten(element: ElementTree.Element) -> None:
     """Say the same in fewer characters.
 
-    White space and empty parts go, marks that share a style state it once, and coordinates are rounded to a tenth of a point in long
-    paths and to a hundredth elsewhere.
+    White space and empty parts go, marks that share a style state it once, and coordinates are rounded to a tenth of a
+    point in long paths and to a hundredth elsewhere.
     """
     element.text = (element.text or "").strip() or None
     element.tail = None

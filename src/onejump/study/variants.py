@@ -47,8 +47,8 @@ def wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:
 
 
 def is_nested(choices: Mapping) -> bool:
-    """Whether one fit of a variant gives the jumps of every rank; gates depend on the rank."""
-    return FITS[choices["fit"]].nested and choices["gate"] == "none"
+    """Whether one fit of a variant gives the jumps of every rank; not with gates, nor for nulls."""
+    return FITS[choices["fit"]].nested and choices["gate"] == "none" and choices["inputs"] == "states"
 
 
 def jumps_of(variant: str, variants: Mapping[str, Mapping]) -> str:
