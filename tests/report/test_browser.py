@@ -48,7 +48,7 @@ def test_nothing_leaves_the_file_and_it_is_there_within_a_second(browser, report
 
 def test_every_figure_is_seen_and_told(page):
     drawings = page.locator(".drawing")
-    assert drawings.count() == 15  # six and seven of the two variants, the model's, and one on the first screen
+    assert drawings.count() == 16  # six and seven of the two variants, and three of the model
     for drawing in drawings.all():
         assert drawing.get_attribute("role") == "img"
         assert len(drawing.get_attribute("aria-label")) > 40
