@@ -170,7 +170,9 @@ FITS: Mapping[str, Callable[..., Work]] = {"exact": lambda *_: Work(), "adam": _
 def _fit(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int, levels: int = 1) -> Work:
     optimum = _optimum(s, H, r, n, levels * N, len(settings.RIDGES) if s.fit == "exact" else 1)
     if s.gated and s.fit == "exact":
-        optimum = settings.ALTERNATIONS * optimum
+        # One pass over the rows keeps a matrix for each gate; a round of jump and gates is little beside it.
+        passed = Work({"float64": 2 * levels * N * H * H})
+        optimum = replace(optimum + passed, device=optimum.device + _f64(levels, H, H))
     return optimum + FITS.get(s.fit, _kl)(s, K, H, V, r, n, N, levels) + Work({"written": _f32(2 * r + 4, H)})
 
 

@@ -8,7 +8,6 @@ from tiny_models import make_dump
 
 from onejump.analysis import ranks
 from onejump.exits import chunks
-from onejump.jumps.settings import ALTERNATIONS
 from onejump.models.architecture import Architecture, load_architecture
 from onejump.planning import work as planning
 from onejump.planning.machines import MACHINES, TWO_CORES, read_machine
@@ -190,8 +189,10 @@ def test_gates_cost_what_they_compute(fit):
     assert open_ - ungated == 2 * 48 * 3000 * 1600 * 50257  # the head on the state of each level
     assert work_of("fit_jtc", gated) == work_of("fit_jtc", plain)
     if fit == "exact":
-        once, rounds = amounts("fit_jump", "float64")
-        assert rounds == ALTERNATIONS * once
+        once, with_gates = amounts("fit_joint_jump", "float64")
+        assert with_gates - once == pytest.approx(2 * 48 * 9000 * 1600**2)  # X'n of each level
+        one, other = (work_of("fit_joint_jump", study).device for study in (plain, gated))
+        assert other - one == 8 * 48 * 1600**2
     else:
         without, with_head = amounts("fit_joint_jump", "float32")
         assert with_head > 2 * without
