@@ -20,9 +20,8 @@ from dataclasses import dataclass, is_dataclass
 import measure
 import numpy as np
 
-from onejump import stages
+from onejump.cli import STAGES
 
-STAGES = [stage for stage in vars(stages).values() if getattr(stage, "__module__", None) == stages.__name__]
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "matplotlib", "datasets")
 
 

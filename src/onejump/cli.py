@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from onejump import stages
+from onejump import stages, study_stages
 from onejump.files.atomic import OnejumpError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -71,9 +71,14 @@ def _option(name: str, annotation: object, default: object) -> click.Option:
     return click.Option(names, type=value_type, **how, multiple=several, is_flag=kind is bool, help=about.help)
 
 
-for _stage in vars(stages).values():
-    if inspect.isfunction(_stage) and _stage.__module__ == stages.__name__:
-        cli.add_command(command_of(_stage))
+STAGES = [
+    stage
+    for module in (stages, study_stages)
+    for stage in vars(module).values()
+    if inspect.isfunction(stage) and stage.__module__ == module.__name__
+]
+for _stage in STAGES:
+    cli.add_command(command_of(_stage))
 
 
 # ---------------------------------------------------------------------------------------------- asking about a study

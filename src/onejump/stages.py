@@ -1,17 +1,16 @@
-"""The stages of a study, one function each: typed paths in, files out.
+"""The stages of one model, seed and variant, one function each: typed paths in, files out.
 
 The command line makes a command of each function here: `fit_jtc` is `onejump fit-jtc`. Imports stand inside the
-functions, so that a stage starts with only what it needs, and a digest of its code holds only what it uses.
+functions, so that a stage starts with only what it needs, and a digest of its code holds only what it uses. Those of a
+whole study are in study_stages.py.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError, errors_name
 from onejump.parameters import (
     Compute,
-    ConfigFile,
     Cosines,
     Dtype,
     Dump,
@@ -23,7 +22,6 @@ from onejump.parameters import (
     Out,
     OutFolder,
     PositionsFile,
-    Results,
     ScoreLevels,
     Seed,
     SelectionFile,
@@ -380,58 +378,3 @@ def assess_claims(
     methods = {references: REFERENCE_METHODS, evaluation: JUMP_METHODS}
     grids = EvaluationGrids(methods, sentences_file, positions_file, len(sizes))
     write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
-
-
-def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
-    """Make the tidy summary tables of a study."""
-    from onejump.analysis.summary import study_tables
-    from onejump.files.atomic import atomic_path
-    from onejump.files.sealed import read_sealed_json
-    from onejump.files.tables import write_frame
-    from onejump.study.layout import Layout
-
-    for name, table in study_tables(Layout(read_sealed_json(config), results.parent)).items():
-        write_frame(out / f"{name}.parquet", table)
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
-
-
-def plot_figures(
-    summary: Annotated[Path, Option("Folder of the summary tables.", folder=True)],
-    model: Annotated[str, Option("Model, as named in the config.")],
-    kinds: Annotated[list[str], Option("Figure to plot, such as methods; may be repeated.")],
-    out: OutFolder,
-    seed: Annotated[int | None, Option("With --variant; without both, figures of the whole model.")] = None,
-    variant: Annotated[str | None, Option("Variant, as named in the config.")] = None,
-) -> None:
-    """Plot figures of one model, seed and variant, or of a model, from the summary tables."""
-    from onejump.report.figures import plot_figure
-    from onejump.study.layout import FILES
-
-    if (seed is None) != (variant is None):
-        raise OnejumpError("give --seed and --variant, or neither")
-    pattern = FILES["model_figure" if seed is None else "figure"]
-    for kind in kinds:
-        name = Path(pattern.format(model=model, seed=seed, variant=variant, kind=kind)).name
-        plot_figure(kind, summary, model, seed, variant, out / name)
-
-
-def render_report(
-    results: Results,
-    config: ConfigFile,
-    timings: Annotated[Path, Option("Table with rule, jobs, seconds_total, seconds_max, max_rss_mb.")],
-    hardware: Annotated[Path, Option("Table with device, jobs.")],
-    out: Out,
-) -> None:
-    """Render the study's report: one self-contained HTML file."""
-    from onejump.files.atomic import write_text
-    from onejump.files.sealed import read_sealed_json
-    from onejump.files.tables import read_table
-    from onejump.report.page import package_versions, render_report
-    from onejump.study.layout import Layout
-
-    jobs = read_table(timings, ["rule", "jobs", "seconds_total", "seconds_max", "max_rss_mb"]).to_pandas()
-    devices = read_table(hardware, ["device", "jobs"]).to_pandas()
-    links = {name: os.path.relpath(results / name, out.parent) for name in ("summary", "figures")}
-    layout = Layout(read_sealed_json(config), results.parent)
-    write_text(out, render_report(layout, package_versions(), jobs, devices, links))

@@ -54,6 +54,7 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
     "module",
     [
         "stages",
+        "study_stages",
         "files.downloads",
         "study.layout",
         "study.config",
@@ -71,15 +72,17 @@ def test_what_computes_on_no_tensors_imports_no_pytorch(module):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_metadata_and_shapes_of_tensors_are_read_without_pytorch(tmp_path):
-    write_tensors(tmp_path / "t", {"x": torch.ones(2, 3, dtype=torch.bfloat16)}, {"n": 7})
+def test_metadata_shapes_and_arrays_of_tensor_files_are_read_without_pytorch(tmp_path):
+    tensors = {"x": torch.ones(2, 3, dtype=torch.bfloat16), "y": torch.tensor([0.5, 0.25])}
+    write_tensors(tmp_path / "t", tensors, {"n": 7})
     code = f"""
 import sys
 from onejump import stages
 from onejump.cli import cli
 from onejump.files.tensors import TensorFile
 file = TensorFile({str(tmp_path / "t")!r})
-assert (file.value("n"), file.shape("x"), file.names) == (7, (2, 3), ["x"])
+assert (file.value("n"), file.shape("x"), file.names) == (7, (2, 3), ["x", "y"])
+assert file.array("y").tolist() == [0.5, 0.25]
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from onejump import stages
+from onejump import stages, study_stages
 from onejump.files.sealed import write_sealed_json
 from onejump.parameters import Compute, Dump
 from onejump.study.variants import is_nested
@@ -67,4 +67,4 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:
     """The stage `summarise` with a config of these contents."""
     write_sealed_json(folder.parent / "config.json", config)
-    stages.summarise(results, folder.parent / "config.json", folder)
+    study_stages.summarise(results, folder.parent / "config.json", folder)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from onejump import stages
+from onejump import stages, study_stages
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
 from onejump.parameters import Compute, Dump, Model
@@ -65,9 +65,9 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
             *(file["evaluation"], file["references"], jumps),
             *(file["selection"], file["sentences"], file["positions"], out / "claims"),
         ),
-        "summarise": call(stages.summarise, layout.root, config, out),
+        "summarise": call(study_stages.summarise, layout.root, config, out),
         "render_report": call(
-            stages.render_report, layout.root, config, file["timings"], file["hardware"], out / "report.html"
+            study_stages.render_report, layout.root, config, file["timings"], file["hardware"], out / "report.html"
         ),
     }
     stage_of = {"sentences": "choose_positions", "positions": "dump_activations", "shard": "fit_jtc"}

@@ -1,4 +1,4 @@
-"""The bootstrap: how far a mean would move with other documents, and a seed's mean with other seeds.
+"""The bootstrap: how far a mean would move with other documents.
 
 Sentences of one document are alike: they share a topic, names and a style. So whole documents are resampled, each with
 all its sentences. Where each document has one sentence, that is the bootstrap over sentences.
@@ -48,14 +48,3 @@ def interval(
     means = np.concatenate(list(resampled_means(values, documents, seed)))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def t_quantile(degrees: int, level: float = CONFIDENCE) -> float:
-    """The t within which Student's distribution has so much of its mass, to six digits.
-
-    With `t = sqrt(degrees) tan(angle)`, its density is `cos(angle) ** (degrees - 1)`, which a sum integrates.
-    """
-    angle = np.linspace(0, np.pi / 2, 100_001)
-    density = np.cos(angle) ** (degrees - 1)
-    mass = np.cumsum(density[1:] + density[:-1])
-    return float(np.sqrt(degrees) * np.tan(np.interp(level, mass / mass[-1], angle[1:])))

@@ -16,7 +16,7 @@ Differences are the one jump's less the other's, sentence by sentence, and the f
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,9 @@ from onejump.analysis.claims import Rule, Rules, assessed, estimates
 from onejump.analysis.columns import CLAIM_POSITIONS, POSITIONS, WITH_INTERVALS
 from onejump.analysis.reading import EvaluationGrids
 from onejump.analysis.statistics import BETTER, FLOOR, Columns, Statistic
+from onejump.study.fits import FITS
 from onejump.study.variants import FITTED_BY
 
-SQUARED_ERROR = ("adam", "exact")
 BETTER_IN_BOTH = {"precision": (Rule(">", 0, True),), "surprisal": (Rule("<", 0, True),)}
 RULES: Rules = {
     **{(claim, "difference", metric): rules for claim in ("G1", "G2") for metric, rules in BETTER_IN_BOTH.items()},
@@ -41,11 +41,11 @@ def claims_against(own: Mapping, other: Mapping) -> list[str]:
     """Which claims about a variant with these choices can be made against one with all jumps."""
     if other["jumps"] != "all" or other["positions"] != own["positions"]:
         return []
-    found = ["G1", "G2", "G3", "G6"] if other["fit"] in SQUARED_ERROR and other["gate"] == "none" else []
+    found = ["G1", "G2", "G3", "G6"] if FITS[other["fit"]].squared_error and other["gate"] == "none" else []
     return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY) else found
 
 
-def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: list[str], seed: int) -> pd.DataFrame:
+def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: Sequence[str], seed: int) -> pd.DataFrame:
     """Every statement of these claims about the joint jump of `one` against the jumps of `other`.
 
     Returns:
@@ -56,49 +56,33 @@ def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: list[st
         first, last = POSITIONS.get(name, (0, math.inf))
         kept = (first <= one.positions) & (one.positions <= last)
         if kept.any():
-            columns = _columns(one.where(kept), other.where(kept), claims)
-            rows = estimates(columns, one.documents[kept], _statistics_of(claims), RULES, seed)
-            parts.append(assessed(rows).assign(positions=name))
+            columns = _columns(one.where(kept), other.where(kept))
+            rows = estimates(columns, one.documents[kept], _statistics, RULES, seed)
+            parts.append(assessed([row for row in rows if row["claim"] in claims]).assign(positions=name))
     return pd.concat(parts, ignore_index=True)
 
 
-def _columns(one: EvaluationGrids, other: EvaluationGrids, claims: list[str]) -> Columns:
+def _columns(one: EvaluationGrids, other: EvaluationGrids) -> Columns:
     """Columns on all test sentences: [sentence, K], or [sentence, 1] for what only its mean over levels is used of."""
-    columns = {}
+    correct = one.metric("joint", "correct")
+    means = {"one": correct, "jtc": other.metric("jtc", "correct")}
     for metric, name in WITH_INTERVALS.items():
-        joint = one.metric("joint", name)
-        means = {}
-        if "G1" in claims:
-            means |= {f"{method} {metric}": joint - other.metric(method, name) for method in ("ojfa", "n_njtc")}
-        if "G5" in claims:
-            floor = one.metric(FLOOR, name)
-            means[f"one above floor {metric}"] = BETTER[metric] * (joint - floor)
-            means[f"n_njtc above floor {metric}"] = BETTER[metric] * (other.metric("n_njtc", name) - floor)
-        columns |= {column: values.mean(0)[:, None] for column, values in means.items()}
-    if "G3" in claims:
-        correct = one.metric("joint", "correct")
-        columns["identity"] = (correct - one.metric("identity", "correct")).T
-        columns["one"], columns["jtc"] = (
-            values.mean(0)[:, None] for values in (correct, other.metric("jtc", "correct"))
-        )
-    return columns
+        joint, n_njtc, floor = one.metric("joint", name), other.metric("n_njtc", name), one.metric(FLOOR, name)
+        means[f"ojfa {metric}"], means[f"n_njtc {metric}"] = joint - other.metric("ojfa", name), joint - n_njtc
+        means[f"one above floor {metric}"] = BETTER[metric] * (joint - floor)
+        means[f"n_njtc above floor {metric}"] = BETTER[metric] * (n_njtc - floor)
+    columns = {column: values.mean(0)[:, None] for column, values in means.items()}
+    return columns | {"identity": (correct - one.metric("identity", "correct")).T}
 
 
-def _statistics_of(claims: list[str]) -> Callable[[Columns], dict[Statistic, np.ndarray]]:
-    """A function from means [b, c] of the columns to statistics: values [b], or [b, K] for extremes over levels."""
-
-    def values(mean: Columns) -> dict[Statistic, np.ndarray]:
-        found = {}
-        for metric in WITH_INTERVALS:
-            if "G1" in claims:
-                found["G1", "difference", metric, None] = mean[f"ojfa {metric}"][:, 0]
-                found["G2", "difference", metric, None] = mean[f"n_njtc {metric}"][:, 0]
-            if "G5" in claims:
-                kept, whole = (mean[f"{which} above floor {metric}"][:, 0] for which in ("one", "n_njtc"))
-                found["G5", "kept_above_floor", metric, None] = np.where(whole > 0, kept / whole, np.nan)
-        if "G3" in claims:
-            found["G3", "smallest_difference", "precision", None] = mean["identity"]
-            found["G6", "share", "precision", None] = mean["one"][:, 0] / mean["jtc"][:, 0]
-        return found
-
-    return values
+def _statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
+    """Statistics of means [b, c] of the columns: values [b], or [b, K] for extremes over levels."""
+    found = {}
+    for metric in WITH_INTERVALS:
+        found["G1", "difference", metric, None] = mean[f"ojfa {metric}"][:, 0]
+        found["G2", "difference", metric, None] = mean[f"n_njtc {metric}"][:, 0]
+        kept, whole = (mean[f"{which} above floor {metric}"][:, 0] for which in ("one", "n_njtc"))
+        found["G5", "kept_above_floor", metric, None] = np.where(whole > 0, kept / whole, np.nan)
+    found["G3", "smallest_difference", "precision", None] = mean["identity"]
+    found["G6", "share", "precision", None] = mean["one"][:, 0] / mean["jtc"][:, 0]
+    return found

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
+from scipy.special import stdtrit
 
 from onejump.analysis import tables
-from onejump.analysis.bootstrap import t_quantile
+from onejump.analysis.bootstrap import CONFIDENCE
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS
 from onejump.analysis.costs import Costs
@@ -166,7 +167,7 @@ def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.Da
     statistics = groups(claims, *one, *of_each)
     spread = statistics["estimate"].agg(seeds="size", mean="mean", sd="std", min="min", max="max")
     n = statistics["estimate"].count()
-    reach = n.map({count: t_quantile(count - 1) for count in set(n) if count > 2}) * spread["sd"] / np.sqrt(n)
+    reach = stdtrit(n.where(n > 2) - 1, (1 + CONFIDENCE) / 2) * spread["sd"] / np.sqrt(n)
     spread = spread.assign(low=spread["mean"] - reach, high=spread["mean"] + reach)
     chosen = groups(scores, "jump")
     tables = {

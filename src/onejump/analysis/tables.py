@@ -170,7 +170,7 @@ def curve(name: str, file: TensorFile) -> pd.DataFrame:
 
 def gates(name: str, file: TensorFile) -> pd.DataFrame:
     """The gates of a jump: of the joint one a number for each level, of a level's own one. No rows without gates."""
-    values = file.tensor("gates").tolist() if "gates" in file.names else []
+    values = file.array("gates").tolist() if "gates" in file.names else []
     levels = range(len(values)) if name == "joint" else [int(name)][: len(values)]
     return pd.DataFrame({"jump": name, "level": pd.array(levels, "Int32"), "gate": pd.array(values, "Float64")})
 

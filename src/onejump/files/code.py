@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 # Modules in which stages are defined: of these, only the definitions that a stage uses count.
-ENTRANCE = ("stages", "parameters", "cli")
+ENTRANCE = ("stages", "study_stages", "parameters", "cli")
 # Turns the options of every stage into arguments.
 COMMAND_LINE = ("command_of",)
 

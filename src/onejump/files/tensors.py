@@ -5,8 +5,10 @@ There is one digest for each tensor and one for the header, since the format its
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from onejump.files.atomic import OnejumpError, atomic_path, require_file
 from onejump.files.digests import DIGEST_KEY
@@ -16,8 +18,12 @@ def _tensor_digest(tensor) -> str:
     """SHA-256 of dtype, shape and values of a tensor on the CPU."""
     import torch
 
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return _digest(tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+
+
+def _digest(dtype: object, shape: Iterable[int], content: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256(f"{dtype} {tuple(shape)}".encode())
+    digest.update(content)
     return digest.hexdigest()
 
 
@@ -151,6 +157,20 @@ class TensorFile:
             raise OnejumpError(self._damaged(f"tensor {name!r} does not match its checksum"))
         self._verified.add(name)
         return tensor if rows is None else tensor[rows]
+
+    def array(self, name: str) -> np.ndarray:
+        """Read one tensor of a dtype that NumPy has, without PyTorch; errors as in `tensor`."""
+        from safetensors import SafetensorError, safe_open
+
+        self.shape(name)
+        try:
+            with safe_open(self.path, framework="np") as file:
+                array = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise OnejumpError(self._damaged(str(error))) from error
+        if _digest(f"torch.{array.dtype}", array.shape, array.tobytes()) != self.metadata[f"{DIGEST_KEY}.{name}"]:
+            raise OnejumpError(self._damaged(f"tensor {name!r} does not match its checksum"))
+        return array
 
     def tensors(self) -> dict:
         """All tensors, each verified."""

@@ -23,14 +23,16 @@ def joint_facts(tables: BranchTables) -> dict:
         OnejumpError: a table is missing, or lacks rows or columns.
     """
     methods = [method for method in METHOD_ORDER if method in JOINT_METHODS]
+    return _common_facts(tables) | {"methods": _methods(tables, methods, "joint"), "fits": _joint_fit(tables)}
+
+
+def _common_facts(tables: BranchTables) -> dict:
     return {
         "id": f"{tables.model}.seed-{tables.seed}.{tables.variant}",
         "model": tables.model,
         "seed": tables.seed,
         "variant": tables.variant,
-        "methods": _methods(tables, methods, "joint"),
         "by_position": _by_position(tables),
-        "fits": _joint_fit(tables),
         "levels": _levels(tables),
         "dynamic": _dynamic(tables),
     }
@@ -44,7 +46,7 @@ def branch_facts(tables: BranchTables) -> dict:
     claims = every[every["positions"] == "all"]
     shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
     return {
-        **joint_facts(tables),
+        **_common_facts(tables),
         "jump": chosen,
         "selected": scores.loc[chosen].to_dict(),
         "runner_up": _runner_up(scores, chosen),

@@ -21,6 +21,7 @@ class Fit:
 
     description: str  # one line, to be read after the name
     chosen: str | None = None  # what the validation slice chooses, if anything
+    squared_error: bool = False  # whether it minimises the paper's objective, Eq. 2
     gated: bool = False  # whether it can have gates, and inputs other than the hidden states
     nested: bool = False  # whether one solution holds those of all lower ranks: the variant has a curve over ranks
     joint_batches: bool = False  # whether the joint jump depends on the variant's `joint_batches`
@@ -31,12 +32,14 @@ FITS = {
     "adam": Fit(
         "Adam on the paper's objective, as the paper most likely did",
         chosen="the best epoch of Adam fits",
+        squared_error=True,
         joint_batches=True,
         course=Course("epoch", "validation_mse"),
     ),
     "exact": Fit(
         "the optimum of the paper's objective in closed form",
         chosen="the ridge of exact fits",
+        squared_error=True,
         gated=True,
         nested=True,
     ),

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 from naive_bootstrap import naive_means
-from scipy import stats
 
 from onejump.analysis import bootstrap
-from onejump.analysis.bootstrap import interval, resampled_means, t_quantile
+from onejump.analysis.bootstrap import interval, resampled_means
 
 
 def all_means(values: np.ndarray, seed: int, resamples: int = bootstrap.RESAMPLES, documents=None) -> np.ndarray:
@@ -40,13 +39,6 @@ def test_sentences_of_a_document_that_are_alike_count_as_few():
     copied = all_means(np.repeat(values, 10), 0, 4000, np.repeat(np.arange(40), 10))
     np.testing.assert_allclose(copied, once, rtol=1e-9, atol=1e-12)
     assert all_means(np.repeat(values, 10), 0, 4000).std() < 0.4 * once.std()
-
-
-def test_the_t_quantile_is_that_of_scipy():
-    for degrees in (1, 2, 3, 7, 30, 1000):
-        for level in (0.5, 0.95, 0.99):
-            expected = stats.t.ppf((1 + level) / 2, degrees)
-            assert t_quantile(degrees, level) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_means_have_the_mean_and_the_variance_that_theory_gives():

@@ -1,5 +1,6 @@
 """Tensors read back as written; an altered file is refused."""
 
+import numpy as np
 import pytest
 import torch
 from refusals import error_of, flipped
@@ -53,6 +54,16 @@ def test_damage_outside_the_rows_asked_for_is_found(tmp_path):
     content[-1] ^= 1
     (tmp_path / "t").write_bytes(content)
     assert "does not match its checksum" in error_of(lambda: TensorFile(tmp_path / "t").tensor("x", slice(0, 1)))
+
+
+def test_an_array_is_the_tensor_and_its_damage_is_found(tmp_path):
+    values = torch.arange(6.0).view(2, 3) / 7
+    write_tensors(tmp_path / "t", {"x": values}, {})
+    np.testing.assert_array_equal(TensorFile(tmp_path / "t").array("x"), values)
+    content = bytearray((tmp_path / "t").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "t").write_bytes(content)
+    assert "does not match its checksum" in error_of(lambda: TensorFile(tmp_path / "t").array("x"))
 
 
 def test_a_tensor_without_dimensions_reads_back_as_written(tmp_path):

@@ -22,7 +22,7 @@ from report_pages import (
 )
 from summary_tables import N_TEST, N_TRAIN, TRANSFER_SENTENCES, config, hardware, read_frame, timings
 
-from onejump import stages
+from onejump import study_stages
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import write_sealed_json
 from onejump.files.tables import write_frame
@@ -295,7 +295,7 @@ def test_the_stage_takes_timings_and_hardware_as_tables_and_links_to_the_study(s
     write_frame(tmp_path / "hardware.parquet", hardware())
     out = study.parent / "reports" / "demo.html"
     files = (tmp_path / "config.json", tmp_path / "timings.parquet", tmp_path / "hardware.parquet")
-    stages.render_report(study, *files, out)
+    study_stages.render_report(study, *files, out)
     text = out.read_text(encoding="utf-8")
     assert 'href="../demo/summary/levels.csv"' in text
     assert "NVIDIA H100 80GB HBM3" in text
@@ -303,5 +303,5 @@ def test_the_stage_takes_timings_and_hardware_as_tables_and_links_to_the_study(s
     out.unlink()
     write_frame(tmp_path / "hardware.parquet", hardware().drop(columns="jobs"))
     with pytest.raises(OnejumpError, match=r"hardware.parquet: has no column jobs, only device"):
-        stages.render_report(study, *files, out)
+        study_stages.render_report(study, *files, out)
     assert not out.exists()

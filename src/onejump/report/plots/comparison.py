@@ -6,14 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from onejump.analysis.columns import METRIC_COLUMNS
-from onejump.report.plots.axes import (
-    cut_identity,
-    metric_panels,
-    plot_method,
-    plot_with_interval,
-    set_level_axis,
-    with_legend,
-)
+from onejump.report.plots.axes import cut_identity, metric_panels, with_legend
+from onejump.report.plots.levels import BANDED, PLAIN, plot_by_level
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import read_summary
 
@@ -24,21 +18,11 @@ def plot_overview(summary: Path, model: str) -> Figure:
     """Every method of the first variant at each exit level, and the first variant with the joint jump alone."""
     table = _of_model(read_summary(summary, "levels", *BRANCH, "method", "level", *METRIC_COLUMNS), model)
     table = table[table["seed"] == table["seed"].iloc[0]]
-    leading, one_jump = leading_variants(table)
-    first = table[table["variant"] == leading]
+    leading, one_jump = _leading_variants(table)
     figure, panels = metric_panels()
-    for metric, axes in panels.items():
-        for index, method in enumerate(("constant", "token_table", "jtc", "joint")):
-            part = first[first["method"] == method].sort_values("level")
-            plot_method(axes, method, part["level"], part[metric], index)
-        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
-            part = first[first["method"] == method].sort_values("level")
-            plot_with_interval(axes, method, part, "level", metric, index)
-        if one_jump is not None:
-            part = table[(table["variant"] == one_jump) & (table["method"] == "joint")].sort_values("level")
-            plot_with_interval(axes, "one_jump", part, "level", metric)
-        set_level_axis(axes.xaxis, first["level"].nunique())
-    cut_identity(panels["surprisal"], first)
+    alone = table[(table["variant"] == one_jump) & (table["method"] == "joint")].assign(method="one_jump")
+    banded = BANDED if one_jump is None else (*BANDED, "one_jump")
+    plot_by_level(panels, pd.concat([table[table["variant"] == leading], alone]), PLAIN, banded)
     return with_legend(figure, panels["precision"])
 
 
@@ -67,7 +51,7 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
     return with_legend(figure, panels["precision"])
 
 
-def leading_variants(table: pd.DataFrame) -> tuple[str, str | None]:
+def _leading_variants(table: pd.DataFrame) -> tuple[str, str | None]:
     """Of some rows about methods: the first variant that has OJFA, and the first one with the joint jump alone."""
     chosen = set(table.loc[table["method"] == "ojfa", "variant"])
     names = dict.fromkeys(table["variant"])

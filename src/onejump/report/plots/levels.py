@@ -1,12 +1,17 @@
 """Precision and surprisal by exit level or by rank: figures `methods`, `joint_jump`, `single_jumps` and `ranks`."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from onejump.analysis.columns import METRIC_COLUMNS
 from onejump.report.plots.axes import (
     LEVEL_LABEL,
+    METRIC_LABELS,
     cut_identity,
     metric_panels,
     plot_method,
@@ -17,42 +22,42 @@ from onejump.report.plots.axes import (
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import BranchTables
 
+# Methods that are drawn as lines, and those that are also drawn with their intervals.
+PLAIN, BANDED = ("constant", "token_table", "jtc", "joint"), ("identity", "n_njtc", "ojfa")
+
 
 def plot_methods(tables: BranchTables) -> Figure:
     """OJFA, identity and N-NJTC, as in the paper's Figure 4, with the joint jump, between the floor and JTC."""
-    table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
     figure, panels = metric_panels()
-    for metric, axes in panels.items():
-        for index, method in enumerate(("constant", "token_table", "jtc", "joint")):
+    plot_by_level(panels, tables.table("levels", "method", "level", *METRIC_COLUMNS), PLAIN, BANDED)
+    return with_legend(figure, panels["precision"])
+
+
+def plot_by_level(panels: dict[str, Axes], table: pd.DataFrame, plain: Sequence[str], banded: Sequence[str]) -> None:
+    """Draw methods by exit level into the metrics' panels, some of them with bands; where identity ends is noted."""
+    for metric in METRIC_LABELS:
+        axes = panels[metric]
+        for index, method in enumerate(plain):
             part = table[table["method"] == method].sort_values("level")
             plot_method(axes, method, part["level"], part[metric], index)
-        for index, method in enumerate(("identity", "n_njtc", "ojfa"), 1):
+        for index, method in enumerate(banded, 1):
             part = table[table["method"] == method].sort_values("level")
             plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())
     cut_identity(panels["surprisal"], table)
-    return with_legend(figure, panels["precision"])
 
 
 def plot_joint_jump(tables: BranchTables) -> Figure:
     """A joint jump alone between identity and the floor, and its gates if it has any."""
-    table = tables.table("levels", "method", "level", *METRIC_COLUMNS)
     gates = tables.table("gates", "level", "gate", may_be_empty=True)
     figure, panels = metric_panels(extra=0 if gates.empty else 1)
-    for metric, axes in list(panels.items())[:2]:
-        for method in ("constant", "token_table"):
-            part = table[table["method"] == method].sort_values("level")
-            plot_method(axes, method, part["level"], part[metric])
-        for index, method in enumerate(("identity", "joint"), 1):
-            part = table[table["method"] == method].sort_values("level")
-            plot_with_interval(axes, method, part, "level", metric, index)
-        set_level_axis(axes.xaxis, table["level"].nunique())
+    levels = tables.table("levels", "method", "level", *METRIC_COLUMNS)
+    plot_by_level(panels, levels, ("constant", "token_table"), ("identity", "joint"))
     if not gates.empty:
         axes, look = panels["extra"], METHOD_STYLES["joint"]
         axes.plot(gates["level"], gates["gate"], color=look.colour, marker=".", linewidth=look.width)
         axes.set(title="Gates", ylabel="gate $a_k$", xlabel=LEVEL_LABEL)
         set_level_axis(axes.xaxis, len(gates))
-    cut_identity(panels["surprisal"], table)
     return with_legend(figure, panels["precision"])
 
 
