@@ -17,7 +17,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
-.PHONY: demo demo-results study provenance test test-cluster flips lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo demo-results study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -51,6 +51,10 @@ test: $(INSTALLED) lint
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
+
+# What can differ on a GPU, against the CPU: for a machine that has one, with a CUDA build of PyTorch.
+test-gpu: $(INSTALLED)
+	pytest tests/gpu
 
 # 20 random bits flipped in each kind of file that a stage reads, as a table: noticed, or the output is identical.
 flips: $(INSTALLED)

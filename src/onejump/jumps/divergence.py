@@ -90,7 +90,7 @@ class Divergence:
         spread = z.abs().median(0).values.clamp_min(1e-30)
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
         scaled = [W / spread, c / spread, B * (spread / self._scale)[:, None]]
-        self._gates = torch.tensor(gates, device=B.device) if gates else None
+        self._gates = torch.tensor(gates).to(B) if gates else None
         self.parameters = [part.requires_grad_() for part in [*scaled, *([self._gates] if fit_gates else [])]]
         # Memory of this size is slow to get anew for each block.
         self._logits, self._own = (B.new_empty(BLOCK, len(unembedding.weight)) for _ in range(2))

@@ -1,0 +1,87 @@
+"""What can differ on a GPU, against the CPU: `make test-gpu`. Without a GPU it fails, since there is nothing to test.
+
+With ONEJUMP_TEST_DEVICE=cpu the tests that can run without one do, which shows that the tests themselves work.
+"""
+
+import os
+
+import pytest
+import torch
+from device_stages import require_alike, stages_of
+from safetensors.torch import load_file
+from tiny_models import ALL_FAMILIES, N_BLOCKS, dump_shard, make_dump
+
+from onejump.files.tensors import TensorFile
+from onejump.models.devices import DEVICE_LINE, DTYPES, resolve_device
+from onejump.parameters import Compute
+
+DEVICE = os.environ.get("ONEJUMP_TEST_DEVICE", "cuda")
+# How far hidden states may be from those of the CPU, beside the largest of their level.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device() -> torch.device:
+    return resolve_device(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory):
+    return make_dump(tmp_path_factory.mktemp("dump"), 60, 20)
+
+
+def levels_of(file) -> torch.Tensor:
+    """[K+1, N, H] float64 of a shard."""
+    tensors = load_file(file)
+    return torch.stack([tensors[f"level.{level:02d}"] for level in range(N_BLOCKS + 1)]).double()
+
+
+def test_auto_is_the_gpu(device):
+    assert resolve_device("auto").type == device.type
+
+
+def test_a_job_names_its_device(device, capsys):
+    Compute(DEVICE).start()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "thread"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(DEVICE_LINE) and name in line
+
+
+def test_all_stages_compute_what_the_cpu_does(dump, tmp_path):
+    for name, device in (("expected", "cpu"), ("found", DEVICE)):
+        for stage in stages_of(dump, tmp_path / name, Compute(device)).values():
+            stage()
+    require_alike(tmp_path / "found", tmp_path / "expected")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_a_dump_has_the_states_of_the_cpu(family, dtype, tmp_path):
+    made = make_dump(tmp_path, 12, 20, family, dtype=dtype)
+    shard = tmp_path / "on-device.safetensors"
+    dump_shard(made.source, made.positions, made.unembedding, "test", 0, shard, dtype, DEVICE)
+    found, expected = levels_of(shard), levels_of(made.test[0])
+    largest = expected.abs().amax((1, 2), keepdim=True)
+    assert ((found - expected).abs() / largest).max() < TOLERANCES[dtype]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU's memory has no limit of its own")
+def test_out_of_memory_halves_the_batches(device, tmp_path, caplog):
+    """A real one: all but little of the device's memory is taken before the dump starts."""
+    made = make_dump(tmp_path, 12, 3000)
+    given = made.source, made.positions, made.unembedding, "test", 0
+    plain, short = tmp_path / "plain.safetensors", tmp_path / "short.safetensors"
+    torch.cuda.reset_peak_memory_stats()
+    dump_shard(*given, plain, "float32", DEVICE, token_budget=16384)
+    peak, total = torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
+    try:
+        dump_shard(*given, short, "float32", DEVICE, token_budget=16384)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory with 16384 tokens a batch" in caplog.text
+    budget = int(TensorFile(short).metadata["token_budget"])
+    assert budget < 16384
+    dump_shard(*given, plain, "float32", DEVICE, token_budget=budget)
+    assert plain.read_bytes() == short.read_bytes()
