@@ -302,6 +302,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             "gap": gap,
             "ridge": random.choice([0.01, 0.1, 1.0], len(names)) if exact else np.nan,
             "best_epoch": np.nan if exact else random.integers(20, 60, len(names)),
+            "converged": pd.array([None] * len(names) if exact else gap <= 0.01, "boolean"),
         }
     )
     curves = pd.DataFrame({"jump": [], "step": [], "gap": [], "validation_mse": [], "validation_kl": []})

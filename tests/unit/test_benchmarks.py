@@ -37,7 +37,10 @@ def write_csv(folder, name, rows):
 
 @pytest.mark.parametrize("script", guard.GUARDED)
 def test_no_stage_has_lost_half_of_its_recorded_lead(script):
-    assert guard.fallen(guard.ratios(script), guard.recorded(script)) == []
+    for _ in range(2):  # what runs beside may spoil one measurement; a stage that has become slow is slow in both
+        if not (fallen := guard.fallen(guard.ratios(script), guard.recorded(script))):
+            break
+    assert fallen == []
 
 
 def test_the_guard_notices_a_slow_stage(monkeypatch):

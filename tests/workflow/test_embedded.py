@@ -32,7 +32,7 @@ def embedded(tmp_path_factory) -> Study:
     config["corpus"] |= {"train": N_TRAIN, "test": N_TEST}
     config |= {"study": "embedded", "variants": {"exact": {"fit": "exact"}}, "evaluation": {"transfer_sentences": 4}}
     study = Study(tmp_path_factory.mktemp("embedded"), config)
-    study.snakemake()
+    study.snakemake("--set-scatter", "levels=4")
     return study
 
 

@@ -70,7 +70,7 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     grids = _grids(layout, branch, n_blocks)
     selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
-    jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()])
+    jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()]).astype({"converged": "boolean"})
     size = jumps.set_index("jump")["parameters"]
     parameters = {
         "constant": vocabulary,

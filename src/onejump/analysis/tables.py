@@ -10,6 +10,7 @@ from onejump.analysis.costs import Costs
 from onejump.analysis.reading import EvaluationGrids
 from onejump.exits.columns import METRICS
 from onejump.files.tensors import TensorFile
+from onejump.jumps.settings import GAP_CONVERGED
 from onejump.study.fits import FITS
 
 _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"correct_at_5": "precision_at_5"}
@@ -142,8 +143,14 @@ def shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) 
 
 
 def jump_row(name: str, file: TensorFile) -> dict:
-    """What a jump's file says about its fit; `name` is the jump's level, or `joint`."""
-    facts = file.metadata
+    """What a jump's file says about its fit; `name` is the jump's level, or `joint`.
+
+    `converged` is null for closed forms. Adam fits have converged if their gap is at most GAP_CONVERGED, KL fits if the
+    divergence came to a plateau.
+    """
+    facts, converged = file.metadata, None
+    if FITS[facts["fit"]].course is not None:
+        converged = file.value("converged") if "converged" in facts else file.value("gap") <= GAP_CONVERGED
     return {
         "jump": name,
         "fit": facts["fit"],
@@ -152,6 +159,7 @@ def jump_row(name: str, file: TensorFile) -> dict:
         "parameters": n_parameters(file),
         **{key: file.value(key) for key in ("n_rows", "train_mse", "validation_mse", "optimum_mse", "mean_mse", "gap")},
         **{key: file.value(key) if key in facts else None for key in ("ridge", "best_epoch")},
+        "converged": converged,
     }
 
 

@@ -7,6 +7,8 @@ VALIDATION_SHARE = 0.1
 EPOCHS = 80
 BATCH_SIZE = 128
 LEARNING_RATE = 0.03
+# A fit has converged if its gap to the optimum is at most this.
+GAP_CONVERGED = 0.01
 
 # Ridges that an exact fit tries, in units of the standardised inputs' variance; the validation slice chooses.
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from onejump.analysis.columns import TEMPERATURE
 from onejump.exits.columns import FLOOR_METHODS
 from onejump.files.atomic import OnejumpError
-from onejump.jumps.settings import RIDGES
+from onejump.jumps.settings import GAP_CONVERGED, RIDGES
 from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, METHOD_ORDER, branch_facts, joint_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
@@ -85,6 +85,8 @@ def render_report(
         shared_jumps=_shared_jumps(everything),
         gains=_gains(layout),
         gain_claims=GAINS,
+        unconverged=_unconverged(layout),
+        gap_converged=GAP_CONVERGED,
         comparisons={
             slug: {kind: inline("model_figure", model=slug, kind=kind) for kind in MODEL_FIGURES}
             for slug in config["models"]
@@ -212,6 +214,23 @@ def _gains(layout: Layout) -> list[dict]:
     later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}
     rows = table[table["positions"] == "all"].to_dict("records")
     return [row | {"later": later.get(tuple(row[key] for key in keys))} for row in rows]
+
+
+def _unconverged(layout: Layout) -> list[dict]:
+    """For each model and variant with fits that have not converged: how many of how many, and their median gap.
+
+    The gap is null for fits that do not minimise it.
+    """
+    names = ("model", "variant", "fit", "gap", "converged")
+    rows = []
+    for (model, variant), part in read_summary(_summary(layout), "jumps", *names).groupby(
+        ["model", "variant"], sort=False
+    ):
+        failed = part[~part["converged"].astype("boolean").fillna(True)]  # closed forms have null
+        gap = failed["gap"].median() if FITS[part["fit"].iloc[0]].squared_error else None
+        if len(failed):
+            rows.append({"model": model, "variant": variant, "count": len(failed), "of": len(part), "gap": gap})
+    return rows
 
 
 def _flips(verdicts: list[dict]) -> dict[str, list[str]]:

@@ -332,6 +332,7 @@ def test_jumps_csv_is_what_the_jumps_files_say(summary, results, seed, variant):
             value = getattr(found, column)
             assert value == float(facts[column]) if column in facts else np.isnan(value)
         assert ("ridge" in facts, "best_epoch" in facts) == (variant != "paper", variant == "paper")
+        assert pd.isna(found.converged) if variant != "paper" else found.converged == (found.gap <= 0.01)
 
 
 @pytest.mark.parametrize("seed", CONFIG["seeds"])

@@ -174,6 +174,24 @@ def test_verdicts_that_are_others_without_position_0_are_told(study, page, tmp_p
     assert "which is a case of its own, all of them are the same." in told.text(told.find("main")[0])
 
 
+def test_fits_that_have_not_converged_are_told_and_closed_forms_never_are(study, page, tmp_path):
+    (note,) = page.find("p", id="unconverged")
+    told = page.text(note)
+    jumps = read_frame(study / "summary" / "jumps.parquet")
+    assert "exact, " not in told and jumps.loc[jumps["fit"] == "exact", "converged"].isna().all()
+    adam = jumps[(jumps["model"] == MODELS[0]) & (jumps["variant"] == "paper")]
+    far = adam[adam["gap"] > 0.01]
+    gap = f"{100 * far['gap'].median():.2g}%"
+    assert 0 < len(far) < len(adam)
+    assert f"{MODELS[0]}, paper, {len(far)} of {len(adam)} jumps (median gap to the optimum {gap}, expected" in told
+    shutil.copytree(study, tmp_path / "demo")
+    path = tmp_path / "demo" / "summary" / "jumps.parquet"
+    write_frame(path, jumps.assign(fit="kl", converged=jumps["gap"] > 0.01))
+    assert "jumps (the divergence was still falling)" in rendered(tmp_path / "demo")
+    write_frame(path, jumps.assign(converged=True))
+    assert "unconverged" not in rendered(tmp_path / "demo")
+
+
 def test_the_tables_of_one_model_do_not_name_it_in_each_row(study):
     page = Page(rendered(study, config=config(MODELS[:1], VARIANTS, SEEDS)))
     for name in ("verdicts-table", "key-table"):
