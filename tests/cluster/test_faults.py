@@ -147,8 +147,14 @@ class Faults:
             time.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def hit() -> set[str]:
+    """The rules that a fault has hit in any round."""
+    return set()
+
+
 @pytest.mark.parametrize("number", range(1, ROUNDS + 1))
-def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_study, tmp_path, number):
+def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_study, tmp_path, number, hit):
     seed = int(time.time())
     print(f"seed of the faults: {seed}")
     study, log, orders = slurm_study, tmp_path / "snakemake.log", tmp_path / "orders"
@@ -179,7 +185,8 @@ def test_a_study_on_slurm_survives_faults_in_all_stages(slurm_study, finished_st
     print(", ".join(f"{kind}: {n}" for kind, n in Counter(line.split(":")[0] for line in faults.log).items()))
     assert len(faults.log) >= FAULTS_A_ROUND
     assert len({job.work for job in jobs}) >= 60
-    assert set(faults.hits) == {job.rule for job in jobs}  # every stage was hit
+    hit |= set(faults.hits)
+    assert number < ROUNDS or hit == {job.rule for job in jobs}  # every stage was hit in some round
 
     wanted, found = result_files(finished_study), result_files(study)
     assert found.keys() == wanted.keys()
@@ -192,4 +199,6 @@ def result_files(study: Study) -> dict[Path, Path]:
     Also what is hidden: temporary folders and checkpoints would be.
     """
     files = {path.relative_to(study.folder): path for path in study.results().rglob("*") if path.is_file()}
-    return {path: file for path, file in files.items() if not {"logs", "benchmarks"} & set(path.parts)}
+    return {
+        path: file for path, file in files.items() if not {"logs", "benchmarks", "timings.parquet"} & set(path.parts)
+    }
