@@ -1,9 +1,4 @@
-"""What can differ on a GPU, against the CPU: `make test-gpu`. Without a GPU it fails, since there is nothing to test.
-
-With ONEJUMP_TEST_DEVICE=cpu the tests that can run without one do, which shows that the tests themselves work.
-"""
-
-import os
+"""What can differ on a GPU, against the CPU: `make test-gpu`. Without a GPU it fails."""
 
 import pytest
 import torch
@@ -15,7 +10,7 @@ from onejump.files.tensors import TensorFile
 from onejump.models.devices import DEVICE_LINE, DTYPES, resolve_device
 from onejump.parameters import Compute
 
-DEVICE = os.environ.get("ONEJUMP_TEST_DEVICE", "cuda")
+DEVICE = "cuda"
 # How far hidden states may be from those of the CPU, beside the largest of their level.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
@@ -42,9 +37,7 @@ def test_auto_is_the_gpu(device):
 
 def test_a_job_names_its_device(device, capsys):
     Compute(DEVICE).start()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "thread"
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(DEVICE_LINE) and name in line
+    assert capsys.readouterr().err == f"{DEVICE_LINE}{torch.cuda.get_device_name(device)}\n"
 
 
 def test_all_stages_compute_what_the_cpu_does(dump, tmp_path):
@@ -65,9 +58,8 @@ def test_a_dump_has_the_states_of_the_cpu(family, dtype, tmp_path):
     assert ((found - expected).abs() / largest).max() < TOLERANCES[dtype]
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU's memory has no limit of its own")
 def test_out_of_memory_halves_the_batches(device, tmp_path, caplog):
-    """A real one: all but little of the device's memory is taken before the dump starts."""
+    """A real lack: the process may have six tenths of the memory that the dump took before."""
     made = make_dump(tmp_path, 12, 3000)
     given = made.source, made.positions, made.unembedding, "test", 0
     plain, short = tmp_path / "plain.safetensors", tmp_path / "short.safetensors"
