@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from onejump import stages, study_stages
+from onejump import exit_stages, stages, study_stages
 from onejump.files.atomic import OnejumpError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -73,7 +73,7 @@ def _option(name: str, annotation: object, default: object) -> click.Option:
 
 STAGES = [
     stage
-    for module in (stages, study_stages)
+    for module in (stages, exit_stages, study_stages)
     for stage in vars(module).values()
     if inspect.isfunction(stage) and stage.__module__ == module.__name__
 ]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 from tiny_models import N_BLOCKS
 
-from onejump import stages
+from onejump import exit_stages, stages
 from onejump.files.tensors import TensorFile
 from onejump.parameters import Dump
 from onejump.study.fits import FITS
@@ -36,18 +36,18 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "fit_jtc": partial(stages.fit_jtc, train, compute, jtc),
         "score_jumps": partial(stages.score_jumps, train, compute, jumps, out["scores"], cosines),
         "select_jump": partial(stages.select_jump, cosines, dump.sentences, selection),
-        "evaluate_oracle": partial(stages.evaluate_oracle, train, compute, jumps, joint, cosines, out["oracle"]),
+        "evaluate_oracle": partial(exit_stages.evaluate_oracle, train, compute, jumps, joint, cosines, out["oracle"]),
         "evaluate_jumps": partial(
-            stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
+            exit_stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
         ),
-        "evaluate_references": partial(stages.evaluate_references, train, compute, dump.test, out["references"]),
-        "evaluate_jtc": partial(stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
-        "evaluate_joint_jump": partial(stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
+        "evaluate_references": partial(exit_stages.evaluate_references, train, compute, dump.test, out["references"]),
+        "evaluate_jtc": partial(exit_stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
+        "evaluate_joint_jump": partial(exit_stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
         "evaluate_joint_jump gated": partial(
-            stages.evaluate_joint_jump, test, compute, joint.with_stem("gated"), out["gated"], "post_norm"
+            exit_stages.evaluate_joint_jump, test, compute, joint.with_stem("gated"), out["gated"], "post_norm"
         ),
-        "evaluate_ranks": partial(stages.evaluate_ranks, *ranks, out["ranks"]),
-        "evaluate_ranks post_norm": partial(stages.evaluate_ranks, *ranks, out["post_norm"], target="post_norm"),
+        "evaluate_ranks": partial(exit_stages.evaluate_ranks, *ranks, out["ranks"]),
+        "evaluate_ranks post_norm": partial(exit_stages.evaluate_ranks, *ranks, out["post_norm"], target="post_norm"),
     }
 
 

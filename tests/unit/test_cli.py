@@ -54,6 +54,7 @@ def test_an_error_is_one_line_and_its_trace_is_had_on_demand(asked, tmp_path):
     "module",
     [
         "stages",
+        "exit_stages",
         "study_stages",
         "files.downloads",
         "study.layout",

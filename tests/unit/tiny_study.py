@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from onejump import stages, study_stages
+from onejump import exit_stages, stages, study_stages
 from onejump.files.sealed import write_sealed_json
 from onejump.parameters import Compute, Dump
 from onejump.study.variants import is_nested
@@ -46,22 +46,22 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     given = (choices["fit"], target, choices["rank"], choices["gate"])
     if choices["jumps"] == "joint":
         stages.fit_jump(train, cpu, ["joint"], [joint], *given, seed=seed)
-        stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
+        exit_stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
         return
     stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]
     stages.fit_jump(train, cpu, fitted, [*jumps, joint], *given, seed=seed)
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, sentences, selection, levels, seed)
-    stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
-    stages.evaluate_references(train, cpu, dump.test, references)
-    stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
-    stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
+    exit_stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
+    exit_stages.evaluate_references(train, cpu, dump.test, references)
+    exit_stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
+    exit_stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):
         ranks = sentences, TRANSFER, folder / "ranks.parquet"
-        stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, *ranks, levels, target)
+        exit_stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, *ranks, levels, target)
     known = selection, sentences, dump.positions
-    stages.assess_claims(evaluation, references, jumps, *known, folder / "claims.parquet", seed)
+    exit_stages.assess_claims(evaluation, references, jumps, *known, folder / "claims.parquet", seed)
 
 
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from onejump import stages, study_stages
+from onejump import exit_stages, stages, study_stages
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_json
 from onejump.parameters import Compute, Dump, Model
@@ -54,14 +54,14 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
         "score_jumps": call(stages.score_jumps, train, compute, jumps, out / "scores", out / "cosines"),
         "select_jump": call(stages.select_jump, file["cosines"], file["sentences"], out / "selection.json"),
         "evaluate_oracle": call(
-            stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
+            exit_stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
         ),
         "evaluate_references": call(
-            stages.evaluate_references, train, compute, test.shards, out / "references.parquet"
+            exit_stages.evaluate_references, train, compute, test.shards, out / "references.parquet"
         ),
-        "evaluate_jtc": call(stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
+        "evaluate_jtc": call(exit_stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
         "assess_claims": call(
-            stages.assess_claims,
+            exit_stages.assess_claims,
             *(file["evaluation"], file["references"], jumps),
             *(file["selection"], file["sentences"], file["positions"], out / "claims"),
         ),

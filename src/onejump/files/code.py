@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 # Modules in which stages are defined: of these, only the definitions that a stage uses count.
-ENTRANCE = ("stages", "study_stages", "parameters", "cli")
+ENTRANCE = ("stages", "exit_stages", "study_stages", "parameters", "cli")
 # Turns the options of every stage into arguments.
 COMMAND_LINE = ("command_of",)
 
@@ -18,7 +18,7 @@ def stage_digest(stage: str, *modules: str, data: str = "") -> str:
     """Digest of the code that a stage runs: its function, and everything in the library that the function uses.
 
     Args:
-        stage: Name of a function in stages.py.
+        stage: Name of a function in one of the modules of stages.
         modules: Modules that it loads by name at run time, as dotted names within the package.
         data: Glob pattern of files within the package that it reads.
 

@@ -68,7 +68,7 @@ def test_a_template_counts_where_it_is_read(digest):
 
 def test_the_digest_is_the_same_under_every_version_of_python(tmp_path, monkeypatch):
     """The one of Python 3.11, 3.12 and 3.13 for code with f-strings, decorators, classes and patterns."""
-    for name in ("study_stages", "parameters"):
+    for name in ("exit_stages", "study_stages", "parameters"):
         (tmp_path / f"{name}.py").write_text("")
     (tmp_path / "cli.py").write_text("def command_of(stage):\n    return stage\n")
     (tmp_path / "stages.py").write_text(

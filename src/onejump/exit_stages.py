@@ -1,0 +1,163 @@
+"""The stages that evaluate exits of one model, seed and variant, one function each, as in stages.py."""
+
+from pathlib import Path
+from typing import Annotated
+
+from onejump.parameters import (
+    Compute,
+    Cosines,
+    Dump,
+    Evaluation,
+    JointJump,
+    Jumps,
+    Option,
+    Out,
+    PositionsFile,
+    ScoreLevels,
+    Seed,
+    SelectionFile,
+    SentencesFile,
+    Target,
+    TestShards,
+)
+
+
+def evaluate_oracle(
+    dump: Dump,
+    compute: Compute,
+    jumps: Jumps,
+    joint: JointJump,
+    cosines: Cosines,
+    out: Out,
+    score_levels: ScoreLevels = "1..K",
+    target: Target = "pre_norm",
+) -> None:
+    """Check whether D_m finds the best jump: scores beside precision on training sentences that no fit has seen."""
+    device = compute.start()
+    from onejump.analysis.oracle import evaluate_oracle
+    from onejump.analysis.reading import read_cosines
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import load_folded_jumps, load_joint_jump
+
+    unembedding, activations = dump.open("train")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
+    shared, (values, _) = load_joint_jump(joint, unembedding, target).to(device), read_cosines(cosines)
+    given = (activations, unembedding.to(device), folded, shared, values)
+    write_table(out, evaluate_oracle(*given, score_levels, target, device))
+
+
+def evaluate_jumps(
+    dump: Dump,
+    compute: Compute,
+    jumps: Jumps,
+    joint: JointJump,
+    selection: SelectionFile,
+    transfer_sentences: Annotated[int, Option("Sentences for the K x K grid.", minimum=1)],
+    evaluation: Evaluation,
+    transfer: Annotated[Path, Option("transfer.parquet to write.")],
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate every way of exiting by jumps at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.analysis.reading import read_selection
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import load_folded_jumps, load_joint_jump
+
+    unembedding, activations = dump.open("test")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)]
+    ojfa = read_selection(selection, len(folded))["ojfa"]
+    exits = JumpExits(folded, ojfa, load_joint_jump(joint, unembedding, target).to(device))
+    table, grid = evaluate_jumps(activations, unembedding.to(device), exits, target, transfer_sentences, device)
+    write_table(transfer, grid)
+    write_table(evaluation, table)
+
+
+def evaluate_joint_jump(
+    dump: Dump, compute: Compute, joint: JointJump, evaluation: Evaluation, target: Target = "pre_norm"
+) -> None:
+    """Evaluate the joint jump alone at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.exits.evaluation import JumpExits, evaluate_jumps
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import load_joint_jump
+
+    unembedding, activations = dump.open("test")
+    exits = JumpExits((), None, load_joint_jump(joint, unembedding, target).to(device))
+    write_table(evaluation, evaluate_jumps(activations, unembedding.to(device), exits, target, 0, device)[0])
+
+
+def evaluate_references(dump: Dump, compute: Compute, test_shards: TestShards, out: Out) -> None:
+    """Evaluate the floor and identity at every exit level; --shard gives the training split."""
+    device = compute.start()
+    from onejump.exits.references import evaluate_references
+    from onejump.files.tables import write_table
+
+    unembedding, train, test = dump.open_both(test_shards)
+    write_table(out, evaluate_references(train, test, unembedding.to(device), device))
+
+
+def evaluate_jtc(
+    dump: Dump,
+    compute: Compute,
+    jtc: Annotated[Path, Option("The full-rank jumps.")],
+    out: Out,
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate the full-rank jumps at every exit level, on the test sentences."""
+    device = compute.start()
+    from onejump.exits.references import evaluate_jtc
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import open_jtc
+
+    unembedding, test = dump.open("test")
+    full_rank = open_jtc(jtc, unembedding, target)
+    write_table(out, evaluate_jtc(test, unembedding.to(device), full_rank, target, device))
+
+
+def evaluate_ranks(
+    dump: Dump,
+    compute: Compute,
+    test_shards: TestShards,
+    jumps: Jumps,
+    joint: JointJump,
+    sentences_file: SentencesFile,
+    sentences: Annotated[int, Option("Test sentences to evaluate.", minimum=1)],
+    out: Out,
+    score_levels: ScoreLevels = "1..K",
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate exact fits at other ranks, from 1 to H / 8; --shard gives the training split."""
+    device = compute.start()
+    from onejump.analysis.ranks import evaluate_ranks, read_ridges
+    from onejump.analysis.reading import read_documents
+    from onejump.files.tables import write_frame
+
+    unembedding, train, test = dump.open_both(test_shards)
+    given = (train, test, unembedding.to(device), *read_ridges([*jumps, joint]))
+    documents = read_documents(sentences_file, test.sentence_ids[:sentences].numpy())
+    write_frame(out, evaluate_ranks(*given, target, score_levels, documents, device))
+
+
+def assess_claims(
+    evaluation: Annotated[Path, Option("evaluation.parquet of evaluate-jumps.")],
+    references: Annotated[Path, Option("The table of evaluate-references.")],
+    jumps: Jumps,
+    selection: SelectionFile,
+    sentences_file: SentencesFile,
+    positions_file: PositionsFile,
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Assess the paper's claims C1-C6 by a paired bootstrap over the documents of the test sentences."""
+    from onejump.analysis.claims import claims_table, n_parameters
+    from onejump.analysis.reading import EvaluationGrids, read_selection
+    from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
+    from onejump.files.tables import write_frame
+    from onejump.files.tensors import TensorFile
+
+    sizes = [n_parameters(TensorFile(file)) for file in jumps]
+    ojfa = read_selection(selection, len(sizes))["ojfa"]
+    methods = {references: REFERENCE_METHODS, evaluation: JUMP_METHODS}
+    grids = EvaluationGrids(methods, sentences_file, positions_file, len(sizes))
+    write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
