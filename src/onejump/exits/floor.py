@@ -9,10 +9,12 @@ A jump is worth what it adds to these. All are fitted on the training sentences:
 - identity with a temperature for each level, which changes no prediction but makes its probabilities honest.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import toms748
 from torch import Tensor
 
 from onejump.activations.reading import Activations
@@ -26,7 +28,7 @@ from onejump.models.unembedding import Unembedding
 
 BACK_OFF = 1.0  # sentences that the constant counts for in the token table
 LEAST = 1e-30  # smallest probability, so that none has an infinite logarithm
-NEWTON_STEPS = 20
+INVERSE_TEMPERATURES = (1e-6, 1e3)
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,24 @@ def inverse_temperatures(train: Activations, unembedding: Unembedding, device: t
     first = validation_start(len(train))
     part = train.rows(first, first + by_device(ROWS, device))
     ((_, full, inputs),) = chunks(part, unembedding, device, "temperatures")
-    return [_inverse_temperature(unembedding.logits(x), full) for x in inputs]
+    return [inverse_temperature(unembedding.logits(x), full) for x in inputs]
 
 
-def _inverse_temperature(logits: Tensor, full: FullPrediction) -> float:
-    """The s that minimises the mean KL(full || softmax(s logits)), logits [n, V], by Newton's method: it is convex."""
+def inverse_temperature(logits: Tensor, full: FullPrediction) -> float:
+    """The s within INVERSE_TEMPERATURES that minimises the mean KL(full || softmax(s logits)), logits [n, V].
+
+    The divergence is convex in s. Its slope is the mean logit under the exit's distribution less that under the full
+    model's, which is looked for in log s: early states give logits of hundreds, at which softmax is flat in s.
+    """
     logits = logits - logits.mean(1, keepdim=True)
-    expected, s = float(torch.linalg.vecdot(full.probabilities, logits).mean()), 1.0
-    for _ in range(NEWTON_STEPS):
-        exit_ = torch.softmax(s * logits, 1)
-        mean = torch.linalg.vecdot(exit_, logits)
-        variance = float((torch.linalg.vecdot(exit_, logits.square()) - mean.square()).mean())
-        if variance <= 0:  # all logits are equal, whatever they are multiplied by
-            return s
-        before, s = s, min(max(s - (float(mean.mean()) - expected) / variance, s / 4), 4 * s)
-        if abs(s / before - 1) < 1e-5:
-            break
-    return s
+    expected = torch.linalg.vecdot(full.probabilities, logits).mean()
+
+    def slope(log_s: float) -> float:
+        return float(torch.linalg.vecdot(torch.softmax(math.exp(log_s) * logits, 1), logits).mean() - expected)
+
+    least, most = (math.log(bound) for bound in INVERSE_TEMPERATURES)
+    if slope(least) >= 0:
+        return INVERSE_TEMPERATURES[0]
+    if slope(most) <= 0:
+        return INVERSE_TEMPERATURES[1]
+    return math.exp(toms748(slope, least, most, xtol=1e-4))

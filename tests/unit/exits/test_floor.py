@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 import torch
 from handmade_activations import K, make_activations, make_head, naive_metrics, naive_norm, naive_project
+from scipy.optimize import minimize_scalar
 
 from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS, REFERENCE_METHODS
-from onejump.exits.floor import BACK_OFF, inverse_temperatures
+from onejump.exits.floor import BACK_OFF, inverse_temperature, inverse_temperatures
+from onejump.exits.metrics import FullPrediction
 from onejump.exits.references import evaluate_references
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
@@ -119,6 +121,28 @@ def test_temperatures_have_the_smallest_divergence(splits):
         candidates = np.geomspace(found / 2, found * 2, 41)
         assert min(map(divergence, candidates)) >= divergence(found) - 1e-9
         assert abs(found - 1) > 0.01
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2, 1e4])
+def test_a_temperature_is_found_for_logits_of_any_size(size):
+    """Gemma's early states give logits of hundreds: all probability is on one token, and the divergence is enormous."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 300, generator=generator)
+    full = FullPrediction.of(logits + torch.randn(40, 300, generator=generator))
+    found = inverse_temperature(size * logits, full)
+    p, q = full.probabilities.double().numpy(), logits.double().numpy()
+
+    def divergence(log_s: float) -> float:
+        return -np.mean([(own * np.log(softmax(np.exp(log_s) * other))).sum() for own, other in zip(p, q, strict=True)])
+
+    best = minimize_scalar(divergence, bounds=(np.log(1e-2), np.log(1e2)), method="bounded").x
+    assert found * size == pytest.approx(np.exp(best), rel=2e-3)
+
+
+def test_logits_that_speak_against_the_full_model_are_all_but_ignored():
+    logits = torch.tensor([[3.0, 1.0, 0.0]])
+    full = FullPrediction.of(-logits)
+    assert 0 < inverse_temperature(logits, full) < 1e-3
 
 
 def test_temperature_changes_the_probabilities_of_identity_and_not_its_predictions(splits):
