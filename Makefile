@@ -14,6 +14,9 @@ NAME_OF_STUDY := import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["stud
 STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev/null),\
 	$(error CONFIG=$(CONFIG): expected the config of a study, with a key study; give one that exists))
 
+# The studies of `make study`, in order.
+STUDIES := models study one-jump
+
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead guard
 
@@ -22,23 +25,16 @@ BENCHMARKS := machine dump fits exact scores evaluation claims growth startup ov
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
 
-# The embedded model at the paper's sample sizes: hours on two cores; run it again to resume. All its tables are kept in
-# docs/results except the training curves, which are large.
+# What docs/findings.md tells, study after study: three models at the paper's sample sizes, the choices that the paper leaves
+# open, and what one jump for all levels is made of. Hours on two cores; run it again to resume.
 study: $(INSTALLED)
-	snakemake --profile profiles/local --configfile config/study.yaml
-	mkdir -p docs/results
-	cp results/study/summary/*.csv results/study/figures/*.sensitivity.svg docs/results/
-	rm docs/results/curves.csv
-	{ echo 'make study, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } > docs/results/made-by.txt
+	for name in $(STUDIES); do snakemake --profile profiles/local --configfile config/$$name.yaml || exit 1; done
+	python docs/keep_results.py $(addprefix results/,$(STUDIES))
 	python docs/describe_results.py
 
-# What docs/findings.md says about the demo: the floor, each method by position, and the one jump.
+# What the README says about the demo.
 demo-results: demo
-	mkdir -p docs/results/demo
-	cp $(addprefix results/demo/summary/,methods.csv by_position.csv one_jump.csv) docs/results/demo/
-	{ echo 'make demo-results, at commit' "$$(git rev-parse HEAD)"; echo; pip freeze --exclude-editable; } \
-		> docs/results/demo/made-by.txt
-	python docs/describe_results.py
+	python docs/keep_results.py results/demo
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.
 provenance: $(INSTALLED)

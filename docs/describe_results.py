@@ -1,237 +1,282 @@
-"""Update the tables of docs/findings.md from those of `make study`: `python docs/describe_results.py`.
+"""Write docs/findings.md from findings.md.j2 and docs/results: `python docs/describe_results.py`.
 
-A table stands between `<!-- table: name -->` and `<!-- end of table -->`; the rest of the page is written by hand.
+Every number of the page is an expression of the template, which names the file, the row and the column that it stands
+in, or it is a cell of a table, whose files stand below it.
 """
 
+import itertools
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 
 DOCS = Path(__file__).parent
-PAGE, RESULTS = DOCS / "findings.md", DOCS / "results"
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
-METHODS = {"identity": "identity", "arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint"}
-METHODS |= {"n_njtc": "N-NJTC", "jtc": "JTC"}
-FLOOR = {"constant": "constant", "constant_by_position": "constant by position", "token_table": "token table"}
-FLOOR |= {"identity_temperature": "identity, temperature", "middle": "jump of level K/2"}
+TEMPLATE, PAGE, RESULTS = DOCS / "findings.md.j2", DOCS / "findings.md", DOCS / "results"
+METHODS = {"constant": "constant", "constant_by_position": "constant by position", "token_table": "token table"}
+METHODS |= {"middle": "jump of level K/2", "identity": "identity", "identity_temperature": "identity, temperature"}
+METHODS |= {"arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint", "n_njtc": "N-NJTC", "jtc": "JTC"}
 POSITIONS = ["0", "1-4", "5+", "1+"]
-JOINT_VARIANTS = ["paper", "per-level", "not-first", "post-norm", "exact", "exact-not-first", "exact-post-norm"]
-SINGLE_JUMPS = ["exact-post-norm", "logits", "kl"]  # one target, three objectives
+MISSING = "–"
 
 Rows = list[list[str]]
 
 
-def read(name: str) -> pd.DataFrame:
-    """One of the study's summary tables, or one of the demo's."""
-    return pd.read_csv(RESULTS / f"{name}.csv", dtype={"jump": str}, keep_default_na=False, na_values=[""])
+def rows(file: str, **where: object) -> pd.DataFrame:
+    """Rows of a table, such as `demo/methods`, in which columns have these values, or one of several.
+
+    Raises:
+        ValueError: there are none.
+    """
+    table = pd.read_csv(RESULTS / f"{file}.csv", dtype={"jump": str}, keep_default_na=False, na_values=[""])
+    for column, wanted in where.items():
+        several = wanted if isinstance(wanted, list | tuple) else [wanted]
+        table = table[table[column].astype(str).isin(map(str, several))]
+    if table.empty:
+        raise ValueError(f"{file}: no row has {where}")
+    return table
 
 
-def estimate(row: pd.Series, metric: str, digits: int = 3) -> str:
-    """A value with its confidence interval."""
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return f"{row[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def row(file: str, **where: object) -> pd.Series:
+    """The one row of a table in which columns have these values.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    found = rows(file, **where)
+    if len(found) > 1:
+        raise ValueError(f"{file}: {len(found)} rows have {where}, expected one")
+    return found.iloc[0]
 
 
-def verdicts() -> Rows:
-    """Each variant's verdicts, with counts where its seeds disagree, and the jumps that it selects."""
-    table, scores = read("verdicts"), read("scores")
+def number(file: str, column: str, digits: int = 3, **where: object) -> str:
+    """A value of one row."""
+    return written(row(file, **where)[column], digits)
 
-    def words(row: pd.Series) -> str:
-        counts = {word: row[word] for word in ("supported", "contradicted", "inconclusive") if row[word]}
+
+def estimate(file: str, column: str, digits: int = 3, **where: object) -> str:
+    """A value of one row with its confidence interval."""
+    return interval(row(file, **where), column, digits)
+
+
+def extremes(file: str, column: str, digits: int = 3, **where: object) -> str:
+    """The smallest and the largest value of several rows."""
+    values = rows(file, **where)[column]
+    return f"{written(values.min(), digits)} to {written(values.max(), digits)}"
+
+
+def written(value: float, digits: int) -> str:
+    """A number with so many decimals, or a dash where there is none."""
+    return MISSING if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def interval(found: pd.Series, column: str, digits: int = 3) -> str:
+    """A value with the interval in the columns beside it: `precision_low`, or for an estimate `low`."""
+    prefix = "" if column == "estimate" else f"{column}_"
+    low, high = (written(found[f"{prefix}{end}"], digits) for end in ("low", "high"))
+    value = written(found[column], digits)
+    return value if low == MISSING else f"{value} [{low}, {high}]"
+
+
+def table(files: Sequence[str], lines: Rows) -> str:
+    """A Markdown table with numbers aligned to the right, and links to the files that it was made from."""
+    numeric = [all(re.match(rf"[-\d{MISSING}]", line[i]) for line in lines[1:]) for i in range(len(lines[0]))]
+    shown = [lines[0], ["---:" if right else "---" for right in numeric], *lines[1:]]
+    links = " and ".join(f"[{file}.csv](results/{file}.csv)" for file in files)
+    return "".join(f"| {' | '.join(line)} |\n" for line in shown) + f"\nFrom {links}."
+
+
+def methods(study: str, variants: dict[str, Sequence[str]], models: Sequence[str], column: str = "precision") -> str:
+    """A metric of methods of some variants, a column for each model; seed 0."""
+    lines = [["variant", "method", *models]]
+    for variant, names in variants.items():
+        for name in names:
+            where = {"variant": variant, "method": name, "seed": 0}
+            digits = 3 if column == "precision" else 2
+            cells = [estimate(f"{study}/methods", column, digits, model=model, **where) for model in models]
+            lines.append([variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/methods"], lines)
+
+
+def nulls(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
+    """Which share of the one jump's gain over identity other jumps for all levels have, by precision; seed 0."""
+    lines = [["variant", *models]]
+    lines += [[variant, *(share_of_gain(study, variant, model) for model in models)] for variant in variants]
+    return table([f"{study}/methods"], lines)
+
+
+def share_of_gain(study: str, variant: str, model: str) -> str:
+    """The share of the one jump's gain over identity, in precision, that another variant's joint jump has; seed 0."""
+    found = rows(f"{study}/methods", model=model, seed=0).set_index(["variant", "method"])["precision"]
+    identity = found["one-jump", "identity"]
+    return written((found[variant, "joint"] - identity) / (found["one-jump", "joint"] - identity), 2)
+
+
+def converged(study: str, variant: str, model: str) -> str:
+    """How many of a variant's fits have converged; seed 0."""
+    found = rows(f"{study}/jumps", model=model, variant=variant, seed=0)["converged"]
+    return f"{(found.astype(str) == 'True').sum()} of {len(found)}"
+
+
+def sizes(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Precision of methods of some variants beside their parameters and what an exit check costs; seed 0."""
+    lines = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
+    for variant, names in variants.items():
+        for name in names:
+            where = {"model": model, "variant": variant, "method": name, "seed": 0}
+            found, later = row(f"{study}/methods", **where), row(f"{study}/by_position", position="1+", **where)
+            cells = [interval(found, "precision"), written(later["precision"], 3), written(found["surprisal"], 2)]
+            cells += [written(found["parameters"], 0), written(found["check"], 0)]
+            lines.append([variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/methods", f"{study}/by_position"], lines)
+
+
+def by_position(study: str, variant: str, names: Sequence[str], model: str) -> str:
+    """Precision and surprisal of a variant's methods by the position of the chosen token; seed 0."""
+    lines = [["method", "precision", *(f"at {group}" for group in POSITIONS), "surprisal", "surprisal at 1+"]]
+    for name in names:
+        where = {"model": model, "variant": variant, "method": name, "seed": 0}
+        found = row(f"{study}/methods", **where)
+        at = {group: row(f"{study}/by_position", position=group, **where) for group in POSITIONS}
+        precisions = [written(at[group]["precision"], 3) for group in POSITIONS]
+        surprisals = [written(part["surprisal"], 2) for part in (found, at["1+"])]
+        lines.append([METHODS.get(name, name), interval(found, "precision"), *precisions, *surprisals])
+    return table([f"{study}/methods", f"{study}/by_position"], lines)
+
+
+def verdicts(study: str) -> str:
+    """Each variant's verdicts on the paper's claims, with counts where its seeds disagree, and the jumps selected."""
+    found, shared = rows(f"{study}/verdicts", positions="all"), rows(f"{study}/shared_jumps", method="ojfa")
+
+    def words(verdict: pd.Series) -> str:
+        counts = {word: verdict[word] for word in ("supported", "contradicted", "inconclusive") if verdict[word]}
         told = ", ".join(f"{count} {word}" for word, count in counts.items())
-        return row["verdict"] if len(counts) == 1 else f"{row['verdict']} ({told})"
+        return verdict["verdict"] if len(counts) <= 1 else f"{verdict['verdict']} ({told})"
 
-    wide = table.assign(verdict=table.apply(words, axis=1)).pivot(index="variant", columns="claim", values="verdict")
-    chosen = scores[scores["ojfa"].astype(str) == "True"].groupby("variant")["jump"].agg(", ".join)
-    rows = [["variant", "seeds", "jump", *wide.columns]]
-    for variant in dict.fromkeys(table["variant"]):
-        seeds = table.loc[table["variant"] == variant, "seeds"].iloc[0]
-        rows.append([variant, str(seeds), chosen[variant], *wide.loc[variant]])
-    return rows
-
-
-def methods() -> Rows:
-    """Mean precision of each method for the two variants that ran with every seed."""
-    table = read("methods")
-    rows = [["variant", "seed", *METHODS.values()]]
-    for variant in ("paper", "exact"):
-        for seed in sorted(set(table["seed"])):
-            part = table[(table["variant"] == variant) & (table["seed"] == seed)].set_index("method")
-            rows.append([variant, str(seed), *(estimate(part.loc[method], "precision") for method in METHODS)])
-    return rows
+    claims = list(dict.fromkeys(found["claim"]))
+    lines = [["model", "variant", "seeds", "jump", *claims]]
+    for (model, variant), part in found.groupby(["model", "variant"], sort=False):
+        own = part.set_index("claim")
+        chosen = shared[(shared["model"] == model) & (shared["variant"] == variant)].sort_values("seed")["jump"]
+        cells = [words(own.loc[claim]) for claim in claims]
+        lines.append([model, variant, str(part["seeds"].iloc[0]), ", ".join(chosen), *cells])
+    return table([f"{study}/verdicts", f"{study}/shared_jumps"], lines)
 
 
-def claims() -> Rows:
-    """Every statistic that decides a verdict."""
-    table = read("claims").dropna(subset="rule")
-    table = table[table["variant"].isin(["paper", "exact"])]
-    seeds = [f"seed {seed}" for seed in sorted(set(table["seed"]))]
-    rows = [["claim", "statistic", "metric", "holds if", "variant", *seeds]]
-    for key, part in table.groupby(["claim", "statistic", "metric", "rule", "variant"], sort=False):
-        cells = []
-        for row in part.sort_values("seed").itertuples():
-            interval = "" if pd.isna(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
-            cells.append(f"{row.estimate:.3f}{interval}")
-        rows.append([key[0], key[1].replace("_", " "), key[2], key[3], key[4], *cells])
-    return rows
+def claims(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
+    """Every statistic that decides a verdict on the paper's claims, a column for each model; seed 0."""
+    found = rows(f"{study}/claims", variant=list(variants), seed=0, positions="all", decides=True)
+    lines = [["claim", "statistic", "metric", "holds if", "variant", *models]]
+    for key, part in found.groupby(["claim", "statistic", "metric", "rule", "variant"], sort=False):
+        by_model = {one["model"]: interval(one, "estimate") for _, one in part.iterrows()}
+        cells = [by_model.get(model, MISSING) for model in models]
+        lines.append([key[0], key[1].replace("_", " "), *key[2:], *cells])
+    return table([f"{study}/claims"], lines)
 
 
-def sensitivity() -> Rows:
-    """Mean precision of each method in each variant, at seed 0."""
-    table = read("methods")
-    table = table[table["seed"] == 0]
-    rows = [["variant", *METHODS.values()]]
-    for variant in dict.fromkeys(table["variant"]):
-        part = table[table["variant"] == variant].set_index("method")["precision"]
-        rows.append([variant, *(f"{part[method]:.3f}" for method in METHODS)])
-    return rows
+def one_jump_claims(study: str, variant: str, against: Sequence[str], models: Sequence[str]) -> str:
+    """Every statement about the one jump that decides one of G1 to G6, a column for each model; seed 0."""
+    found = rows(f"{study}/one_jump", variant=variant, against=list(against), seed=0, positions="all")
+    found = found[(found["decides"].astype(str) == "True") | (found["claim"] == "G6")]
+    lines = [["claim", "against", "statistic", "metric", "holds if", *models]]
+    for key, part in found.groupby(["claim", "against", "statistic", "metric", "rule"], sort=False, dropna=False):
+        by_model = part.set_index("model")
+        said = by_model["verdict"].fillna("") + " "
+        cells = [f"{said[model].lstrip()}{interval(by_model.loc[model], 'estimate')}" for model in models]
+        lines.append([*key[:2], key[2].replace("_", " "), key[3], MISSING if pd.isna(key[4]) else key[4], *cells])
+    return table([f"{study}/one_jump"], lines)
 
 
-def joint() -> Rows:
-    """Error, share of variance explained, and precision of the two jumps that are used at all levels."""
-    table, jumps = read("shared_jumps"), read("jumps")
-    rows = [["variant", "jump", "gap of its fit", "error, all levels", "explained", "precision", "surprisal"]]
-    for variant in JOINT_VARIANTS:
-        for method in ("ojfa", "joint"):
-            part = table[(table["variant"] == variant) & (table["seed"] == 0) & (table["method"] == method)].iloc[0]
-            name = "joint" if method == "joint" else part["jump"]
-            fits = jumps[(jumps["variant"] == variant) & (jumps["seed"] == 0) & (jumps["jump"] == name)]
-            gap = fits["gap"].iloc[0]
-            words = "joint" if method == "joint" else f"OJFA ({name})"
-            values = [f"{gap:.3f}", f"{part['mse']:,.0f}", f"{part['explained']:.3f}"]
-            rows.append([variant, words, *values, f"{part['precision']:.3f}", f"{part['surprisal']:.2f}"])
-    return rows
+def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Precision of methods of some variants, a column for each seed."""
+    found = rows(f"{study}/methods", model=model, variant=list(variants))
+    numbers = sorted(set(found["seed"]))
+    lines = [["variant", "method", *(f"seed {seed}" for seed in numbers)]]
+    for variant, names in variants.items():
+        for name in names:
+            part = found[(found["variant"] == variant) & (found["method"] == name)].set_index("seed")
+            lines.append(
+                [variant, METHODS.get(name, name), *(interval(part.loc[seed], "precision") for seed in numbers)]
+            )
+    return table([f"{study}/methods"], lines)
 
 
-def oracle() -> Rows:
+def shared_jumps(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
+    """Error, share of variance explained, and precision of the two jumps that are used at all levels; seed 0."""
+    lines = [["model", "variant", "jump", "gap of its fit", "explained", "precision", "surprisal"]]
+    for model, variant, method in itertools.product(models, variants, ("ojfa", "joint")):
+        where = {"model": model, "variant": variant, "seed": 0}
+        found = row(f"{study}/shared_jumps", method=method, **where)
+        name = "joint" if method == "joint" else found["jump"].removesuffix(".0")
+        cells = [number(f"{study}/jumps", "gap", jump=name, **where)]
+        cells += [written(found["explained"], 3), written(found["precision"], 3), written(found["surprisal"], 2)]
+        lines.append([model, variant, "joint" if method == "joint" else f"OJFA ({name})", *cells])
+    return table([f"{study}/shared_jumps", f"{study}/jumps"], lines)
+
+
+def oracle(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
     """How well each score finds the jump with the best precision on held-out training sentences."""
-    table = read("oracle")
     names = {"d_m": "D_m", "cosine": "mean cosine", "squared_cosine": "unsigned square", "mse": "mean squared error"}
-    rows = [["variant", "seed", "score", "jump", "best jump", "rank correlation", "regret", "regret on test"]]
-    for row in table[table["variant"].isin(["paper", "exact"])].itertuples():
-        correlation = "–" if pd.isna(row.rank_correlation) else f"{row.rank_correlation:.2f}"
-        values = [correlation, f"{row.regret:.3f}", f"{row.test_regret:.3f}"]
-        rows.append([row.variant, str(row.seed), names[row.score], row.jump, str(row.oracle), *values])
-    return rows
+    lines = [["model", "variant", "score", "jump", "best jump", "rank correlation", "regret", "regret on test"]]
+    for _, found in rows(f"{study}/oracle", variant=list(variants), model=list(models), seed=0).iterrows():
+        cells = [written(found["rank_correlation"], 2), written(found["regret"], 3), interval(found, "test_regret")]
+        lines.append(
+            [found["model"], found["variant"], names[found["score"]], found["jump"], str(found["oracle"]), *cells]
+        )
+    return table([f"{study}/oracle"], lines)
 
 
-def ranks() -> Rows:
-    """Mean precision of exact fits at other ranks, at seed 0."""
-    table = read("ranks")
-    table = table[(table["variant"] == "exact") & (table["seed"] == 0)]
-    rows = [["rank", "N-NJTC", "joint", "OJFA", "OJFA's jump"]]
-    for rank in sorted(set(table["rank"])):
-        part = table[table["rank"] == rank].set_index("method")
-        values = [estimate(part.loc[method], "precision") for method in ("n_njtc", "joint", "ojfa")]
-        rows.append([str(rank), *values, str(part.loc["ojfa", "jump"]).removesuffix(".0")])
-    return rows
+def ranks(study: str, variant: str, models: Sequence[str]) -> str:
+    """Mean precision of exact fits at other ranks; seed 0."""
+    lines = [["model", "rank", "N-NJTC", "joint", "OJFA", "OJFA's jump"]]
+    found = rows(f"{study}/ranks", variant=variant, model=list(models), seed=0)
+    for (model, rank), part in found.groupby(["model", "rank"], sort=False):
+        own = part.set_index("method")
+        cells = [interval(own.loc[method], "precision") for method in ("n_njtc", "joint", "ojfa")]
+        lines.append([model, str(rank), *cells, str(own.loc["ojfa", "jump"]).removesuffix(".0")])
+    return table([f"{study}/ranks"], lines)
 
 
-def single_jumps() -> Rows:
-    """Precision of jumps of one size and target but different objectives, at seed 0, and where each is best."""
-    table, levels = read("methods"), read("levels")
-    levels = levels[(levels["seed"] == 0) & levels["variant"].isin(SINGLE_JUMPS)]
-    rows = [["variant", "N-NJTC", "first at levels", "joint", "first at levels", "OJFA", "first at levels"]]
-    for variant in SINGLE_JUMPS:
-        cells = []
-        for method in ("n_njtc", "joint", "ojfa"):
-            wide = levels[levels["method"] == method].pivot(index="level", columns="variant", values="precision")
-            first = int((wide[variant] >= wide.max(axis=1)).sum())
-            part = table[(table["variant"] == variant) & (table["seed"] == 0) & (table["method"] == method)].iloc[0]
-            cells += [estimate(part, "precision"), f"{first} of {len(wide)}"]
-        rows.append([variant, *cells])
-    return rows
+def dynamic_exit(study: str, variants: dict[str, Sequence[str]], models: Sequence[str]) -> str:
+    """The fewest blocks with which a dynamic exit keeps an agreement of 0.9, and its cost; seed 0."""
+    lines = [
+        ["model", "variant", "method", "threshold", "agreement", "blocks run", "checks", "cost, fused", "cost, plain"]
+    ]
+    for model, (variant, names) in itertools.product(models, variants.items()):
+        for name in names:
+            found = row(f"{study}/dynamic_exit", model=model, variant=variant, method=name, seed=0)
+            threshold = "never" if found["threshold"] == float("inf") else written(found["threshold"], 3)
+            cells = [threshold, written(found["agreement"], 3), written(found["blocks"], 2)]
+            cells += [written(found["checks"], 1), *(written(found[f"{how}_cost"], 2) for how in ("fused", "plain"))]
+            lines.append([model, variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/dynamic_exit"], lines)
 
 
-def dynamic_exit() -> Rows:
-    """The fewest blocks with which a dynamic exit keeps an agreement of 0.9, at seed 0."""
-    table = read("dynamic_exit")
-    table = table[(table["variant"].isin(["paper", "exact"])) & (table["seed"] == 0) & (table["agreement"] >= 0.9)]
-    rows = [["variant", "method", "threshold", "agreement", "blocks run", "checks", "cost, fused", "cost, plain"]]
-    for (variant, method), part in table.groupby(["variant", "method"], sort=False):
-        best = part.loc[part["blocks"].idxmin()]
-        fused = "–" if pd.isna(best["fused_cost"]) else f"{best['fused_cost']:.2f}"
-        threshold = "never" if best["threshold"] == float("inf") else f"{best['threshold']:.3f}"
-        values = [threshold, f"{best['agreement']:.3f}", f"{best['blocks']:.2f}"]
-        rows.append([variant, METHODS[method], *values, f"{best['checks']:.1f}", fused, f"{best['plain_cost']:.2f}"])
-    return rows
-
-
-def floor() -> Rows:
-    """The demo's exact variant: precision and surprisal of each method, the floor included, by position."""
-    every, groups = (read(f"demo/{name}") for name in ("methods", "by_position"))
-    groups = groups[groups["level"].isna()]
-    rows = [["method", "precision", *(f"at {name}" for name in POSITIONS), "surprisal", "surprisal at 1+"]]
-    for method, words in (FLOOR | METHODS).items():
-        part = every[(every["variant"] == "exact") & (every["method"] == method)].iloc[0]
-        at = groups[(groups["variant"] == "exact") & (groups["method"] == method)].set_index("position")
-        known = [f"{at.loc[name, 'precision']:.3f}" if name in at.index else "–" for name in POSITIONS]
-        later = f"{at.loc['1+', 'surprisal']:.2f}" if len(at) else "–"
-        rows.append([words, estimate(part, "precision"), *known, f"{part['surprisal']:.2f}", later])
-    return rows
-
-
-def one_jump() -> Rows:
-    """The demo's one jump for all levels beside others and what needs no jump, with what an exit check costs."""
-    every, groups = (read(f"demo/{name}") for name in ("methods", "by_position"))
-    groups = groups[groups["level"].isna() & (groups["position"] == "1+")]
-    shown = [("exact", method) for method in ("token_table", "identity", "ojfa", "joint", "n_njtc", "jtc")]
-    rows = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
-    for variant, method in [*shown, ("one-jump", "joint")]:
-        part = every[(every["variant"] == variant) & (every["method"] == method)].iloc[0]
-        later = groups[(groups["variant"] == variant) & (groups["method"] == method)].iloc[0]
-        size = "–" if pd.isna(part["parameters"]) else f"{part['parameters']:,.0f}"
-        values = [estimate(part, "precision"), f"{later['precision']:.3f}", f"{part['surprisal']:.2f}", size]
-        rows.append([variant, (FLOOR | METHODS)[method], *values, f"{part['check']:,}"])
-    return rows
-
-
-def one_jump_claims() -> Rows:
-    """Every statement about the demo's one jump that decides one of G1 to G6."""
-    table = read("demo/one_jump")
-    table = table[(table["decides"].astype(str) == "True") | (table["claim"] == "G6")]
-    rows = [["claim", "against", "statistic", "metric", "holds if", "estimate", "verdict", "verdict at 1+"]]
-    keys = ["claim", "against", "statistic", "metric", "rule"]
-    for key, part in table.groupby(keys, sort=False, dropna=False):
-        whole, later = (part[part["positions"] == name].iloc[0] for name in ("all", "1+"))
-        rule, *words = ("–" if pd.isna(word) else word for word in (key[4], whole["verdict"], later["verdict"]))
-        interval = f"{whole['estimate']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}]"
-        rows.append([key[0], key[1], key[2].replace("_", " "), key[3], rule, interval, *words])
-    return rows
-
-
-MAKERS: dict[str, Callable[[], Rows]] = {
-    maker.__name__: maker
-    for maker in (
-        floor,
-        one_jump,
-        one_jump_claims,
-        verdicts,
-        methods,
-        claims,
-        sensitivity,
-        joint,
-        oracle,
-        ranks,
-        single_jumps,
-        dynamic_exit,
-    )
-}
-
-
-def markdown(rows: Rows) -> str:
-    """A Markdown table with numbers aligned to the right."""
-    numeric = [all(re.match(r"[-\d–]", row[i]) for row in rows[1:]) for i in range(len(rows[0]))]
-    lines = [rows[0], ["---:" if right else "---" for right in numeric], *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
+TABLES += (dynamic_exit,)
+VALUES = (number, estimate, extremes, share_of_gain, converged)
 
 
 def page() -> str:
-    """The page with updated tables."""
-    return TABLE.sub(lambda found: found[1] + "\n" + markdown(MAKERS[found[2]]()) + "\n" + found[3], PAGE.read_text())
+    """The page, from its template."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    environment.globals |= {function.__name__: function for function in (*VALUES, *TABLES)}
+    return wrapped(environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render())
+
+
+def wrapped(text: str) -> str:
+    """The text with its paragraphs and list items in lines of equal length; tables and headings as they are."""
+    blocks = re.sub(r"\n{3,}", "\n\n", text).strip().split("\n\n")
+    return "\n\n".join(block if block.startswith(("|", "#")) else _filled(block) for block in blocks) + "\n"
+
+
+def _filled(block: str) -> str:
+    items = [(" ".join(item.split()), "  " * item.startswith("- ")) for item in re.split(r"\n(?=- )", block)]
+    how = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(item, subsequent_indent=indent, **how) for item, indent in items)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")
