@@ -20,7 +20,7 @@ def _column_digest(table: pa.Table, name: str) -> str:
     """SHA-256 of a column's values."""
     column = table[name].combine_chunks()
     if not pa.types.is_primitive(column.type):
-        return hashlib.sha256(repr(column.to_pylist()).encode()).hexdigest()
+        return hashlib.sha256(_repr(column).encode()).hexdigest()
     if column.null_count or pa.types.is_boolean(column.type):
         filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
         parts = [part.to_numpy(zero_copy_only=False) for part in (column.is_valid(), filled)]
@@ -30,6 +30,16 @@ def _column_digest(table: pa.Table, name: str) -> str:
     for part in parts:
         digest.update(part.tobytes())
     return digest.hexdigest()
+
+
+def _repr(column: pa.Array) -> str:
+    """`repr(column.to_pylist())`; of texts, which repeat, each different one is made once."""
+    if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if not pa.types.is_dictionary(column.type):
+        return repr(column.to_pylist())
+    texts = np.array([*map(repr, column.dictionary.to_pylist()), "None"], object)
+    return f"[{', '.join(texts[column.indices.fill_null(len(texts) - 1).to_numpy()])}]"
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:

@@ -1,5 +1,7 @@
 """Tables read back as written; an altered file is refused."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +9,7 @@ import pytest
 from refusals import error_of, flipped
 
 from onejump.files.atomic import OnejumpError
-from onejump.files.tables import read_table, write_table
+from onejump.files.tables import _column_digest, read_table, write_table
 
 TABLE = pa.table(
     {
@@ -28,6 +30,21 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     write_table(tmp_path / "1", TABLE)
     write_table(tmp_path / "2", TABLE.slice(0))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["b", None, "a'\n", "é", "b"]),
+        pa.array([None, "b", "b", "a"]).dictionary_encode(),
+        pa.array([[1, 2], None, []]),
+        pa.array([], pa.string()),
+    ],
+    ids=["text", "dictionary", "list", "empty"],
+)
+def test_the_digest_of_a_column_is_that_of_its_values_written_out(column):
+    found = _column_digest(pa.table({"x": column}), "x")
+    assert found == hashlib.sha256(repr(column.to_pylist()).encode()).hexdigest()
 
 
 def page_bytes(path):
