@@ -4,12 +4,13 @@ Sentences of one document are alike: they share a topic, names and a style. So w
 all its sentences. Where each document has one sentence, that is the bootstrap over sentences.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 RESAMPLES = 2_000
-BLOCK = 250  # resamples at once: memory stays at BLOCK weights for each document
+BLOCK = 250  # resamples at once: wide weights take memory for so many
 CONFIDENCE = 0.95
 
 
@@ -34,11 +35,20 @@ def resampled_means(
         row, counts = np.arange(len(values)), np.ones(len(values), int)
     order, starts = np.argsort(row, kind="stable"), np.cumsum(counts) - counts
     sums = np.add.reduceat(values.reshape(len(values), -1).astype(np.float64)[order], starts)
-    generator, n = np.random.default_rng(seed), len(counts)
+    times = _times_drawn(len(counts), seed, resamples)
+    for first in range(0, resamples, BLOCK):
+        weights = times[first : first + BLOCK].astype(np.float64)
+        yield (weights @ sums / (weights @ counts)[:, None]).reshape(len(weights), *values.shape[1:])
+
+
+@functools.lru_cache(maxsize=8)  # the tables of a study share few: one for each group of positions
+def _times_drawn(n: int, seed: int, resamples: int) -> np.ndarray:
+    """How often each of n documents is drawn: [resamples, n] uint16."""
+    generator, times = np.random.default_rng(seed), np.empty((resamples, n), np.uint16)
     for first in range(0, resamples, BLOCK):
         size = min(BLOCK, resamples - first)
-        weights = generator.multinomial(n, np.full(n, 1 / n), size=size)
-        yield (weights @ sums / (weights @ counts)[:, None]).reshape(size, *values.shape[1:])
+        times[first : first + size] = generator.multinomial(n, np.full(n, 1 / n), size=size)
+    return times
 
 
 def interval(

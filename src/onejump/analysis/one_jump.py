@@ -51,13 +51,13 @@ def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: Sequenc
     Returns:
         As `claims_table`, for the claims G1 to G6.
     """
-    parts = []
+    columns, parts = _columns(one, other), []
     for name in CLAIM_POSITIONS:
         first, last = POSITIONS.get(name, (0, math.inf))
         kept = (first <= one.positions) & (one.positions <= last)
         if kept.any():
-            columns = _columns(one.where(kept), other.where(kept))
-            rows = estimates(columns, one.documents[kept], _statistics, RULES, seed)
+            part = {column: values[kept] for column, values in columns.items()}
+            rows = estimates(part, one.documents[kept], _statistics, RULES, seed)
             parts.append(assessed([row for row in rows if row["claim"] in claims]).assign(positions=name))
     return pd.concat(parts, ignore_index=True)
 

@@ -1,5 +1,8 @@
 """The tidy tables of a whole study, which figures and report are made from."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
@@ -28,8 +31,9 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
     config = layout.config
     models = [_model_row(layout, model, seed) for model in config["models"] for seed in config["seeds"]]
     parts: dict[str, list[pd.DataFrame]] = {"models": [pd.DataFrame(models)]}
+    read_grids = _reader(layout)
     for branch in layout.branches():
-        for name, table in _branch_tables(layout, branch).items():
+        for name, table in _branch_tables(layout, branch, read_grids).items():
             parts.setdefault(name, []).append(table.assign(**branch)[[*branch, *table.columns]])
     # Tables without rows are left out, since pandas would let their columns decide the types of the others.
     whole = {name: pd.concat([part for part in found if len(part)] or found[:1]) for name, found in parts.items()}
@@ -59,7 +63,7 @@ def _model_row(layout: Layout, model: str, seed: int) -> dict:
     }
 
 
-def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
+def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., EvaluationGrids]) -> dict[str, pd.DataFrame]:
     """The tables of one model, seed and variant."""
     unembedding = TensorFile(layout.path("unembedding", model=branch["model"]))
     vocabulary, hidden_size = unembedding.shape("weight")
@@ -67,7 +71,7 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
     files = {str(level): TensorFile(path) for level, path in enumerate(layout.jumps(**branch))}
     files["joint"] = TensorFile(layout.joint(**branch))
     all_jumps = layout.has_all_jumps(branch["variant"])
-    grids = _grids(layout, branch, n_blocks)
+    grids = read_grids(**branch)
     selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
     jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()]).astype({"converged": "boolean"})
@@ -101,27 +105,36 @@ def _branch_tables(layout: Layout, branch: dict) -> dict[str, pd.DataFrame]:
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
         "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
-        "one_jump": _against_others(layout, branch, grids),
+        "one_jump": _against_others(layout, branch, read_grids),
     }
     return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found
 
 
-def _grids(layout: Layout, branch: dict, n_blocks: int) -> EvaluationGrids:
-    all_jumps = layout.has_all_jumps(branch["variant"])
-    methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
-    methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
-    methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
-    return EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
+def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
+    """A function that reads the evaluation of a branch, and keeps those of a model and seed for the next."""
+
+    @functools.lru_cache(maxsize=len(layout.config["variants"]))
+    def read(**branch: str | int) -> EvaluationGrids:
+        all_jumps, n_blocks = (
+            layout.has_all_jumps(branch["variant"]),
+            layout.config["models"][branch["model"]]["blocks"],
+        )
+        methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
+        methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
+        methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
+        return EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
+
+    return read
 
 
-def _against_others(layout: Layout, branch: dict, grids: EvaluationGrids) -> pd.DataFrame:
+def _against_others(layout: Layout, branch: dict, read_grids: Callable[..., EvaluationGrids]) -> pd.DataFrame:
     """The joint jump of a variant that has it alone, against the jumps of all variants that it can be set against."""
     variants, parts = layout.config["variants"], []
     for other in layout.branches() if not layout.has_all_jumps(branch["variant"]) else ():
         claims = claims_against(variants[branch["variant"]], variants[other["variant"]])
         if claims and other == branch | {"variant": other["variant"]}:
-            n_blocks = len(grids.metric("joint", "correct"))
-            table = one_jump_table(grids, _grids(layout, other, n_blocks), claims, branch["seed"])
+            grids = (read_grids(**which) for which in (branch, other))
+            table = one_jump_table(*grids, claims, branch["seed"])
             parts.append(table.assign(against=other["variant"]))
     if not parts:
         return pd.DataFrame(columns=["against", "positions", "claim", "statistic"])

@@ -18,16 +18,22 @@ _COLUMN_OF = {name: column for column, name in WITH_INTERVALS.items()} | {"corre
 
 def levels_table(grids: EvaluationGrids) -> pd.DataFrame:
     """Each method at each exit level: the means of all metrics over sentences, with intervals where they have them."""
+    metrics = {method: dict(zip(METRICS, values, strict=True)) for method, values in grids.methods.items()}
+    return _by_level(metrics, grids.documents)
+
+
+def _by_level(metrics: dict[str, dict[str, np.ndarray]], documents: np.ndarray) -> pd.DataFrame:
+    """Means over sentences of some methods' metrics [level, sentence], with intervals where they have them."""
     bounds = _intervals(
-        {(method, name): grids.metric(method, name) for method in grids.methods for name in WITH_INTERVALS.values()},
-        grids.documents,
+        {(method, name): metrics[method][name] for method in metrics for name in WITH_INTERVALS.values()}, documents
     )
     parts = []
-    for method, values in grids.methods.items():
-        columns = {"method": method, "level": range(values.shape[1]), "n": values.shape[2]}
-        for name, means in zip(METRICS, values.mean(2), strict=True):
+    for method, of_method in metrics.items():
+        levels, n = next(iter(of_method.values())).shape
+        columns = {"method": method, "level": range(levels), "n": n}
+        for name, values in of_method.items():
             column = _COLUMN_OF.get(name, name)
-            columns[column] = means
+            columns[column] = values.mean(1)
             if (method, name) in bounds:
                 columns[f"{column}_low"], columns[f"{column}_high"] = bounds[method, name]
         parts.append(pd.DataFrame(columns))
@@ -67,11 +73,11 @@ def positions_table(grids: EvaluationGrids) -> pd.DataFrame:
         kept = (first <= grids.positions) & (grids.positions <= last)
         if not kept.any():
             continue
-        part = grids.where(kept)
-        metrics = {method: dict(zip(METRICS, values, strict=True)) for method, values in part.methods.items()}
-        rows = _means_over_levels(metrics, part.documents)
+        documents, names = grids.documents[kept], WITH_INTERVALS.values()
+        metrics = {method: {name: grids.metric(method, name)[:, kept] for name in names} for method in grids.methods}
+        rows = _means_over_levels(metrics, documents)
         means = [{"method": method, "n": kept.sum()} | row for method, row in rows.items()]
-        levels = levels_table(part)[["method", "level", "n", *METRIC_COLUMNS]]
+        levels = _by_level(metrics, documents)[["method", "level", "n", *METRIC_COLUMNS]]
         parts.append(pd.concat([pd.DataFrame(means), levels]).assign(position=group))
     return pd.concat(parts).astype({"level": "Int32"})
 
