@@ -49,10 +49,11 @@ def compare(levels: int, sentences: int, transfer: int, rounds: int) -> list[mea
     """
     grids = synthetic_grids(levels, sentences, transfer)
     columns = np.concatenate(list(sentence_columns(grids).values()), 1)
+    selection = {"ojfa": 0, "bootstrap_share": [1 / levels] * levels}
     weights = np.ones((RESAMPLES, sentences))
     turns = measure.take_turns(
         {
-            measure.OURS: lambda turn: claims_table(grids, 0, {"ojfa": 1, "n_njtc": levels}, 0),
+            measure.OURS: lambda turn: claims_table(grids, selection, {"ojfa": 1, "n_njtc": levels}, 0),
             COPIED: lambda turn: copied_means(columns, turn),
             measure.LIMIT: lambda turn: weights @ columns,
         },

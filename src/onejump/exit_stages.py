@@ -157,7 +157,7 @@ def assess_claims(
     from onejump.files.tensors import TensorFile
 
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
-    ojfa = read_selection(selection, len(sizes))["ojfa"]
+    selected = read_selection(selection, len(sizes))
     methods = {references: REFERENCE_METHODS, evaluation: JUMP_METHODS}
     grids = EvaluationGrids(methods, sentences_file, positions_file, len(sizes))
-    write_frame(out, claims_table(grids, ojfa, {"ojfa": sizes[ojfa], "n_njtc": sum(sizes)}, seed))
+    write_frame(out, claims_table(grids, selected, {"ojfa": sizes[selected["ojfa"]], "n_njtc": sum(sizes)}, seed))

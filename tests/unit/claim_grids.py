@@ -40,8 +40,10 @@ def random_grids(seed: int, n: int = N, n_levels: int = K, transfer: int = TRANS
     return grids_of(correct, surprisal, np.stack([hits(*shape), rng.gamma(2.0, 3.0, shape)]))
 
 
-def whole_table_of(grids, parameters=PARAMETERS, seed: int = 0) -> pd.DataFrame:
-    return claims.claims_table(grids, OJFA, parameters, seed)
+def whole_table_of(grids, parameters=PARAMETERS, seed: int = 0, shares=None) -> pd.DataFrame:
+    """`shares` of the resamples of the training documents in which each jump is selected: in all of them OJFA."""
+    shares = np.eye(grids.arbitrary.shape[1])[OJFA] if shares is None else shares
+    return claims.claims_table(grids, {"ojfa": OJFA, "bootstrap_share": shares}, parameters, seed)
 
 
 def table_of(*given, **options) -> pd.DataFrame:

@@ -38,6 +38,30 @@ def transfer_statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
     return found | {("C2", "rank", "precision", None): 1 + (mean["precision"] < 0).sum(1)}
 
 
+def reselected_columns(grids: EvaluationGrids) -> Columns:
+    """For each metric, all single jumps, the joint jump and N-NJTC, summed over levels: [transfer sentence, K or 1]."""
+    columns = {}
+    for metric, name in WITH_INTERVALS.items():
+        columns[f"single {metric}"] = jumps = grids.single_jumps(name).sum(1).T
+        for method in ("joint", "n_njtc"):
+            columns[f"{method} {metric}"] = grids.metric(method, name)[:, : len(jumps)].sum(0)[:, None]
+    return columns
+
+
+def reselected_statistics(mean: Columns, jump: np.ndarray) -> dict[Statistic, np.ndarray]:
+    """Statistics of means [b, c] of reselected_columns with the jump that is OJFA in each, [b] integers: values [b]."""
+    found = {}
+    for metric in WITH_INTERVALS:
+        single = mean[f"single {metric}"]
+        n = single.shape[1]  # jumps, and levels
+        ojfa = np.take_along_axis(single, jump[:, None], 1)[:, 0]
+        found["C2", "difference_reselected", metric, None] = (ojfa - (single.sum(1) - ojfa) / (n - 1)) / n
+        found["C3", "difference_reselected", metric, None] = (ojfa - mean[f"joint {metric}"][:, 0]) / n
+        if metric == "precision":
+            found["C5", "kept_reselected", metric, None] = ojfa / mean[f"n_njtc {metric}"][:, 0]
+    return found
+
+
 def sentence_columns(grids: EvaluationGrids) -> Columns:
     """Columns on all test sentences: [sentence, K], or [sentence, 1] for what only its mean over levels is used of."""
     columns = {method: grids.metric(method, "correct").T for method in ("ojfa", "n_njtc")}

@@ -27,8 +27,12 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(claims, "RESAMPLES", 400)
 
 
-def naive_statistics(methods: dict, transfer: np.ndarray) -> dict:
-    """Every statistic from rows that are there as often as drawn: methods[name][metric, level, row], by plain loops."""
+def naive_statistics(methods: dict, transfer: np.ndarray, on_transfer: dict, reselected: int = OJFA) -> dict:
+    """Every statistic from rows that are there as often as drawn: methods[name][metric, level, row], by plain loops.
+
+    `transfer` and `on_transfer` are single jumps and methods on rows of the transfer sentences; `reselected` is the
+    jump that is selected anew.
+    """
     found = {}
     for metric, m in (("precision", CORRECT), ("surprisal", SURPRISAL)):
         means = {name: [float(np.mean(values[m, k])) for k in range(K)] for name, values in methods.items()}
@@ -38,6 +42,10 @@ def naive_statistics(methods: dict, transfer: np.ndarray) -> dict:
         others = sorted(value for jump, value in enumerate(singles) if jump != OJFA)
         found["C2", "difference", metric, None] = singles[OJFA] - sum(others) / len(others)
         found["C2", "difference_to_median", metric, None] = singles[OJFA] - (others[1] + others[2]) / 2
+        rest = [value for jump, value in enumerate(singles) if jump != reselected]
+        found["C2", "difference_reselected", metric, None] = singles[reselected] - sum(rest) / len(rest)
+        few = {name: np.mean(on_transfer[name][m]) for name in ("joint", "n_njtc")}
+        found["C3", "difference_reselected", metric, None] = singles[reselected] - few["joint"]
         found["C2", "difference_to_middle", metric, None] = whole["ojfa"] - whole["middle"]
         found["C3", "difference", metric, None] = whole["ojfa"] - whole["joint"]
         by_level = [a - b for a, b in zip(ojfa, means["identity"], strict=True)]
@@ -59,6 +67,7 @@ def naive_statistics(methods: dict, transfer: np.ndarray) -> dict:
                 crossing -= 1
             found["C4", "crossing_level", metric, None] = crossing
             lost = [(b - a) / whole["n_njtc"] for a, b in zip(ojfa, means["n_njtc"], strict=True)]
+            found["C5", "kept_reselected", metric, None] = singles[reselected] / few["n_njtc"]
             found["C5", "kept", metric, None] = whole["ojfa"] / whole["n_njtc"]
             found["C5", "worst_loss", metric, None] = lost
             found["C5", "worst_level", metric, None] = lost.index(max(lost))
@@ -87,6 +96,10 @@ def naive_interval(statistic: str, estimate, values: np.ndarray) -> tuple[float,
     return value, value - reach, value + reach
 
 
+def _rows(methods: dict, rows: np.ndarray) -> dict:
+    return {name: values[:, :, rows] for name, values in methods.items()}
+
+
 @pytest.mark.parametrize("documents", [np.arange(N), np.random.default_rng(3).integers(30, size=N)])
 def test_every_estimate_and_interval_is_that_of_a_bootstrap_that_copies_rows(documents):
     grids = random_grids(0, precision=0.4)
@@ -94,18 +107,22 @@ def test_every_estimate_and_interval_is_that_of_a_bootstrap_that_copies_rows(doc
         grids.methods[method][CORRECT] *= np.arange(N) % 2
         grids.methods[method][SURPRISAL] += 5
     grids.documents, grids.positions = documents, np.random.default_rng(0).integers(3, size=N)
-    tables = whole_table_of(grids, seed=7)
+    tables = whole_table_of(grids, seed=7, shares=[0, 0.25, 0.5, 0.25, 0])
     for group, kept in (("all", grids.positions >= 0), ("1+", grids.positions >= 1)):
         table = tables[tables["positions"] == group]
         part, some = kept.nonzero()[0], kept[:TRANSFER].nonzero()[0]
         methods = {name: values[:, :, part] for name, values in grids.methods.items()}
         transfer = grids.arbitrary[..., some]
-        drawn = naive_rows(documents[part], 7, 400), naive_rows(documents[some], 7, 400)
+        drawn = (
+            naive_rows(documents[part], 7, 400),
+            naive_rows(documents[some], 7, 400),
+            [1] * 100 + [2] * 200 + [3] * 100,
+        )
         resampled = [
-            naive_statistics({name: values[:, :, rows] for name, values in methods.items()}, transfer[..., first])
-            for rows, first in zip(*drawn, strict=True)
+            naive_statistics(_rows(methods, rows), transfer[..., first], _rows(methods, first), jump)
+            for rows, first, jump in zip(*drawn, strict=True)
         ]
-        estimates = naive_statistics(methods, transfer)
+        estimates = naive_statistics(methods, transfer, _rows(methods, np.arange(len(some))))
         reported = table[table["claim"] != "C1"].drop_duplicates(["claim", "statistic", "metric", "level"])
         assert len(reported) == len(estimates)
         for found in reported.itertuples():
@@ -113,6 +130,31 @@ def test_every_estimate_and_interval_is_that_of_a_bootstrap_that_copies_rows(doc
             expected = naive_interval(found.statistic, estimates[key], np.array([one[key] for one in resampled]))
             own = [found.estimate, found.low, found.high]
             assert own == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True), key
+
+
+def test_the_selection_is_redone_as_by_a_bootstrap_over_training_and_test_documents(monkeypatch):
+    """Both are drawn by hand, apart; jumps 1 and 2 are nearly as good by D_m, and far apart by precision."""
+    monkeypatch.setattr(claims, "RESAMPLES", 4000)
+    rng = np.random.default_rng(0)
+    training = rng.normal([0, 0.5, 0.5, 0, 0], 0.1, (200, K))  # D_m of each sentence
+    training[:, 1] += training[:, 2].mean() - training[:, 1].mean() - 0.005
+    grids = random_grids(1)
+    grids.arbitrary[CORRECT, 1] = 0
+    of_training = np.arange(200) // 10
+    winners = [training[rows].mean(0).argmax() for rows in naive_rows(of_training, 11, 4000)]
+    shares = np.bincount(winners, minlength=K) / 4000
+    assert 0.05 < shares[1] < 0.45
+    on_all = table_of(grids, shares=shares)
+    single, joint = grids.arbitrary[CORRECT].mean(1), grids.metric("joint", "correct")[:, :TRANSFER].mean(0)
+    drawn = zip(winners, naive_rows(np.arange(TRANSFER), 5, 4000), strict=True)
+    values = [single[jump, rows].mean() - joint[rows].mean() for jump, rows in drawn]
+    reselected = row(on_all, "C3", "difference_reselected")
+    assert [reselected["low"], reselected["high"]] == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.01)
+    assert reselected["estimate"] == pytest.approx((single[OJFA] - joint).mean())
+    fixed = np.percentile(
+        [single[OJFA, rows].mean() - joint[rows].mean() for rows in naive_rows(np.arange(TRANSFER), 5, 4000)], 2.5
+    )
+    assert reselected["low"] < fixed - 0.1  # with the selection as given, the interval is far too narrow
 
 
 def test_intervals_cover_the_truth_in_95_of_100_samples():
