@@ -19,7 +19,7 @@ for choices in VARIANTS.values():
     choices["gate"] = "none"
 VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
 VARIANTS = {
-    name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all"}
+    name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all", "fit_seed": 0}
     for name, choices in VARIANTS.items()
 }
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}

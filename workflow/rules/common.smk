@@ -15,6 +15,7 @@ from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
 from onejump.study.fits import FITS
 from onejump.study.layout import Layout, level_name
+from onejump.study.variants import seed_of_fit
 
 AGAIN = config.pop("again", None)
 try:

@@ -47,13 +47,14 @@ for (kind, end), (jumps, models) in JOBS.items():
             jumps=level_options,
             shards=options("--shard", "shards"),
             rank=rank_option,
+            seed=lambda wildcards: seed_of_fit(int(wildcards.seed), choice("fit_seed")(wildcards)),
             joint_batches=(choice("joint_batches") if kind == "fit_joint_jump" else "mixed"),
             again=again("fits"),
             code=lambda wildcards: FIT_DIGESTS[choice("fit")(wildcards)],
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} --positions {params.positions} --threads {threads}"
-            " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {wildcards.seed}"
+            " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {params.seed}"
             " {params.jumps} 2> {log:q}"
 
 

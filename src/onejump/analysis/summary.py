@@ -1,7 +1,7 @@
 """The tidy tables of a whole study, which figures and report are made from."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from onejump.analysis import tables
 from onejump.analysis.bootstrap import CONFIDENCE
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import RANK_COLUMNS
+from onejump.analysis.columns import RANK_COLUMNS, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.one_jump import claims_against, one_jump_table
@@ -20,6 +20,7 @@ from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import TABLES, Layout
+from onejump.study.variants import refit_of
 
 
 def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
@@ -37,7 +38,9 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
             parts.setdefault(name, []).append(table.assign(**branch)[[*branch, *table.columns]])
     # Tables without rows are left out, since pandas would let their columns decide the types of the others.
     whole = {name: pd.concat([part for part in found if len(part)] or found[:1]) for name, found in parts.items()}
-    whole |= _across_seeds(whole["claims"], whole["scores"])
+    variants = config["variants"]
+    refits = {variant: refit_of(variant, variants) for variant in variants}
+    whole |= _across_seeds(whole["claims"], whole["scores"], whole["methods"], refits)
     for name, table in whole.items():
         if "jump" in table:  # 0.. and, in some tables, joint
             whole[name] = table.astype({"jump": "string"})
@@ -162,11 +165,12 @@ def _selection_tables(layout: Layout, branch: dict, grids: EvaluationGrids, sele
     }
 
 
-def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _across_seeds(
+    claims: pd.DataFrame, scores: pd.DataFrame, methods: pd.DataFrame, refits: Mapping[str, str]
+) -> dict[str, pd.DataFrame]:
     """What the seeds of each model and variant say together: verdicts, spread of each statistic, selected jumps.
 
-    The spread of three seeds or more has a 95 % t interval for the mean of all seeds that there could be: other
-    sentences of the corpus, other fits and other selections.
+    Variants that differ only in `fit_seed` count as fits of one, which `refits` names for each.
     """
 
     def groups(table: pd.DataFrame, *names: str):
@@ -176,24 +180,54 @@ def _across_seeds(claims: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.Da
         return verdicts.iloc[0] if verdicts.nunique(dropna=False) == 1 else "inconclusive"
 
     one, of_each = ("positions", "claim"), ("statistic", "metric", "level", "rule")
-    verdicts = groups(claims.drop_duplicates(["model", "seed", "variant", *one]), *one)["claim_verdict"]
-    statistics = groups(claims, *one, *of_each)
-    spread = statistics["estimate"].agg(seeds="size", mean="mean", sd="std", min="min", max="max")
-    n = statistics["estimate"].count()
-    reach = stdtrit(n.where(n > 2) - 1, (1 + CONFIDENCE) / 2) * spread["sd"] / np.sqrt(n)
-    spread = spread.assign(low=spread["mean"] - reach, high=spread["mean"] + reach)
-    chosen = groups(scores, "jump")
+    branches = ["model", "seed", "variant"]
+    verdicts = claims.drop_duplicates([*branches, *one]).replace({"variant": refits})
+    claims, refitted = claims.replace({"variant": refits}), methods.replace({"variant": refits})
+    means = [refitted.assign(metric=metric, estimate=refitted[metric]) for metric in WITH_INTERVALS]
     tables = {
-        "verdicts": verdicts.agg(
-            verdict=shared,
-            seeds="size",
-            supported=lambda found: (found == "supported").sum(),
-            contradicted=lambda found: (found == "contradicted").sum(),
-            inconclusive=lambda found: (found == "inconclusive").sum(),
+        "verdicts": groups(verdicts, *one).agg(
+            verdict=("claim_verdict", shared),
+            seeds=("seed", "nunique"),
+            fits=("seed", "size"),
+            **{
+                name: ("claim_verdict", lambda found, name=name: (found == name).sum())
+                for name in ("supported", "contradicted", "inconclusive")
+            },
         ),
-        "spread": spread.assign(verdict=statistics["verdict"].agg(shared)),
-        "chosen": chosen.agg(
+        "spread": _spread(claims, ["model", "variant", *one, *of_each]).assign(
+            verdict=groups(claims, *one, *of_each)["verdict"].agg(shared)
+        ),
+        "methods_spread": _spread(pd.concat(means), ["model", "variant", "method", "metric"]),
+        "chosen": groups(scores, "jump").agg(
             seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean")
         ),
     }
     return {name: table.reset_index() for name, table in tables.items()}
+
+
+def _spread(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """How the `estimate` of each group spreads over seeds, and over the fits of one seed.
+
+    Returns:
+        A row for each group: seeds; fits, of all seeds together; mean, of the seeds' means over their fits; sd, between
+        these means; min and max, of all fits; low and high, where three seeds or more have a 95 % t interval for the
+        mean of all seeds that there could be; and where a seed has several fits, by the analysis of variance of one
+        random factor, sd_fits, between fits to one text, and sd_texts, what is left of sd^2 without it.
+    """
+
+    def groups(cells: pd.DataFrame):
+        return cells.groupby(by, sort=False, dropna=False)
+
+    of_seed = table.groupby([*by, "seed"], sort=False, dropna=False)["estimate"]
+    cells = of_seed.agg(mean="mean", fits="size", variance="var").reset_index()
+    cells["freedom"], cells["inverse"] = cells["fits"] - 1, 1 / cells["fits"]
+    cells["squares"] = (cells["variance"] * cells["freedom"]).where(cells["freedom"] > 0, 0)
+    found = groups(cells).agg(seeds=("seed", "size"), fits=("fits", "sum"), mean=("mean", "mean"), sd=("mean", "std"))
+    found = found.join(groups(table)["estimate"].agg(["min", "max"]))
+    n = groups(cells)["mean"].count()
+    reach = stdtrit(n.where(n > 2) - 1, (1 + CONFIDENCE) / 2) * found["sd"] / np.sqrt(n)
+    freedom = groups(cells)["freedom"].sum()
+    within = groups(cells)["squares"].sum(min_count=1) / freedom.where(freedom > 0)
+    between = found["sd"] ** 2 - within * groups(cells)["inverse"].mean()
+    ends = {"low": found["mean"] - reach, "high": found["mean"] + reach}
+    return found.assign(**ends, sd_fits=np.sqrt(within), sd_texts=np.sqrt(between.clip(lower=0)))

@@ -24,7 +24,7 @@ from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
 from onejump.study.fits import FITS
 from onejump.study.layout import MODEL_FIGURES, Layout
-from onejump.study.variants import VARIANT_DEFAULTS, seeds_of
+from onejump.study.variants import VARIANT_DEFAULTS, refit_of, seeds_of
 
 # Of the table that sets single jumps for all levels beside what needs none.
 SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint")
@@ -192,7 +192,8 @@ def _verdicts(layout: Layout) -> list[dict]:
     moved = both[both["verdict"] != both["verdict_later"]].groupby(["model", "variant"])
     later = {branch: part[["claim", "verdict_later"]].to_numpy().tolist() for branch, part in moved}
     wide = whole.pivot(index=["model", "variant"], columns="claim", values="verdict")
-    variants = [variant for variant in layout.config["variants"] if layout.has_all_jumps(variant)]
+    every = layout.config["variants"]
+    variants = [name for name in every if layout.has_all_jumps(name) and refit_of(name, every) == name]
     wanted = [(model, variant) for model in layout.config["models"] for variant in variants]
     if missing := [*set(wanted) - set(wide.index), *set(CLAIMS) - set(wide.columns)]:
         raise OnejumpError(f"{_summary(layout) / 'verdicts.csv'}: has no verdict for {missing[0]}; rerun summarise")

@@ -38,7 +38,8 @@ OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims"
 # model.
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    *("oracle", "shared_jumps", "dynamic_exit", "gates", "one_jump", "ranks", "verdicts", "spread", "chosen"),
+    *("oracle", "shared_jumps", "dynamic_exit", "gates", "one_jump", "ranks", "verdicts", "spread"),
+    *("methods_spread", "chosen"),
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
 NESTED_FIGURES = (*FIGURES, "ranks")

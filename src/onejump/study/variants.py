@@ -15,13 +15,15 @@ VARIANT_DEFAULTS = {
     "gate": "none",
     "inputs": "states",
     "jumps": "all",
+    "fit_seed": 0,
 }
 # Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
 GATES = ("none", "level", "shared", "fixed")
 # What a jump sees: the hidden states, nothing, or the hidden states of other sentences.
 INPUTS = ("states", "none", "shuffled")
 # Choices that a jump depends on.
-FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs")
+FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs", "fit_seed")
+FIT_SEEDS = 1_000_000  # between the seeds of fits that differ in fit_seed: no two of a study's seeds share one
 
 
 def wrong_gate(fit: str, target: str, gate: str) -> str | None:
@@ -64,6 +66,18 @@ def joint_of(variant: str, variants: Mapping[str, Mapping]) -> str:
         return [*(choices[key] for key in FITTED_BY), batches]
 
     return _canonical(variant, variants, fitted_by)
+
+
+def refit_of(variant: str, variants: Mapping[str, Mapping]) -> str:
+    """The variant that this one fits anew: of those that differ only in `fit_seed`, the first."""
+    return _canonical(
+        variant, variants, lambda choices: [choices[key] for key in VARIANT_DEFAULTS if key != "fit_seed"]
+    )
+
+
+def seed_of_fit(seed: int, fit_seed: int) -> int:
+    """The seed of a fit's random choices: the one that its text was sampled with, unless there is a `fit_seed`."""
+    return (seed + FIT_SEEDS * fit_seed) % 2**32
 
 
 def seeds_of(variant: str, config: Mapping) -> list[int]:

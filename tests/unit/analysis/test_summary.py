@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
-from onejump.analysis.summary import _across_seeds
+from onejump.analysis.summary import _across_seeds, _spread
 from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
@@ -85,7 +86,7 @@ def test_what_stages_read_is_what_the_csv_says(summary):
         )
         found = read_table(summary.folder / f"{name}.parquet").to_pandas()
         pd.testing.assert_frame_equal(found, table, check_dtype=False, check_exact=True)
-    for name in set(TABLES) - {"models", "verdicts", "spread", "chosen"}:
+    for name in set(TABLES) - {"models", "verdicts", "spread", "methods_spread", "chosen"}:
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
@@ -394,7 +395,11 @@ def claims_of_seeds():
         for seed, (chosen, shares) in enumerate([(0, (0.9, 0.1)), (1, (0.3, 0.7)), (0, (0.6, 0.4))])
         for jump, share in enumerate(shares)
     ]
-    return _across_seeds(pd.DataFrame(rows), pd.DataFrame(scores))
+    methods = [
+        {"model": "m", "seed": seed, "variant": "v", "method": "joint", "precision": value / 10, "surprisal": -value}
+        for seed, value in enumerate([1.0, 2.0, 6.0])
+    ]
+    return _across_seeds(pd.DataFrame(rows), pd.DataFrame(scores), pd.DataFrame(methods), {"v": "v"})
 
 
 def test_seeds_that_agree_share_a_verdict_and_seeds_that_do_not_leave_it_open(claims_of_seeds):
@@ -417,6 +422,79 @@ def test_the_spread_is_that_of_the_estimates_over_seeds(claims_of_seeds):
             assert row.verdict == {"C2": "supported", "C3": "inconclusive"}[row.claim]
         else:
             assert pd.isna(row.verdict)
+
+
+def test_methods_spread_over_seeds_as_statistics_do(claims_of_seeds):
+    found = claims_of_seeds["methods_spread"].set_index(["method", "metric"])
+    assert len(found) == 2
+    assert found.loc[("joint", "precision"), ["seeds", "fits", "mean", "min", "max"]].tolist() == [3, 3, 0.3, 0.1, 0.6]
+    assert found.loc[("joint", "surprisal"), "mean"] == -3.0
+    assert found[["sd_fits", "sd_texts"]].isna().all(axis=None)  # one fit a seed: nobody can tell
+
+
+def test_the_noise_of_fits_is_told_from_that_of_texts_by_the_analysis_of_variance():
+    """By hand, with a seed that has one fit less."""
+    estimates = {
+        (0, "a"): 1.0,
+        (0, "b"): 3.0,
+        (1, "a"): 6.0,
+        (1, "b"): 6.0,
+        (2, "a"): 12.0,
+        (3, "a"): 1.0,
+        (3, "b"): 2.0,
+    }
+    table = pd.DataFrame(
+        {"model": "m", "seed": seed, "x": None, "estimate": value} for (seed, _), value in estimates.items()
+    )
+    (found,) = _spread(table, ["model", "x"]).reset_index().itertuples()
+    means = [2.0, 6.0, 12.0, 1.5]
+    within = (2.0 + 0.0 + 0.5) / 3  # squares about the means of seeds 0, 1 and 3, by their degrees of freedom
+    assert (found.seeds, found.fits, found.min, found.max) == (4, 7, 1.0, 12.0)
+    assert (found.mean, found.sd) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
+    assert found.sd_fits == pytest.approx(np.sqrt(within))
+    assert found.sd_texts == pytest.approx(np.sqrt(np.var(means, ddof=1) - within * (0.5 + 0.5 + 1 + 0.5) / 4))
+    expected = stats.t.interval(0.95, 3, np.mean(means), stats.sem(means))
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-5)
+    noise = table.assign(estimate=[0.0, 4.0, 4.0, 0.0, 2.0, 1.0, 3.0])  # all seeds alike but for their fits
+    assert _spread(noise, ["model", "x"])["sd_texts"].tolist() == [0.0]
+
+
+def test_the_components_of_variance_are_right_on_average():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 3, (4000, 5, 1)) + rng.normal(0, 2, (4000, 5, 3))
+    study, seed, fit = (index.ravel() for index in np.indices(values.shape))
+    table = pd.DataFrame({"study": study, "seed": seed, "fit": fit, "estimate": values.ravel()})
+    found = _spread(table, ["study"])
+    assert (found["sd_fits"] ** 2).mean() == pytest.approx(4, rel=0.03)
+    assert (found["sd_texts"] ** 2).mean() == pytest.approx(9, rel=0.05)
+    assert ((found["low"] < 0) & (found["high"] > 0)).mean() == pytest.approx(0.95, abs=0.015)
+
+
+def test_fits_of_the_same_texts_count_as_one_variant(results, summary, tmp_path):
+    """A second fit with its own numbers: here the files of the first under another name."""
+    study = tmp_path / "study"
+    shutil.copytree(results, study)
+    for seed in CONFIG["seeds"]:
+        branch = study / "tiny" / f"seed-{seed}"
+        shutil.copytree(branch / "exact", branch / "again")
+    variants = {name: VARIANTS[name] for name in ("paper", "exact")} | {"again": VARIANTS["exact"] | {"fit_seed": 1}}
+    write_summary_of(study, CONFIG | {"variants": variants}, tmp_path / "summary")
+    verdicts, spread, methods = (
+        pd.read_csv(tmp_path / "summary" / f"{name}.csv") for name in ("verdicts", "spread", "methods_spread")
+    )
+    for table in (verdicts, spread, methods):
+        assert set(table["variant"]) == {"paper", "exact"}
+        fits = table.groupby("variant")["fits"].unique()
+        assert (fits["paper"].tolist(), fits["exact"].tolist()) == ([2], [4])
+        assert set(table["seeds"]) == {2}
+    noise = spread.groupby("variant")["sd_fits"]
+    assert noise.max()["exact"] == 0
+    assert noise.count()["paper"] == 0
+    np.testing.assert_allclose(
+        spread["sd_texts"].dropna(), spread.loc[spread["sd_texts"].notna(), "sd"], rtol=1e-9, atol=1e-12
+    )
+    once = summary.read("spread").query("variant == 'exact'")["mean"]
+    np.testing.assert_allclose(spread.query("variant == 'exact'")["mean"], once, rtol=1e-12)
 
 
 def test_chosen_counts_the_seeds_that_select_a_jump(claims_of_seeds):

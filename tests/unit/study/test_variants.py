@@ -2,10 +2,10 @@
 
 import pytest
 
-from onejump.study.variants import joint_of, jumps_of
+from onejump.study.variants import joint_of, jumps_of, refit_of, seed_of_fit
 
 DEFAULTS = {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": None}
-DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "inputs": "states", "jumps": "all"}
+DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "inputs": "states", "jumps": "all", "fit_seed": 0}
 
 
 def variants(**choices: dict) -> dict[str, dict]:
@@ -24,6 +24,7 @@ def variants(**choices: dict) -> dict[str, dict]:
         ({"gate": "level"}, "other", "other"),
         ({"inputs": "none"}, "other", "other"),
         ({"jumps": "joint"}, "other", "paper"),
+        ({"fit_seed": 1}, "other", "other"),
     ],
 )
 def test_a_variant_shares_what_does_not_depend_on_its_choice(choice, jumps, joint):
@@ -41,3 +42,21 @@ def test_a_variant_that_is_put_first_does_not_take_over_the_jumps_of_the_canonic
     given = variants(late={"score_levels": "0..K-1"}, per_level={"joint_batches": "per_level"}, paper={})
     assert {jumps_of(name, given) for name in given} == {"paper"}
     assert (joint_of("late", given), joint_of("per_level", given)) == ("paper", "per_level")
+
+
+def test_only_variants_that_differ_in_nothing_but_the_fits_random_choices_are_refits_of_one():
+    given = variants(b={"fit_seed": 1}, a={}, c={"fit_seed": 2}, rank={"rank": 3}, ranks={"rank": 3, "fit_seed": 1})
+    assert {name: refit_of(name, given) for name in given} == {
+        "a": "b",
+        "b": "b",
+        "c": "b",
+        "rank": "rank",
+        "ranks": "rank",
+    }
+
+
+def test_a_fit_has_the_seed_of_its_text_or_one_that_no_other_fit_has():
+    assert [seed_of_fit(seed, 0) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    found = {seed_of_fit(seed, number) for seed in range(100) for number in range(5)}
+    assert len(found) == 500
+    assert 0 <= seed_of_fit(2**32 - 1, 4000) < 2**32
