@@ -87,14 +87,23 @@ def evaluate_joint_jump(
     write_table(evaluation, evaluate_jumps(activations, unembedding.to(device), exits, target, 0, device)[0])
 
 
-def evaluate_references(dump: Dump, compute: Compute, test_shards: TestShards, out: Out) -> None:
+def evaluate_references(
+    dump: Dump,
+    compute: Compute,
+    test_shards: TestShards,
+    norms: Annotated[Path, Option("Table of the training split's largest rows to write.")],
+    out: Out,
+) -> None:
     """Evaluate the floor and identity at every exit level; --shard gives the training split."""
     device = compute.start()
+    from onejump.exits.norms import largest_rows
     from onejump.exits.references import evaluate_references
     from onejump.files.tables import write_table
 
     unembedding, train, test = dump.open_both(test_shards)
-    write_table(out, evaluate_references(train, test, unembedding.to(device), device))
+    unembedding = unembedding.to(device)
+    write_table(norms, largest_rows(train, unembedding, device))
+    write_table(out, evaluate_references(train, test, unembedding, device))
 
 
 def evaluate_jtc(

@@ -29,7 +29,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
             steps[f"fit_jump {fit} gated"] = partial(stages.fit_jump, train, compute, ["joint"], [out], fit, **choices)
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
     cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
-    tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "jtc", "ranks", "post_norm")
+    tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "norms", "jtc", "ranks", "post_norm")
     out = {name: folder / f"{name}.parquet" for name in tables}
     ranks = train, compute, dump.test, jumps, joint, dump.sentences, 16
     return steps | {
@@ -40,7 +40,9 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_jumps": partial(
             exit_stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
         ),
-        "evaluate_references": partial(exit_stages.evaluate_references, train, compute, dump.test, out["references"]),
+        "evaluate_references": partial(
+            exit_stages.evaluate_references, train, compute, dump.test, out["norms"], out["references"]
+        ),
         "evaluate_jtc": partial(exit_stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
         "evaluate_joint_jump": partial(exit_stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
         "evaluate_joint_jump gated": partial(
@@ -57,7 +59,7 @@ def require_alike(found: Path, expected: Path) -> None:
     Roundings grow over the steps of a KL fit.
     """
     files = sorted(file for kind in ("parquet", "safetensors") for file in expected.rglob(f"*.{kind}"))
-    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 12
+    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 13
     for file in files:
         other = found / file.relative_to(expected)
         if file.parent.name == "kl":

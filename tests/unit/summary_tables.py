@@ -132,6 +132,7 @@ def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """What a variant with the joint jump alone has of a branch's tables."""
     found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit")}
     found = {name: table[table["method"].isin(JOINT_METHODS)] for name, table in found.items()}
+    found["norms"] = tables["norms"]
     found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(fit="kl", target="post_norm")
     step = np.arange(0, 550, 50)
     course = {"jump": "joint", "step": step, "gap": np.nan, "validation_mse": np.nan}
@@ -279,6 +280,19 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         }
         single.append(pd.DataFrame({"metric": metric, **columns}))
 
+    norms = pd.DataFrame(
+        {
+            "level": level,
+            "largest": largest,
+            "rows": int(largest * N_TRAIN),
+            "share": largest * hold,
+            "at_position_0": 2,
+            "share_of_position_0": 0.7,
+        }
+        for level, hold in [*enumerate([5.0, *[60.0] * (n_levels - 1), 50.0]), (None, 1.5)]
+        for largest in (0.01, 0.001)
+    ).astype({"level": "Int32"})
+
     jump, level = np.indices(grid.shape)
     transfer = pd.DataFrame(
         {"jump": jump.ravel(), "level": level.ravel(), "precision": grid.ravel(), "surprisal": surprisal_grid.ravel()}
@@ -353,6 +367,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "claims": claims,
         "levels": per_level,
         "methods": pd.DataFrame(rows).astype({"parameters": "Int64"}),
+        "norms": norms,
         "by_position": pd.concat(by_position).astype({"level": "Int32"}),
         "single_jumps": pd.concat(single),
         "transfer": transfer,

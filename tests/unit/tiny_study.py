@@ -54,7 +54,9 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, sentences, selection, levels, seed)
     exit_stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
-    exit_stages.evaluate_references(train, cpu, dump.test, references)
+    exit_stages.evaluate_references(
+        train, cpu, dump.test, branch / "references" / f"{positions}.norms.parquet", references
+    )
     exit_stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
     exit_stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):

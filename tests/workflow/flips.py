@@ -32,7 +32,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     of_branch = ("sentences", "selection", "oracle", "evaluation", "transfer", "ranks", "claims", "figure")
     file |= {name: layout.path(name, **branch, kind="fits") for name in of_branch}
     file |= {"model_figure": layout.path("model_figure", model=model, kind="sensitivity"), "config": config}
-    file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references", "jtc_evaluation")}
+    file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references", "norms", "jtc_evaluation")}
     file |= {name: layout.path(name) for name in ("timings", "hardware")}
     jumps, file["joint"] = layout.jumps(**branch), layout.joint(**branch)
     train, test = (
@@ -57,7 +57,12 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
             exit_stages.evaluate_oracle, train, compute, jumps, file["joint"], file["cosines"], out / "oracle.parquet"
         ),
         "evaluate_references": call(
-            exit_stages.evaluate_references, train, compute, test.shards, out / "references.parquet"
+            exit_stages.evaluate_references,
+            train,
+            compute,
+            test.shards,
+            out / "norms.parquet",
+            out / "references.parquet",
         ),
         "evaluate_jtc": call(exit_stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
         "assess_claims": call(
@@ -74,7 +79,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     stage_of |= {"jump": "score_jumps", "cosines": "select_jump", "joint": "evaluate_oracle"}
     stage_of |= {"unembedding": "evaluate_references", "jtc": "evaluate_jtc", "jtc_evaluation": "summarise"}
     stage_of |= dict.fromkeys(("selection", "evaluation", "references"), "assess_claims")
-    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "claims", "config"), "summarise")
+    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config"), "summarise")
     found = {name: (file[name], stage, calls[stage]) for name, stage in stage_of.items()}
     for name in ("figure", "model_figure", "timings", "hardware", *(f"summary/{table}" for table in TABLES)):
         found[name] = file[name], "render_report", calls["render_report"]

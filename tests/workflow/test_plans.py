@@ -72,6 +72,12 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
     assert set(jobs) - set(planned) == unplanned
 
 
+def test_three_fits_to_each_of_five_texts_are_planned_with_a_seed_each(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/seeds.yaml")
+    assert (jobs["dump_activations"], jobs["evaluate_references"]) == (3 * 5, 5)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * (3 + 1) * 5, (3 + 1 + 3) * 5)
+
+
 def test_the_slurm_profile_is_found_by_its_name(tmp_path):
     jobs = planned_jobs(tmp_path, "--profile", "slurm", "--configfile", "config/paper.yaml")
     assert jobs["fit_jump"] == 224

@@ -72,7 +72,7 @@ rule evaluate_references:
         train=shards("train"),
         test=shards("test"),
     output:
-        references=LAYOUT.pattern("references"),
+        **patterns("references", "norms"),
     log:
         f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{positions}}.log",
     benchmark:
@@ -90,7 +90,7 @@ rule evaluate_references:
         code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
-        " {params.train} {params.test} --positions {wildcards.positions} --threads {threads} --out {output.references:q} 2> {log:q}"
+        " {params.train} {params.test} --positions {wildcards.positions} --threads {threads} --norms {output.norms:q} --out {output.references:q} 2> {log:q}"
 
 
 rule evaluate_jtc:

@@ -108,6 +108,7 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
         "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
+        "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "one_jump": _against_others(layout, branch, read_grids),
     }
     return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found

@@ -232,9 +232,12 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
     "evaluate_joint_jump": lambda s, K, H, V, r, n, N, T: _exits(s, T, K * T, fused=1) + Work({"written": 12 * K * T}),
-    # The floor needs the full model's predictions for the training sentences, twice.
+    # The floor needs the full model's predictions for the training sentences, twice; of each level of them one pass.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
-        _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0) + Work({"written": 60 * K * T}, host=_f32(N + T, H))
+        _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0)
+        + Work(
+            {"written": 60 * K * T, "read": s.kept(K + 2, N, H), "touched": _f32(K + 2, N, H)}, host=_f32(3 * N + T, H)
+        )
     ),
     "evaluate_jtc": lambda s, K, H, V, r, n, N, T: (
         _exits(s, T, K * T, fused=0) + Work({"read": _f32(T / CHUNK, K, H, H), "written": 12 * K * T})

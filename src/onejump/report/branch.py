@@ -33,6 +33,7 @@ def _common_facts(tables: BranchTables) -> dict:
         "seed": tables.seed,
         "variant": tables.variant,
         "by_position": _by_position(tables),
+        "largest": _largest_rows(tables),
         "levels": _levels(tables),
         "dynamic": _dynamic(tables),
     }
@@ -136,6 +137,18 @@ def _by_position(tables: BranchTables) -> dict:
         "n": {group: int(rows[methods[0], group]["n"]) for group in groups},
         "rows": [{"method": method, "groups": [rows[method, group] for group in groups]} for method in methods],
     }
+
+
+def _largest_rows(tables: BranchTables) -> dict[str, dict]:
+    """What the largest rows of the training states hold: at the level where that is most, at level K, and after it."""
+    table = tables.table("norms", "level", "largest", "rows", "share", "at_position_0", "share_of_position_0")
+    table = table[table["largest"] == table["largest"].max()]
+    levels = table[table["level"].notna()]
+    if levels.empty or len(levels) == len(table):
+        raise tables.error("norms", f"has {len(levels)} levels in {len(table)} rows, expected all and the final norm,")
+    rows = {"most": levels.loc[levels["share"].idxmax()], "final": levels.loc[levels["level"].idxmax()]}
+    rows |= {"normalised": table[table["level"].isna()].iloc[0]}
+    return {name: row.to_dict() for name, row in rows.items()}
 
 
 def _dynamic(tables: BranchTables) -> list[dict]:

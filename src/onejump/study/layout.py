@@ -16,6 +16,7 @@ FILES = {
     "jtc": "{model}/seed-{seed}/jtc/{target}.{positions}.safetensors",
     "jtc_evaluation": "{model}/seed-{seed}/jtc/{target}.{positions}.parquet",
     "references": "{model}/seed-{seed}/references/{positions}.parquet",
+    "norms": "{model}/seed-{seed}/references/{positions}.norms.parquet",
     "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
     "scores": "{model}/seed-{seed}/{variant}/scores.parquet",
     "cosines": "{model}/seed-{seed}/{variant}/cosines.safetensors",
@@ -39,7 +40,7 @@ OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims"
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
     *("oracle", "shared_jumps", "dynamic_exit", "gates", "one_jump", "ranks", "verdicts", "spread"),
-    *("methods_spread", "chosen"),
+    *("methods_spread", "chosen", "norms"),
 )
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
 NESTED_FIGURES = (*FIGURES, "ranks")
@@ -99,7 +100,7 @@ class Layout:
         return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
 
     def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """A file that variants with the same positions, or also the same target, share: JTC, references."""
+        """A file that variants with the same positions, or also the same target, share: JTC, references, norms."""
         choices = self.config["variants"][variant]
         return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
 
@@ -130,7 +131,7 @@ class Layout:
                 return [*self.shards(model, seed, "train"), *self.shards(model, seed, "test")]
             case "jump":
                 return [*self.jumps(**branch), self.joint(**branch)]
-            case "jtc" | "jtc_evaluation" | "references":
+            case "jtc" | "jtc_evaluation" | "references" | "norms":
                 return [self.of_target(name, **branch)]
             case "ranks":
                 return [self.path(name, **branch)] if "ranks" in self.figures(variant) else []

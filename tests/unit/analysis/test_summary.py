@@ -29,7 +29,7 @@ BRANCHES = pytest.mark.parametrize(
     ("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact"), (0, "gated")]
 )
 # Tables that variants with the joint jump alone have too.
-EVERY_VARIANT = ("levels", "methods", "by_position", "jumps", "dynamic_exit")
+EVERY_VARIANT = ("levels", "methods", "by_position", "jumps", "dynamic_exit", "norms")
 WITH_ALL_JUMPS = [name for name, choices in VARIANTS.items() if choices["jumps"] == "all"]
 AND_ALONE = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "gated"), (0, "alone")])
 

@@ -177,3 +177,11 @@ def test_the_full_table_has_every_level_of_every_method(study, page):
         rows = [page.find("td", inside=row) for row in page.find("tr", inside=table)[1:]]
         found = sorted((page.elements[cells[5]][1]["data-value"] for cells in rows), key=float)
         assert found == [f"{value:.4g}" for value in expected]
+
+
+def test_the_note_on_the_largest_rows_says_what_the_table_does(study, page):
+    for branch in branches():
+        (section,) = page.find("section", aria_labelledby=f"{branch[0]}.seed-{branch[1]}.{branch[2]}")
+        (note,) = [text for tag in page.find("p", inside=section) if "after the final norm" in (text := page.text(tag))]
+        assert "the largest 1% of the rows (30) hold 60% at level 1, where that is most, 50% at level" in note
+        assert "At position 0 are 2, 2 and 2 of them. All rows at position 0 hold 70%" in note
