@@ -31,7 +31,9 @@ Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimu
 Target = Annotated[Literal["pre_norm", "post_norm"], Option("Jumps predict the state before or after the final norm.")]
 ScoreLevels = Annotated[Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 prints.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
-SentencesFile = Annotated[Path, Option("sentences.parquet of the corpus.")]
+Bos = Annotated[Literal["tokenizer", "always", "never"], Option("Whether sentences begin with BOS.")]
+Gpus = Annotated[int, Option("GPUs to spread the model's blocks over.", minimum=1)]
+SentencesFile = Annotated[Path, Option("sentences.parquet of the corpus, or texts.parquet.")]
 PositionsFile = Annotated[Path, Option("positions.parquet of the activations.")]
 UnembeddingFile = Annotated[Path, Option("unembedding.safetensors of the model.")]
 Jumps = Annotated[list[Path], Option("Jumps 0..K-1, in order.")]
@@ -121,6 +123,7 @@ class Dump:
     positions_file: PositionsFile
     shards: Annotated[list[Path], Option("All shards of the split, in order.")]
     positions: Annotated[Literal["all", "not_first"], Option("Which rows to keep.")] = "all"
+    train_on: Annotated[Literal["corpus", "generated", "both"], Option("Text of the train split to keep.")] = "both"
 
     def open(self, split: str):
         """The model's unembedding and the activations."""
@@ -137,4 +140,5 @@ class Dump:
     def _activations(self, shards: list[Path], unembedding, split: str):
         from onejump.activations.reading import Activations
 
-        return Activations(shards, self.positions_file, unembedding, split, self.positions)
+        origin = self.train_on if split == "train" else "both"
+        return Activations(shards, self.positions_file, unembedding, split, self.positions, origin)

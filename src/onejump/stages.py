@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError, errors_name
 from onejump.parameters import (
+    Bos,
     Compute,
     Cosines,
     Dtype,
     Dump,
+    Gpus,
     Jumps,
     Model,
     Option,
@@ -84,21 +86,57 @@ def extract_unembedding(
     unembedding.save(out, facts)
 
 
+def generate_text(
+    model: Model,
+    compute: Compute,
+    sentences_file: SentencesFile,
+    out: Out,
+    tokens: Annotated[int, Option("Tokens of each continuation.", minimum=1)],
+    temperature: Annotated[float, Option("1 for the model's own distribution, 0 for its most probable token.")] = 1.0,
+    dtype: Dtype = "float32",
+    bos: Bos = "tokenizer",
+    gpus: Gpus = 1,
+    seed: Seed = 0,
+) -> None:
+    """Let the model continue each sentence, into texts.parquet: sentences and continuations."""
+    device = compute.start()
+    from onejump.activations.generation import continue_prompts, cut_prompts, texts_table
+    from onejump.activations.positions import tokenise, tokens_digest
+    from onejump.files.checkpoints import Checkpoint
+    from onejump.files.tables import read_table, write_table
+
+    table = read_table(sentences_file, ["sentence_id", "split", "document", "text"])
+    source = model.source(gpus)
+    tokenizer, longest = source.load_tokenizer(), source.load_max_positions()
+    sentences = tokenise(table["text"].to_pylist(), tokenizer, longest, bos)
+    prompts = cut_prompts(sentences, tokens, longest)
+    loaded = source.load_model(dtype, device)
+    name, revision = source.identity(loaded)
+    facts = {"model": name, "revision": revision, "dtype": dtype, "prompts_sha256": tokens_digest(prompts)}
+    facts |= {"tokens": tokens, "temperature": temperature, "seed": seed}
+    checkpoint = Checkpoint(out, facts, device)
+    written = continue_prompts(loaded, prompts, tokens, temperature, seed, checkpoint)
+    write_table(out, texts_table(table, sentences, prompts, written, tokenizer))
+    checkpoint.remove()
+
+
 def choose_positions(
     model: Model,
-    sentences: Annotated[Path, Option("sentences.parquet.")],
+    sentences: Annotated[Path, Option("sentences.parquet, or texts.parquet with --generated.")],
     out: Out,
     train_shards: Annotated[int, Option("Shards of the train split.", minimum=1)] = 1,
     test_shards: Annotated[int, Option("Shards of the test split.", minimum=1)] = 1,
-    bos: Annotated[Literal["tokenizer", "always", "never"], Option("Whether sentences begin with BOS.")] = "tokenizer",
+    bos: Bos = "tokenizer",
+    generated: Annotated[bool, Option("The model has continued the sentences.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Tokenise the sentences and choose one position in each."""
+    """Tokenise the sentences and choose one position in each; in what a model wrote, one among its own tokens."""
     from onejump.activations.positions import choose_positions
     from onejump.files.tables import read_table, write_table
 
     source = model.source()
-    table = read_table(sentences, ["sentence_id", "split", "text"])
+    columns = ["sentence_id", "split", "text"]
+    table = read_table(sentences, columns + ["origin", "n_prompt", "input_ids"] * generated)
     shards = {"train": train_shards, "test": test_shards}
     given = (source.load_tokenizer(), source.load_max_positions(), shards, seed, bos)
     write_table(out, choose_positions(table, *given))
@@ -114,7 +152,7 @@ def dump_activations(
     out: Out,
     dtype: Dtype = "float32",
     token_budget: Annotated[int | None, Option("Most tokens in a padded batch.", minimum=1)] = None,
-    gpus: Annotated[int, Option("GPUs to spread the model's blocks over.", minimum=1)] = 1,
+    gpus: Gpus = 1,
 ) -> None:
     """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
     device = compute.start()

@@ -19,12 +19,13 @@ for choices in VARIANTS.values():
     choices["gate"] = "none"
 VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
 VARIANTS = {
-    name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all", "fit_seed": 0}
+    name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all", "fit_seed": 0, "train_on": "corpus"}
     for name, choices in VARIANTS.items()
 }
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
 CONFIG = {
     "study": "study",
+    "corpus": {},
     "models": {"tiny": {"blocks": K}},
     "seeds": [0, 1],
     "variants": VARIANTS,

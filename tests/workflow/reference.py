@@ -42,10 +42,13 @@ class Branch:
         self.choices = json.loads((results / "config.json").read_text())["variants"][variant]
         self.branch = results / model / f"seed-{seed}"
         self.folder = self.branch / variant
-        self.jtc = self.branch / "jtc" / f"{self.choices['target']}.{self.choices['positions']}.safetensors"
+        rows = self.choices["positions"]
+        if self.choices["train_on"] != "corpus":
+            rows += f"-{self.choices['train_on']}"
+        self.jtc = self.branch / "jtc" / f"{self.choices['target']}.{rows}.safetensors"
         # Tables of what variants share.
         self.references = [
-            self.branch / "references" / f"{self.choices['positions']}.parquet",
+            self.branch / "references" / f"{rows}.parquet",
             self.jtc.with_suffix(".parquet"),
         ]
         unembedding = results / model / "unembedding.safetensors"
@@ -57,8 +60,10 @@ class Branch:
         """Sentence ids [N] and hidden states [K + 1, N, H] of the rows that the variant keeps, in order."""
         shards = [load_file(path) for path in sorted((self.branch / "activations" / split).iterdir())]
         ids = np.concatenate([shard["sentence_id"] for shard in shards])
-        position = pd.read_parquet(self.branch / "positions.parquet").set_index("sentence_id")["position"][ids]
-        kept = position.to_numpy() >= (1 if self.choices["positions"] == "not_first" else 0)
+        table = pd.read_parquet(self.branch / "positions.parquet").set_index("sentence_id").loc[ids]
+        kept = table["position"].to_numpy() >= (1 if self.choices["positions"] == "not_first" else 0)
+        if split == "train" and "origin" in table and self.choices["train_on"] != "both":
+            kept &= table["origin"].to_numpy() == self.choices["train_on"]
         names = [f"level.{k:02d}" for k in range(len(self.levels) + 1)]
         hidden = np.stack([np.concatenate([shard[name] for shard in shards]) for name in names])
         return ids[kept], hidden[:, kept].astype(np.float64)

@@ -57,6 +57,17 @@ def test_three_real_models_come_from_the_package_index(tmp_path):
         assert (architecture.name, architecture.n_blocks) == (model, source["blocks"])
 
 
+def test_text_that_the_model_writes_is_dumped_once_and_three_variants_train_on_each_kind(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/generated.yaml")
+    assert (jobs["generate_text"], jobs["choose_positions"], jobs["dump_activations"]) == (1, 1, 6)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"], jobs["fit_jtc"]) == (3 * 30, 6, 3)
+    assert (jobs["evaluate_references"], jobs["evaluate_jumps"], jobs["evaluate_joint_jump"]) == (3, 3, 3)
+    planned = Counter()
+    for _, stage, number, _ in plan_study(load_config(ROOT / "config/generated.yaml")):
+        planned[stage] += number
+    assert planned == {rule: jobs[rule] for rule in planned}
+
+
 def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/study.yaml")
     # Two variants at three seeds, ten at one; exit-levels has paper's jumps, per-level all of them but the joint one.

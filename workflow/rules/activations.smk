@@ -44,10 +44,40 @@ rule extract_unembedding:
         "onejump extract-unembedding {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.unembedding:q} 2> {log:q}"
 
 
-rule choose_positions:
+# Of studies with `corpus.generated`: the text is the model's own, so each model and seed has one.
+rule generate_text:
     input:
         model=model_files,
         sentences=LAYOUT.pattern("sentences"),
+    output:
+        texts=LAYOUT.pattern("texts"),
+    log:
+        f"{LOGS}/generate_text/{{model}}.seed-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate_text/{{model}}.seed-{{seed}}.tsv"
+    cache: CACHING
+    priority: AWAITED
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("generate_text"),
+        gpu=model_choice("gpus"),
+    params:
+        model=model_args,
+        dtype=model_choice("dtype"),
+        bos=model_choice("bos"),
+        seed=lambda wildcards: int(wildcards.seed),
+        text=" ".join(f"--{key} {value}" for key, value in CORPUS.get("generated", {}).items()),
+        code=stage_digest("generate_text"),
+    shell:
+        "onejump generate-text {params.model} --dtype {params.dtype} --bos {params.bos} --sentences-file {input.sentences:q}"
+        " {params.text} --seed {params.seed} --gpus {resources.gpu} --threads {threads} --out {output.texts:q} 2> {log:q}"
+
+
+rule choose_positions:
+    input:
+        model=model_files,
+        sentences=LAYOUT.pattern(LAYOUT.texts),
     output:
         positions=LAYOUT.pattern("positions"),
     log:
@@ -64,11 +94,12 @@ rule choose_positions:
         train=lambda wildcards: config["models"][wildcards.model]["shards"]["train"],
         test=lambda wildcards: config["models"][wildcards.model]["shards"]["test"],
         bos=model_choice("bos"),
+        generated="--generated" if LAYOUT.generates else "",
         seed=lambda wildcards: int(wildcards.seed),
         code=stage_digest("choose_positions"),
     shell:
         "onejump choose-positions {params.model} --sentences {input.sentences:q} --train-shards {params.train}"
-        " --test-shards {params.test} --bos {params.bos} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
+        " --test-shards {params.test} --bos {params.bos} {params.generated} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
 
 
 rule dump_activations:

@@ -15,7 +15,7 @@ from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
 from onejump.study.fits import FITS
 from onejump.study.layout import Layout, level_name
-from onejump.study.variants import seed_of_fit
+from onejump.study.variants import rows_of, seed_of_fit
 
 AGAIN = config.pop("again", None)
 try:
@@ -38,6 +38,7 @@ wildcard_constraints:
     model="|".join(map(re.escape, config["models"])),
     seed="|".join(map(str, config["seeds"])),
     variant="|".join(map(re.escape, config["variants"])),
+    rows="|".join(map(re.escape, {rows_of(chosen): None for chosen in config["variants"].values()})),
     split="train|test",
     shard=r"\d\d+",
     sha=r"[0-9a-f]+",
@@ -66,6 +67,17 @@ def choice(key):
 def choices(*keys):
     """Choices of a variant, by name."""
     return {key: choice(key) for key in keys}
+
+
+# The training rows of variants by their names in paths; --train-on only where there are two kinds of text.
+ROWS = {rows_of(chosen): chosen for chosen in config["variants"].values()}
+
+
+def rows_options(wildcards):
+    """Which training rows a job reads, as the variant or the path says."""
+    chosen = config["variants"][wildcards.variant] if "variant" in wildcards.keys() else ROWS[wildcards.rows]
+    train_on = f" --train-on {chosen['train_on']}" if LAYOUT.generates else ""
+    return f"--positions {chosen['positions']}{train_on}"
 
 
 def shards(split):

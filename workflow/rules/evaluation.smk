@@ -74,9 +74,9 @@ rule evaluate_references:
     output:
         **patterns("references", "norms"),
     log:
-        f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{positions}}.log",
+        f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{rows}}.log",
     benchmark:
-        f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{positions}}.tsv"
+        f"{BENCHMARKS}/evaluate_references/{{model}}.seed-{{seed}}.{{rows}}.tsv"
     priority: LONG
     conda:
         "../../envs/study.yaml"
@@ -84,13 +84,14 @@ rule evaluate_references:
         **planned("evaluate_references"),
         gpu=1,
     params:
+        rows=rows_options,
         train=options("--shard", "train"),
         test=options("--test-shard", "test"),
         again=again("evaluation"),
         code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
-        " {params.train} {params.test} --positions {wildcards.positions} --threads {threads} --norms {output.norms:q} --out {output.references:q} 2> {log:q}"
+        " {params.train} {params.test} {params.rows} --threads {threads} --norms {output.norms:q} --out {output.references:q} 2> {log:q}"
 
 
 rule evaluate_jtc:
@@ -101,21 +102,22 @@ rule evaluate_jtc:
     output:
         evaluation=LAYOUT.pattern("jtc_evaluation"),
     log:
-        f"{LOGS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
+        f"{LOGS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.log",
     benchmark:
-        f"{BENCHMARKS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+        f"{BENCHMARKS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.tsv"
     conda:
         "../../envs/study.yaml"
     resources:
         **planned("evaluate_jtc"),
         gpu=1,
     params:
+        positions=lambda wildcards: ROWS[wildcards.rows]["positions"],
         shards=options("--shard", "shards"),
         again=again("evaluation"),
         code=stage_digest("evaluate_jtc"),
     shell:
         "onejump evaluate-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-        " --jtc {input.jtc:q} --target {wildcards.target} --positions {wildcards.positions} --threads {threads}"
+        " --jtc {input.jtc:q} --target {wildcards.target} --positions {params.positions} --threads {threads}"
         " --out {output.evaluation:q} 2> {log:q}"
 
 
@@ -127,7 +129,7 @@ rule evaluate_ranks:
         test=shards("test"),
         jumps=of_branch(LAYOUT.jumps),
         joint=of_branch(LAYOUT.joint),
-        sentences=LAYOUT.pattern("sentences"),
+        sentences=LAYOUT.pattern(LAYOUT.texts),
     output:
         ranks=LAYOUT.pattern("ranks"),
     log:
@@ -141,7 +143,8 @@ rule evaluate_ranks:
         **planned("evaluate_ranks"),
         gpu=1,
     params:
-        **choices("target", "positions", "score_levels"),
+        **choices("target", "score_levels"),
+        rows=rows_options,
         train=options("--shard", "train"),
         test=options("--test-shard", "test"),
         jumps=options("--jump", "jumps"),
@@ -150,14 +153,15 @@ rule evaluate_ranks:
         code=stage_digest("evaluate_ranks"),
     shell:
         "onejump evaluate-ranks --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.train} {params.test}"
-        " {params.jumps} --joint {input.joint:q} --target {params.target} --positions {params.positions}"
+        " {params.jumps} --joint {input.joint:q} --target {params.target} {params.rows}"
         " --score-levels {params.score_levels} --sentences-file {input.sentences:q} --sentences {params.sentences}"
         " --threads {threads} --out {output.ranks:q} 2> {log:q}"
 
 
 rule assess_claims:
     input:
-        **patterns("sentences", "positions"),
+        **patterns("positions"),
+        sentences=LAYOUT.pattern(LAYOUT.texts),
         evaluation=LAYOUT.pattern("evaluation"),
         references=of_branch(partial(LAYOUT.of_target, "references")),
         jumps=of_branch(LAYOUT.jumps),

@@ -42,7 +42,8 @@ for (kind, end), (jumps, models) in JOBS.items():
             **planned(kind, len(jumps)),
             gpu=1,
         params:
-            **choices("fit", "target", "positions", "gate", "inputs"),
+            **choices("fit", "target", "gate", "inputs"),
+            rows=rows_options,
             # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
             jumps=level_options,
             shards=options("--shard", "shards"),
@@ -53,7 +54,7 @@ for (kind, end), (jumps, models) in JOBS.items():
             code=lambda wildcards: FIT_DIGESTS[choice("fit")(wildcards)],
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-            " --target {params.target} --positions {params.positions} --threads {threads}"
+            " --target {params.target} {params.rows} --threads {threads}"
             " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {params.seed}"
             " {params.jumps} 2> {log:q}"
 
@@ -65,9 +66,9 @@ rule fit_jtc:
     output:
         jtc=LAYOUT.pattern("jtc"),
     log:
-        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.log",
+        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.log",
     benchmark:
-        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{positions}}.tsv"
+        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.tsv"
     priority: AWAITED
     conda:
         "../../envs/study.yaml"
@@ -77,9 +78,9 @@ rule fit_jtc:
     params:
         shards=options("--shard", "shards"),
         target=lambda wildcards: wildcards.target,
-        positions=lambda wildcards: wildcards.positions,
+        rows=rows_options,
         again=again("fits"),
         code=stage_digest("fit_jtc"),
     shell:
         "onejump fit-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-        " --target {params.target} --positions {params.positions} --threads {threads} --out {output.jtc:q} 2> {log:q}"
+        " --target {params.target} {params.rows} --threads {threads} --out {output.jtc:q} 2> {log:q}"

@@ -1,10 +1,10 @@
 # Tables, figures, and the report.
 from onejump.files.sealed import write_sealed_json
-from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES, TABLES
+from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
 SUMMARISED = (
     *("unembedding", "positions", "jump", "jtc", "selection", "references", "jtc_evaluation", "evaluation"),
-    *("transfer", "claims", "oracle", "ranks", "sentences", "norms"),
+    *("transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
 )
 
 
@@ -35,9 +35,9 @@ rule summarise:
                 category="3 Tables",
                 labels={"table": table},
             )
-            for table in TABLES
+            for table in LAYOUT.tables
         },
-        **{table: LAYOUT.path("table", table=table) for table in TABLES},
+        **{table: LAYOUT.path("table", table=table) for table in LAYOUT.tables},
     log:
         f"{LOGS}/summarise.log",
     benchmark:
@@ -56,7 +56,7 @@ rule summarise:
 
 rule plot_figures:
     input:
-        tables=[LAYOUT.path("table", table=table) for table in TABLES],
+        tables=[LAYOUT.path("table", table=table) for table in LAYOUT.tables],
     output:
         **figure_files(FIGURES),
     log:
@@ -137,7 +137,7 @@ rule collect_timings:
 rule render_report:
     input:
         config=LAYOUT.pattern("config"),
-        tables=[LAYOUT.path("table", table=table) for table in TABLES],
+        tables=[LAYOUT.path("table", table=table) for table in LAYOUT.tables],
         figures=LAYOUT.every("figure"),
         model_figures=LAYOUT.every("model_figure"),
         timings=LAYOUT.path("timings"),

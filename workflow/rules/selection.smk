@@ -19,20 +19,21 @@ rule score_jumps:
         **planned("score_jumps"),
         gpu=1,
     params:
-        **choices("target", "positions"),
+        **choices("target"),
+        rows=rows_options,
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
         code=stage_digest("score_jumps"),
     shell:
         "onejump score-jumps --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
-        " --target {params.target} --positions {params.positions} --threads {threads} --scores {output.scores:q}"
+        " --target {params.target} {params.rows} --threads {threads} --scores {output.scores:q}"
         " --cosines {output.cosines:q} 2> {log:q}"
 
 
 rule select_jump:
     input:
         cosines=of_branch(LAYOUT.cosines),
-        sentences=LAYOUT.pattern("sentences"),
+        sentences=LAYOUT.pattern(LAYOUT.texts),
     output:
         selection=LAYOUT.pattern("selection"),
     log:
@@ -71,7 +72,8 @@ rule evaluate_oracle:
         **planned("evaluate_oracle"),
         gpu=1,
     params:
-        **choices("score_levels", "target", "positions"),
+        **choices("score_levels", "target"),
+        rows=rows_options,
         shards=options("--shard", "shards"),
         jumps=options("--jump", "jumps"),
         again=again("evaluation"),
@@ -79,4 +81,4 @@ rule evaluate_oracle:
     shell:
         "onejump evaluate-oracle --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards} {params.jumps}"
         " --joint {input.joint:q} --cosines {input.cosines:q} --score-levels {params.score_levels}"
-        " --target {params.target} --positions {params.positions} --threads {threads} --out {output.oracle:q} 2> {log:q}"
+        " --target {params.target} {params.rows} --threads {threads} --out {output.oracle:q} 2> {log:q}"

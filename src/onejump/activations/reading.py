@@ -35,21 +35,32 @@ class Activations:
     """
 
     def __init__(
-        self, shards: Sequence[Path], positions: Path, unembedding: Unembedding, split: str, keep: str = "all"
+        self,
+        shards: Sequence[Path],
+        positions: Path,
+        unembedding: Unembedding,
+        split: str,
+        keep: str = "all",
+        origin: str = "both",
     ) -> None:
         """Open all shards of a split, in order, and check them against positions.parquet and the model's unembedding.
 
-        `keep` is `all`, or `not_first` to leave out rows at position 0.
+        `keep` is `all`, or `not_first` to leave out rows at position 0. `origin` is `corpus` or `generated` to read one
+        kind of text alone, where there are two.
 
         Raises:
             OnejumpError: A shard is missing or damaged, or belongs to another model, split or set of sentences.
         """
         self.n_blocks, self.hidden_size = unembedding.metadata["n_blocks"], unembedding.hidden_size
-        table = read_table(positions, ["sentence_id", "split", "shard", "position", "token_id"])
+        columns = ["sentence_id", "split", "shard", "position", "token_id"]
+        table = read_table(positions, columns + ["origin"] * (origin != "both"))
         # With NumPy, since filtering with Arrow imports pandas, which takes a tenth of a short job.
         of_split = np.array(table["split"].to_pylist()) == split
         names = ("shard", "sentence_id", "position", "token_id")
         number, sentence_ids, position, token_id = (numbers(table, name)[of_split] for name in names)
+        wanted = position >= (1 if keep == "not_first" else 0)
+        if origin != "both":
+            wanted &= np.array(table["origin"].to_pylist())[of_split] == origin
         found, given = len(np.unique(number)), len(shards)
         if found == 0 or given != found:
             raise OnejumpError(f"{positions}: split {split!r} has {found} shards, but {given} files were given")
@@ -65,13 +76,14 @@ class Activations:
                 stated = f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}"
                 raise OnejumpError(f"{stated}; dump it again")
             self._files.append(file)
-            self._kept.append(torch.from_numpy(position[part] >= (1 if keep == "not_first" else 0)))
+            self._kept.append(torch.from_numpy(wanted[part]))
             facts.append([column[part] for column in (sentence_ids, position, token_id)])
         kept = torch.cat(self._kept)
         columns = (torch.from_numpy(np.concatenate(parts))[kept] for parts in zip(*facts, strict=True))
         self.sentence_ids, self.positions, self.token_ids = columns
         if len(self.sentence_ids) == 0:
-            raise OnejumpError(f"{positions}: no row of split {split!r} is left with positions: {keep}")
+            text = "" if origin == "both" else f" and train_on: {origin}"
+            raise OnejumpError(f"{positions}: no row of split {split!r} is left with positions: {keep}{text}")
 
     def _check(self, file: TensorFile, unembedding: Unembedding, split: str, index: int) -> None:
         facts = file.metadata

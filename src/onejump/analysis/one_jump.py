@@ -1,7 +1,8 @@
 """What one joint jump is worth beside the paper's jumps: statements G1 to G6, assessed as the paper's claims are.
 
 Each is about a variant with the joint jump alone, on the sentences of the study's other variants with the same
-positions, `against` which it is set. What decides each, what would falsify it, and what stands beside it:
+positions and training text, `against` which it is set. What decides each, what would falsify it, and what stands beside
+it:
 
 - G1, better than OJFA: `difference` in precision above 0, and in surprisal below. OJFA better in either falsifies it.
 - G2, better than N-NJTC by squared error, which has a jump for each level: the same differences.
@@ -39,7 +40,7 @@ RULES: Rules = {
 
 def claims_against(own: Mapping, other: Mapping) -> list[str]:
     """Which claims about a variant with these choices can be made against one with all jumps."""
-    if other["jumps"] != "all" or other["positions"] != own["positions"]:
+    if other["jumps"] != "all" or any(other[key] != own[key] for key in ("positions", "train_on")):
         return []
     found = ["G1", "G2", "G3", "G6"] if FITS[other["fit"]].squared_error and other["gate"] == "none" else []
     return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY) else found

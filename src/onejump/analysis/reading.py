@@ -97,6 +97,11 @@ def read_documents(sentences_file: str | Path, sentences: np.ndarray) -> np.ndar
     return titles.combine_chunks().dictionary_encode().indices.to_numpy()
 
 
+def read_origins(positions_file: str | Path, sentences: np.ndarray) -> np.ndarray:
+    """Whether each of some sentences, given by their ids, is of the `corpus` or `generated`: [sentence] str."""
+    return np.array(_rows_of(positions_file, "origin", sentences)["origin"].to_pylist())
+
+
 def _rows_of(file: str | Path, column: str, sentences: np.ndarray) -> pa.Table:
     """The rows of some sentences, in the order of their ids here."""
     table = read_table(file, ["sentence_id", column])

@@ -15,16 +15,16 @@ from onejump.analysis.columns import RANK_COLUMNS, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.one_jump import claims_against, one_jump_table
-from onejump.analysis.reading import EvaluationGrids, read_selection
+from onejump.analysis.reading import EvaluationGrids, read_origins, read_selection
 from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
-from onejump.study.layout import TABLES, Layout
+from onejump.study.layout import Layout
 from onejump.study.variants import refit_of
 
 
 def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
-    """All TABLES of a study whose stages have run.
+    """All tables of a study whose stages have run.
 
     Raises:
         OnejumpError: a file of the study is missing, damaged, or does not fit the others.
@@ -44,7 +44,7 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
     for name, table in whole.items():
         if "jump" in table:  # 0.. and, in some tables, joint
             whole[name] = table.astype({"jump": "string"})
-    return {name: whole[name] for name in TABLES}
+    return {name: whole[name] for name in layout.tables}
 
 
 def _model_row(layout: Layout, model: str, seed: int) -> dict:
@@ -111,6 +111,10 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
         "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "one_jump": _against_others(layout, branch, read_grids),
     }
+    if layout.generates:
+        found["by_origin"] = tables.origins_table(
+            grids, read_origins(layout.path("positions", **branch), grids.sentences)
+        )
     return found | _selection_tables(layout, branch, grids, selection) if all_jumps else found
 
 
@@ -126,7 +130,8 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
         methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
         methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
         methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
-        return EvaluationGrids(methods, *(layout.path(name, **branch) for name in ("sentences", "positions")), n_blocks)
+        about = (layout.path(name, **branch) for name in (layout.texts, "positions"))
+        return EvaluationGrids(methods, *about, n_blocks)
 
     return read
 

@@ -1,11 +1,14 @@
 """The tables of one model, seed and variant, from its evaluation and from the metadata of its jumps."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
+from onejump.analysis.columns import CLAIM_POSITIONS, METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.reading import EvaluationGrids
 from onejump.exits.columns import METRICS
@@ -63,13 +66,14 @@ def methods_table(
     return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
 
 
-def positions_table(grids: EvaluationGrids) -> pd.DataFrame:
+def positions_table(grids: EvaluationGrids, groups: Sequence[str] = tuple(POSITIONS)) -> pd.DataFrame:
     """Each method at each exit level, and over all of them (level null), by the position of the chosen token.
 
-    Groups of POSITIONS without a sentence have no rows.
+    Groups, of POSITIONS or `all`, without a sentence have no rows.
     """
     parts = []
-    for group, (first, last) in POSITIONS.items():
+    for group in groups:
+        first, last = POSITIONS.get(group, (0, math.inf))
         kept = (first <= grids.positions) & (grids.positions <= last)
         if not kept.any():
             continue
@@ -80,6 +84,18 @@ def positions_table(grids: EvaluationGrids) -> pd.DataFrame:
         levels = _by_level(metrics, documents)[["method", "level", "n", *METRIC_COLUMNS]]
         parts.append(pd.concat([pd.DataFrame(means), levels]).assign(position=group))
     return pd.concat(parts).astype({"level": "Int32"})
+
+
+def origins_table(grids: EvaluationGrids, origins: np.ndarray) -> pd.DataFrame:
+    """As `positions_table`, of the corpus and of what the model wrote apart: `origins` [sentence], and a column."""
+    parts = {origin: grids.where(origins == origin) for origin in ("corpus", "generated")}
+    return pd.concat(
+        [
+            positions_table(part, CLAIM_POSITIONS).assign(origin=name)
+            for name, part in parts.items()
+            if len(part.sentences)
+        ]
+    )
 
 
 def _means_over_levels(metrics: dict[str, dict[str, np.ndarray]], documents: np.ndarray) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from onejump.models.architecture import find_architecture
 from onejump.planning.machines import GB, TWO_CORES, Machine
 from onejump.planning.work import MARGIN, STAGES, Sizes, Work, work_of
 from onejump.study.layout import Layout
-from onejump.study.variants import joint_of, jumps_of
+from onejump.study.variants import joint_of, jumps_of, rows_of
 
 
 def sizes_of(name: str, config: Mapping) -> Sizes:
@@ -20,7 +20,13 @@ def sizes_of(name: str, config: Mapping) -> Sizes:
     model, corpus = config["models"][name], config["corpus"]
     architecture = replace(find_architecture(name, model), n_blocks=model["blocks"])
     transfer = min(config["evaluation"]["transfer_sentences"], corpus["test"])
-    return Sizes(architecture, model["dtype"], corpus["train"], corpus["test"], model["shards"], transfer)
+    if "generated" not in corpus:
+        return Sizes(architecture, model["dtype"], corpus["train"], corpus["test"], model["shards"], transfer)
+    # Each sentence is there twice, and its continuation is read in the middle, on average, after all of the sentence.
+    written = corpus["generated"]["tokens"]
+    tokens = (3 * Sizes.tokens + written / 2) / 2
+    rows = 2 * corpus["train"], 2 * corpus["test"]
+    return Sizes(architecture, model["dtype"], *rows, model["shards"], transfer, written=written, tokens=tokens)
 
 
 def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
@@ -40,11 +46,13 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
             raise OnejumpError(f"config: variants.{variant}.rank is {chosen['rank']}, {most}")
         fitted = {"fit": chosen["fit"], "rank": chosen["rank"], "gated": chosen["gate"] != "none"}
         add("extract_unembedding", model)
+        if layout.generates:
+            add("generate_text", model, seed)
         add("choose_positions", model, seed)
         for split, number in sizes[model].shards.items():
             add("dump_activations", model, seed, split, number=number, split=split)
         add("fit_joint_jump", model, seed, joint_of(variant, variants), **fitted)
-        add("evaluate_references", model, seed, chosen["positions"])
+        add("evaluate_references", model, seed, rows_of(chosen))
         if not layout.has_all_jumps(variant):
             add("evaluate_joint_jump", model, seed, variant, **fitted)
             continue
@@ -55,7 +63,7 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         for stage in ("select_jump", "evaluate_oracle", "evaluate_jumps", "assess_claims", *curve):
             add(stage, model, seed, variant, **fitted)
         for stage in ("fit_jtc", "evaluate_jtc"):
-            add(stage, model, seed, chosen["target"], chosen["positions"])
+            add(stage, model, seed, chosen["target"], rows_of(chosen))
     return list(jobs.values())
 
 
@@ -73,7 +81,8 @@ def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
     """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
     found, H, room = [], s.architecture.hidden_size, gpu.device_bytes or math.inf
     works = {stage: work_of(stage, replace(s, fit="adam")) for stage in STAGES}
-    needed = works.pop("dump_activations").device * MARGIN
+    dump, generation = (works.pop(stage).device for stage in ("dump_activations", "generate_text"))
+    needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
         many = f"{math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
         found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {many}")

@@ -12,6 +12,7 @@ from onejump.jumps import settings
 from onejump.models.architecture import Architecture
 from onejump.planning.machines import TWO_CORES, Machine
 
+PROMPTS = 64  # that generation continues at once on a CPU; a test compares
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MARGIN = 4 / 3  # of the resources asked for over those planned
 CHUNK, LARGEST_RANK, RANK_POINTS = 256, 8, 6  # of exits and ranks, which need PyTorch to be imported; a test compares
@@ -78,6 +79,7 @@ class Sizes:
         train, test: sentences; shards: split -> shards; transfer: test sentences of the K x K grid.
         rank: r, or None for floor(H / 100); fit: of the jumps; gated: whether they have gates; split: of the
             activations that are dumped.
+        written: tokens that the model writes after each prompt, 0 for none.
         tokens: of a sentence up to a position chosen uniformly in it, on average; 16 is Wikipedia's.
         rehearsed: whether the weights are random and share the memory of the largest matrix, the embedding.
     """
@@ -92,6 +94,7 @@ class Sizes:
     fit: str = "exact"
     gated: bool = False
     split: str = "train"
+    written: int = 0
     tokens: float = 16.0
     rehearsed: bool = False
 
@@ -176,6 +179,21 @@ def _fit(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int, level
     return optimum + FITS.get(s.fit, _kl)(s, K, H, V, r, n, N, levels) + Work({"written": _f32(2 * r + 4, H)})
 
 
+def _generate(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) -> Work:
+    """Half of the rows are continuations of the others, and each token that is written is a pass over the weights."""
+    prompts = (N + T) / 2
+    # A prompt is a whole sentence, of a length that follows from the mean position in both kinds of text.
+    length = (4 * s.tokens - s.written) / 3 + s.written
+    passed = prompts / PROMPTS * s.written * s.weights + _f64(2, prompts * s.written, V)
+    return Work(
+        {s.dtype: 2 * prompts * length * (K * s.architecture.block_parameters + H * V), "touched": passed}
+        | {"read": s.weights * (not s.rehearsed), "written": _f32(2, prompts, length)},
+        host=4e3 * (N + T),
+        device=s.weights + _f64(4, PROMPTS, V) + s.kept(2, K, PROMPTS, 3 * length, H),  # sentences of three times that
+        loads_model=True,
+    )
+
+
 STAGES: Mapping[str, Callable[..., Work]] = {
     # Three passes over eight tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
     "extract_unembedding": lambda s, K, H, V, r, n, N, T: Work(
@@ -184,6 +202,7 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         host=s.weights + _f32(V, H) * (s.dtype != "float32"),
         loads_model=True,
     ),
+    "generate_text": _generate,
     "choose_positions": lambda s, K, H, V, r, n, N, T: Work(
         {"touched": _f32(N + T, s.tokens), "written": _f32(N + T, s.tokens)},
         host=4e3 * (N + T),

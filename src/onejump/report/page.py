@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from onejump.analysis.columns import TEMPERATURE
+from onejump.analysis.columns import METRIC_COLUMNS, TEMPERATURE
 from onejump.exits.columns import FLOOR_METHODS
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import GAP_CONVERGED, RIDGES
@@ -28,6 +28,8 @@ from onejump.study.variants import VARIANT_DEFAULTS, refit_of, seeds_of
 
 # Of the table that sets single jumps for all levels beside what needs none.
 SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint")
+# Of the table that sets text of the corpus beside the model's own.
+ON_BOTH_TEXTS = ("identity", "joint", "n_njtc", "jtc")
 PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -84,6 +86,7 @@ def render_report(
         branches=branches,
         shared_jumps=_shared_jumps(everything),
         gains=_gains(layout),
+        on_texts=_on_texts(layout),
         gain_claims=GAINS,
         unconverged=_unconverged(layout),
         gap_converged=GAP_CONVERGED,
@@ -215,6 +218,24 @@ def _gains(layout: Layout) -> list[dict]:
     later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}
     rows = table[table["positions"] == "all"].to_dict("records")
     return [row | {"later": later.get(tuple(row[key] for key in keys))} for row in rows]
+
+
+def _on_texts(layout: Layout) -> list[dict]:
+    """A row for each method and variant: `at` has its means over exit levels at positions 1+, by origin of the text.
+
+    No rows for a study with one kind of text. Identity, which is trained on nothing, has one for each model and seed.
+    """
+    if not layout.generates:
+        return []
+    keys, rows, seen = ["model", "seed", "variant", "method"], [], set()
+    table = read_summary(_summary(layout), "by_origin", *keys, "origin", "position", "level", *METRIC_COLUMNS)
+    table = table[(table["position"] == "1+") & table["level"].isna() & table["method"].isin(ON_BOTH_TEXTS)]
+    for (model, seed, variant, method), part in table.groupby(keys, sort=False):
+        if method != "identity" or (model, seed) not in seen:
+            row = {"model": model, "seed": seed, "variant": variant, "method": method}
+            rows.append(row | {"at": part.set_index("origin")[[*METRIC_COLUMNS]].to_dict("index")})
+        seen.add((model, seed))
+    return rows
 
 
 def _unconverged(layout: Layout) -> list[dict]:

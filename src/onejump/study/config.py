@@ -125,6 +125,9 @@ def _conflicts(config: Mapping) -> Iterator[str]:
         wrong = wrong_gate(chosen["fit"], chosen["target"], chosen["gate"])
         if wrong := wrong or wrong_inputs(chosen["fit"], chosen["inputs"], chosen["rank"]):
             yield f"variants.{name}.{wrong}"
+        if chosen["train_on"] != "corpus" and "generated" not in corpus:
+            missing = "but models write no text; add generated: {} to the corpus"
+            yield f"variants.{name}.train_on is {chosen['train_on']}, {missing}"
     if all(chosen["jumps"] == "joint" for chosen in config["variants"].values()):
         yield "variants has jumps: joint only, but the paper's claims are about jumps: all; add paper: {}"
     used = {name: set(seeds_of(name, config)) for name in config["variants"]}

@@ -4,19 +4,20 @@ import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from onejump.study.variants import is_nested, joint_of, jumps_of, seeds_of
+from onejump.study.variants import is_nested, joint_of, jumps_of, rows_of, seeds_of
 
 # Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
 FILES = {
     "config": "config.json",
     "sentences": "corpus/seed-{seed}/sentences.parquet",
     "unembedding": "{model}/unembedding.safetensors",
+    "texts": "{model}/seed-{seed}/texts.parquet",
     "positions": "{model}/seed-{seed}/positions.parquet",
     "shard": "{model}/seed-{seed}/activations/{split}/shard-{shard}.safetensors",
-    "jtc": "{model}/seed-{seed}/jtc/{target}.{positions}.safetensors",
-    "jtc_evaluation": "{model}/seed-{seed}/jtc/{target}.{positions}.parquet",
-    "references": "{model}/seed-{seed}/references/{positions}.parquet",
-    "norms": "{model}/seed-{seed}/references/{positions}.norms.parquet",
+    "jtc": "{model}/seed-{seed}/jtc/{target}.{rows}.safetensors",
+    "jtc_evaluation": "{model}/seed-{seed}/jtc/{target}.{rows}.parquet",
+    "references": "{model}/seed-{seed}/references/{rows}.parquet",
+    "norms": "{model}/seed-{seed}/references/{rows}.norms.parquet",
     "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
     "scores": "{model}/seed-{seed}/{variant}/scores.parquet",
     "cosines": "{model}/seed-{seed}/{variant}/cosines.safetensors",
@@ -35,13 +36,14 @@ FILES = {
 }
 # Of these, variants with the joint jump alone have none: there is no jump to choose.
 OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "jtc", "jtc_evaluation")
-# Summary tables; figures of a branch, of one whose fits are nested in rank, of one with the joint jump alone; and of a
-# model.
+# Summary tables, and those of a study in which models write text; figures of a branch, of one whose fits are nested in
+# rank, of one with the joint jump alone; and of a model.
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
     *("oracle", "shared_jumps", "dynamic_exit", "gates", "one_jump", "ranks", "verdicts", "spread"),
     *("methods_spread", "chosen", "norms"),
 )
+GENERATED_TABLES = (*TABLES, "by_origin")
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
 NESTED_FIGURES = (*FIGURES, "ranks")
 JOINT_FIGURES = ("joint_jump", "dynamic_exit")
@@ -70,6 +72,21 @@ class Layout:
         if isinstance(values.get("shard"), int):
             values["shard"] = f"{values['shard']:02d}"
         return Path(self.pattern(name).format(**values))
+
+    @property
+    def generates(self) -> bool:
+        """Whether models continue the sentences, so that there are two kinds of text."""
+        return "generated" in self.config["corpus"]
+
+    @property
+    def texts(self) -> str:
+        """The kind of file that says what the sentences are: of each model, where models write some."""
+        return "texts" if self.generates else "sentences"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The summary tables of the study."""
+        return GENERATED_TABLES if self.generates else TABLES
 
     def branches(self) -> Iterator[dict]:
         """Model, seed and variant of each branch of the study."""
@@ -100,9 +117,9 @@ class Layout:
         return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
 
     def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """A file that variants with the same positions, or also the same target, share: JTC, references, norms."""
+        """A file that variants with the same training rows, or also the same target, share: JTC, references, norms."""
         choices = self.config["variants"][variant]
-        return self.path(name, model=model, seed=seed, target=choices["target"], positions=choices["positions"])
+        return self.path(name, model=model, seed=seed, target=choices["target"], rows=rows_of(choices))
 
     def has_all_jumps(self, variant: str) -> bool:
         """Whether a variant has a jump for each level, or the joint jump alone."""

@@ -16,13 +16,14 @@ VARIANT_DEFAULTS = {
     "inputs": "states",
     "jumps": "all",
     "fit_seed": 0,
+    "train_on": "corpus",
 }
 # Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
 GATES = ("none", "level", "shared", "fixed")
 # What a jump sees: the hidden states, nothing, or the hidden states of other sentences.
 INPUTS = ("states", "none", "shuffled")
 # Choices that a jump depends on.
-FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs", "fit_seed")
+FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs", "fit_seed", "train_on")
 FIT_SEEDS = 1_000_000  # between the seeds of fits that differ in fit_seed: no two of a study's seeds share one
 
 
@@ -46,6 +47,11 @@ def wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:
     if inputs == "none" and rank not in (None, 1):
         return f"rank is {rank} with inputs none, expected 1, since all that is left of the jump is a bias"
     return None
+
+
+def rows_of(choices: Mapping) -> str:
+    """The name of the training rows of a variant: its positions and, unless it is the corpus, its text."""
+    return choices["positions"] if choices["train_on"] == "corpus" else f"{choices['positions']}-{choices['train_on']}"
 
 
 def is_nested(choices: Mapping) -> bool:

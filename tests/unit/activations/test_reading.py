@@ -64,6 +64,24 @@ def test_not_first_keeps_exactly_the_rows_after_the_first_position(dump):
         assert torch.equal(kept.level(level), every.level(level)[later])
 
 
+def test_one_kind_of_text_is_read_alone_where_there_are_two(dump, tmp_path):
+    table = read_table(dump.positions)
+    origins = ["generated" if number % 3 else "corpus" for number in range(len(table))]
+    positions = tmp_path / "p.parquet"
+    write_table(positions, table.append_column("origin", pa.array(origins)))
+    of = {row["sentence_id"]: origin for row, origin in zip(table.to_pylist(), origins, strict=True)}
+    given = dump.train, positions, Unembedding.load(dump.unembedding), "train"
+    every = Activations(*given)
+    for origin in ("corpus", "generated"):
+        own = [i for i, number in enumerate(every.sentence_ids.tolist()) if of[number] == origin]
+        found = Activations(*given, origin=origin)
+        assert 0 < len(own) < len(every) and found.sentence_ids.tolist() == every.sentence_ids[own].tolist()
+        assert torch.equal(found.level(2), every.level(2)[own])
+        assert found.sha256 != every.sha256
+    message = error_of(lambda: Activations(dump.train, dump.positions, *given[2:], origin="generated"))
+    assert message.startswith(f"{dump.positions}: has no column origin, only ")
+
+
 def test_not_first_of_sentences_that_stop_at_their_first_token_is_refused(dump, tmp_path):
     rows = [row | {"position": 0, "input_ids": row["input_ids"][:1]} for row in read_table(dump.positions).to_pylist()]
     positions = tmp_path / "p.parquet"

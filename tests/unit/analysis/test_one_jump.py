@@ -111,5 +111,6 @@ def test_a_claim_is_made_only_against_variants_that_it_is_about():
     assert claims_against(own, choices(fit="kl", target="post_norm", gate="level", rank=9)) == []
     assert claims_against(own, choices(fit="exact", target="post_norm", gate="level")) == []
     assert claims_against(own, choices(positions="not_first")) == []
+    assert claims_against(own, choices(train_on="generated")) == []
     assert claims_against(own, own) == []
     assert claims_against(choices(fit="exact", jumps="joint"), choices(fit="exact"))[-1] == "G5"

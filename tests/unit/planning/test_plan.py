@@ -6,6 +6,7 @@ import pytest
 from refusals import error_of
 from tiny_models import make_dump
 
+from onejump.activations import generation
 from onejump.analysis import ranks
 from onejump.exits import chunks
 from onejump.models.architecture import Architecture, load_architecture
@@ -35,8 +36,8 @@ def test_the_papers_ranks_and_jump_sizes_follow_from_the_configs():
 
 
 def test_the_stages_have_the_sizes_that_are_planned():
-    planned = planning.CHUNK, planning.LARGEST_RANK, planning.RANK_POINTS
-    assert planned == (chunks.ROWS["cpu"], ranks.LARGEST, ranks.POINTS)
+    planned = planning.CHUNK, planning.LARGEST_RANK, planning.RANK_POINTS, planning.PROMPTS
+    assert planned == (chunks.ROWS["cpu"], ranks.LARGEST, ranks.POINTS, generation.ROWS["cpu"])
 
 
 def test_the_disk_of_a_dump_is_what_the_files_take(tmp_path):
@@ -52,12 +53,13 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     jobs = {}
     config = study(a={"shards": {"train": 3, "test": 2}})
     config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
+    config["corpus"]["generated"] = {"tokens": 8, "temperature": 1}
     for _, stage, number, _ in plan_study(config):
         jobs[stage] = jobs.get(stage, 0) + number
     assert jobs.keys() == STAGES.keys()
     assert jobs["dump_activations"] == 5
     assert jobs["fit_jump"] == 2 * 5  # the variants paper and exact
-    assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_unembedding"] == 1
+    assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_unembedding"] == jobs["generate_text"] == 1
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == 2
     assert jobs["fit_joint_jump"] == 3
     assert jobs["evaluate_ranks"] == jobs["evaluate_joint_jump"] == jobs["evaluate_jtc"] == 1
@@ -168,6 +170,21 @@ def test_what_was_measured_has_passes_for_every_stage_and_fit():
 def test_sizes_follow_from_the_config():
     s = sizes_of("a", study(a={"architecture": "gpt2-xl", "blocks": 48, "dtype": "bfloat16"}))
     assert (s.dims[:4], s.dtype, s.train, s.test) == ((48, 1600, 50257, 16), "bfloat16", 9000, 3000)
+
+
+def test_text_that_models_write_doubles_the_rows():
+    config = study(a={"architecture": "gpt2-xl"})
+    config["corpus"]["generated"] = {"tokens": 40, "temperature": 1}
+    s = sizes_of("a", config)
+    # A position is at 16 on average in a sentence, and in a continuation at 2 x 16 + 20.
+    assert (s.train, s.test, s.written, s.tokens) == (18000, 6000, 40, (16 + 52) / 2)
+    config["variants"] = {"paper": config["variants"]["paper"]}
+    config["variants"]["own"] = config["variants"]["paper"] | {"train_on": "generated"}
+    jobs = {stage: 0 for _, stage, *_ in plan_study(config)}
+    for _, stage, number, _ in plan_study(config):
+        jobs[stage] += number
+    assert (jobs["generate_text"], jobs["dump_activations"]) == (1, 2)
+    assert (jobs["fit_jtc"], jobs["evaluate_references"], jobs["fit_joint_jump"]) == (2, 2, 2)
 
 
 def test_a_rank_beyond_the_models_width_is_refused():

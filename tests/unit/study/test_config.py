@@ -85,6 +85,14 @@ def test_an_old_key_is_refused_with_its_new_name():
             "variants.a.gate is level with fit kl and target pre_norm, expected fit exact or kl and target post_norm",
         ),
         (
+            {"variants": {"a": {"train_on": "both"}}},
+            "variants.a.train_on is both, but models write no text; add generated: {} to the corpus",
+        ),
+        (
+            {"corpus": CONFIG["corpus"] | {"generated": {"tokens": 0}}},
+            "corpus.generated.tokens: 0 is less than the minimum of 1",
+        ),
+        (
             {"published": {"typo": {"source": "paper"}}},
             "published has typo, which is none of the study's models: m",
         ),

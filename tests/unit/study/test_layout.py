@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onejump.study.config import complete_config
-from onejump.study.layout import FILES, JOINT_FIGURES, Layout
+from onejump.study.layout import FILES, JOINT_FIGURES, TABLES, Layout
 
 
 @pytest.fixture
@@ -65,6 +65,19 @@ def test_a_variant_with_the_joint_jump_alone_has_its_evaluation_and_nothing_abou
     assert alone == [own / "jumps/joint.safetensors", own / "evaluation.parquet", *figures]
     assert layout.jumps("m", 1, "alone") == []
     assert not layout.has_all_jumps("alone")
+
+
+def test_a_study_whose_models_write_has_their_texts_and_a_table_more(layout):
+    assert (layout.texts, layout.tables) == ("sentences", TABLES)
+    config = layout.config | {"corpus": layout.config["corpus"] | {"generated": {"tokens": 32, "temperature": 1}}}
+    own = config["variants"]["paper"] | {"train_on": "generated"}
+    writing = Layout(config | {"variants": config["variants"] | {"own": own}})
+    assert (writing.texts, writing.tables) == ("texts", (*TABLES, "by_origin"))
+    assert writing.path(writing.texts, model="m", seed=1) == Path("results/s/m/seed-1/texts.parquet")
+    branch = Path("results/s/m/seed-1")
+    assert writing.of_target("references", "m", 1, "own") == branch / "references/all-generated.parquet"
+    assert writing.of_target("jtc", "m", 1, "own") == branch / "jtc/pre_norm.all-generated.safetensors"
+    assert writing.joint("m", 1, "own") == branch / "own/jumps/joint.safetensors"
 
 
 def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):

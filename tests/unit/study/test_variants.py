@@ -6,6 +6,7 @@ from onejump.study.variants import joint_of, jumps_of, refit_of, seed_of_fit
 
 DEFAULTS = {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": None}
 DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "inputs": "states", "jumps": "all", "fit_seed": 0}
+DEFAULTS |= {"train_on": "corpus"}
 
 
 def variants(**choices: dict) -> dict[str, dict]:
@@ -25,6 +26,7 @@ def variants(**choices: dict) -> dict[str, dict]:
         ({"inputs": "none"}, "other", "other"),
         ({"jumps": "joint"}, "other", "paper"),
         ({"fit_seed": 1}, "other", "other"),
+        ({"train_on": "both"}, "other", "other"),
     ],
 )
 def test_a_variant_shares_what_does_not_depend_on_its_choice(choice, jumps, joint):
