@@ -87,6 +87,30 @@ def evaluate_joint_jump(
     write_table(evaluation, evaluate_jumps(activations, unembedding.to(device), exits, target, 0, device)[0])
 
 
+def evaluate_shortlist(
+    dump: Dump,
+    compute: Compute,
+    test_shards: TestShards,
+    joint: JointJump,
+    grid: Annotated[Path, Option("shortlist.parquet to write: each check that was tried, and which is chosen.")],
+    evaluation: Evaluation,
+    target: Target = "post_norm",
+) -> None:
+    """Choose a check of a gated joint jump with a shortlist, and evaluate it; --shard gives the training split."""
+    device = compute.start()
+    from onejump.exits.shortlist import evaluate_shortlist
+    from onejump.files.atomic import errors_name
+    from onejump.files.tables import write_frame, write_table
+    from onejump.jumps.storage import load_joint_jump
+
+    unembedding, train, test = dump.open_both(test_shards)
+    jump = load_joint_jump(joint, unembedding, target).to(device)
+    with errors_name(joint):
+        tried, table = evaluate_shortlist(train, test, unembedding.to(device), jump, target, device)
+    write_frame(grid, tried)
+    write_table(evaluation, table)
+
+
 def evaluate_references(
     dump: Dump,
     compute: Compute,

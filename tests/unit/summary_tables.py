@@ -57,7 +57,7 @@ def write_summary(
                 random = np.random.default_rng([index, seed, number, n_levels])
                 keys = {"model": model, "seed": seed, "variant": variant}
                 found = _branch(random, n_levels, exact=variant == "exact")
-                for name, table in (_alone(found) if variant == "alone" else found).items():
+                for name, table in (_alone(found) if variant == "alone" else _without_shortlist(found)).items():
                     tables.setdefault(name, []).append(table.assign(**keys)[[*keys, *table.columns]])
     one = ["model", "seed", "variant", "positions", "claim"]
     claims = pd.concat(tables["claims"]).drop_duplicates(one)
@@ -128,6 +128,14 @@ def kinds_of(variant: str) -> tuple[str, ...]:
     return {"exact": NESTED_FIGURES, "alone": JOINT_FIGURES}.get(variant, FIGURES)
 
 
+def _without_shortlist(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """A branch's tables without the method that only a joint jump alone has."""
+    return {
+        name: table[table["method"] != "joint_shortlist"] if "method" in table else table
+        for name, table in tables.items()
+    }
+
+
 def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """What a variant with the joint jump alone has of a branch's tables."""
     found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit")}
@@ -143,6 +151,16 @@ def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     one_jump = pd.DataFrame(statements, columns=columns).assign(against="paper", estimate=0.12, low=0.1, high=0.14)
     one_jump["decides"] = one_jump["rule"].notna()
     found["one_jump"] = pd.concat([one_jump.assign(positions=name) for name in ("all", "1+")])
+    found["shortlist"] = pd.DataFrame(
+        [
+            {"width": width, "tokens": tokens, "check": (5 + width) * (HIDDEN_SIZE + VOCABULARY) + tokens * HIDDEN_SIZE}
+            | {"agreement": 0.9 + width / 400 + tokens / 5e4, "worst_agreement": 0.8, "chosen": chosen}
+            | {"test_agreement": 0.985 if chosen else None}
+            for width in (4, 8)
+            for tokens in (64, 1024)
+            for chosen in [(width, tokens) == (8, 1024)]
+        ]
+    )
     found["gates"] = pd.DataFrame({"jump": "joint", "level": levels, "gate": levels / len(levels)})
     return found
 
@@ -195,6 +213,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "joint": best * (0.9 if exact else 0.75) * noise(),
         "jtc": (best * 1.25 + 0.02) * noise(),
     }
+    precision["joint_shortlist"] = 0.99 * precision["joint"]
     precision |= {"constant": np.full(n_levels, 0.05), "constant_by_position": np.full(n_levels, 0.07)}
     precision |= {"token_table": np.full(n_levels, 0.19), "identity_temperature": precision["identity"]}
     precision["middle"] = grid[n_levels // 2]
@@ -229,12 +248,13 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     others_surprisal = np.delete(surprisal_grid, ojfa, axis=0)
     rank = max(1, HIDDEN_SIZE // 100)
     size = 2 * HIDDEN_SIZE * rank + 4 * HIDDEN_SIZE
-    sizes = {"identity": 0, "n_njtc": n_levels * size, "ojfa": size, "joint": size}
+    sizes = {"identity": 0, "n_njtc": n_levels * size, "ojfa": size, "joint": size, "joint_shortlist": size}
     sizes |= {"constant": VOCABULARY, "constant_by_position": 2 * VOCABULARY, "token_table": None}
     sizes |= {"identity_temperature": n_levels, "middle": size}
     sizes |= {"jtc": n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1), "arbitrary": size}
     checks = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
     checks |= dict.fromkeys(("identity", "identity_temperature", "jtc"), HIDDEN_SIZE * VOCABULARY)
+    checks["joint_shortlist"] = 13 * (HIDDEN_SIZE + VOCABULARY) + 1024 * HIDDEN_SIZE
     rows = []
     for method in [*EVERY_SENTENCE_METHODS, "arbitrary"]:
         if method == "arbitrary":
@@ -330,12 +350,13 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         curves = _text_jumps(pd.concat(parts))
     threshold = np.append(np.linspace(0.1, 0.9, 9), np.inf)
     dynamic = []
-    for method in ("identity", "n_njtc", "ojfa", "joint"):
+    for method in ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist"):
         blocks = np.append(np.linspace(0.1, 0.95, 9), 1.0)
         agreement = np.append(precision[method].mean() + (1 - precision[method].mean()) * blocks[:-1] ** 2, 1.0)
         columns = {"method": method, "threshold": threshold, "blocks": blocks, "agreement": agreement}
         columns |= {"agreement_low": agreement - 0.02, "agreement_high": np.minimum(1, agreement + 0.02)}
         columns |= {"checks": 1 + blocks * n_levels, "plain_cost": 1.3 * blocks + 0.1}
+        columns["plain_cost"] = np.nan if method == "joint_shortlist" else columns["plain_cost"]
         columns["fused_cost"] = np.nan if method == "identity" else 0.8 * blocks + 0.2
         dynamic.append(pd.DataFrame(columns))
     ranks = []

@@ -48,6 +48,8 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     if choices["jumps"] == "joint":
         stages.fit_jump(train, cpu, ["joint"], [joint], *given, seed=seed)
         exit_stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
+        grid, evaluation = (folder / f"{name}.parquet" for name in ("shortlist", "shortlist_evaluation"))
+        exit_stages.evaluate_shortlist(train, cpu, dump.test, joint, grid, evaluation, target)
         return
     stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]

@@ -111,7 +111,9 @@ def test_every_variant_agrees_with_its_naive_float64_reference(finished_study, m
 
 def test_the_joint_jump_alone_is_evaluated_on_all_test_sentences_and_nothing_is_chosen(finished_study):
     folder = finished_study.results("tiny-llama", "seed-0", "alone")
-    assert {path.name for path in folder.iterdir()} == {"jumps", "evaluation.parquet"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("jumps", "evaluation.parquet", "shortlist.parquet", "shortlist_evaluation.parquet")
+    }
     assert [path.name for path in (folder / "jumps").iterdir()] == ["joint.safetensors"]
     rows = pd.read_parquet(folder / "evaluation.parquet")
     assert set(rows["method"]) == {"joint"} and rows["jump"].isna().all()

@@ -1,5 +1,5 @@
-# Every method at every exit level: one job for a variant's jumps, two for the references that variants share; and the
-# paper's claims.
+# Every method at every exit level: one job for a variant's jumps, and one for their check with a shortlist; two for the
+# references that variants share; and the paper's claims.
 
 
 rule evaluate_jumps:
@@ -64,6 +64,38 @@ rule evaluate_joint_jump:
         "onejump evaluate-joint-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
         " --joint {input.joint:q} --target {params.target} --positions {params.positions} --threads {threads}"
         " --evaluation {output.evaluation:q} 2> {log:q}"
+
+
+rule evaluate_shortlist:
+    input:
+        **patterns("unembedding", "positions"),
+        train=shards("train"),
+        test=shards("test"),
+        joint=of_branch(LAYOUT.joint),
+    output:
+        **patterns("shortlist", "shortlist_evaluation"),
+    log:
+        f"{LOGS}/evaluate_shortlist/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_shortlist/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    wildcard_constraints:
+        variant=variants_where(LAYOUT.has_shortlist),
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("evaluate_shortlist"),
+        gpu=1,
+    params:
+        **choices("target"),
+        rows=rows_options,
+        train=options("--shard", "train"),
+        test=options("--test-shard", "test"),
+        again=again("evaluation"),
+        code=stage_digest("evaluate_shortlist"),
+    shell:
+        "onejump evaluate-shortlist --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
+        " {params.train} {params.test} --joint {input.joint:q} --target {params.target} {params.rows}"
+        " --threads {threads} --grid {output.shortlist:q} --evaluation {output.shortlist_evaluation:q} 2> {log:q}"
 
 
 rule evaluate_references:

@@ -4,7 +4,7 @@ from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_F
 
 SUMMARISED = (
     *("unembedding", "positions", "jump", "jtc", "selection", "references", "jtc_evaluation", "evaluation"),
-    *("transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
+    *("shortlist", "shortlist_evaluation", "transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
 )
 
 

@@ -7,6 +7,9 @@ WITH_INTERVALS = {"precision": "correct", "surprisal": "surprisal"}
 METRIC_COLUMNS = tuple(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high"))
 RANK_COLUMNS = ("method", "rank", "jump", "n", *METRIC_COLUMNS)  # of the table over ranks
 
+# Of the table of checks with a shortlist.
+SHORTLIST_COLUMNS = ("width", "tokens", "check", "agreement", "worst_agreement", "chosen", "test_agreement")
+
 # Groups of test sentences by the position of the chosen token -> the first and the last one in it. Position 0 is a case
 # of its own: a constant input where the tokenizer puts a BOS there, and massive activations in many models.
 POSITIONS = {"0": (0, 0), "1-4": (1, 4), "5+": (5, math.inf), "1+": (1, math.inf)}

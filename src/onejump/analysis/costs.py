@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Costs:
     """Multiply-adds for one token, without those of attention that grow with the context.
 
-    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), and gates.
+    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), gates, and
+    `shortlist`, the multiply-adds of a check with a shortlist, if there is one.
     """
 
     n_blocks: int
@@ -16,6 +17,7 @@ class Costs:
     rank: int
     block: int
     gated: bool = False
+    shortlist: int | None = None
 
     @property
     def plain_check(self) -> int:
@@ -32,7 +34,7 @@ class Costs:
         """The full model: all blocks and the output head."""
         return self.n_blocks * self.block + self.plain_check
 
-    def check(self, method: str) -> int:
+    def check(self, method: str) -> int | None:
         """An exit check of a method as it is cheapest; looking up a table takes no multiply-adds."""
         match method:
             case "constant" | "constant_by_position" | "token_table":
@@ -41,4 +43,6 @@ class Costs:
                 return self.plain_check
             case "jtc":
                 return self.plain_check + self.hidden_size**2
+            case "joint_shortlist":
+                return self.shortlist
         return self.fused_check

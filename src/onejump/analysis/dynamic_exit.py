@@ -13,7 +13,8 @@ import pandas as pd
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.costs import Costs
 
-METHODS = ("identity", "n_njtc", "ojfa", "joint")  # of which a variant with the joint jump alone has two
+# Of these a variant with the joint jump alone has identity and the last one or two.
+METHODS = ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist")
 POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
 TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the share of sentences that exit at all
 
@@ -33,7 +34,8 @@ def dynamic_exit_table(
         method; threshold (a token exits where confidence reaches it; infinite: never); blocks, mean share of the K
         blocks that are run; agreement with the full model, with its 95 % bootstrap interval; checks, mean number of
         levels that are checked; plain_cost and fused_cost, multiply-adds including checks as a share of the full
-        model's, with either head (fused_cost is null for identity, which has no low rank to fuse).
+        model's, by the whole output head, or as the check is cheapest: fused, or with a shortlist (plain_cost is null
+        for a shortlist, and fused_cost for identity, which has no low rank to fuse).
     """
     parts, agreements = [], []
     for method in correct:
@@ -47,15 +49,16 @@ def dynamic_exit_table(
         checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
         # Tokens that never exit still pay for the output head at the end.
         work = levels.mean(0) * costs.block + never * costs.plain_check
-        fused = (work + checks * costs.fused_check) / costs.full
+        plain = np.nan if method == "joint_shortlist" else costs.plain_check
+        cheapest = np.nan if method == "identity" else costs.check(method)
         columns = {
             "method": method,
             "threshold": thresholds,
             "blocks": levels.mean(0) / costs.n_blocks,
             "agreement": agreement.mean(0),
             "checks": checks,
-            "plain_cost": (work + checks * costs.plain_check) / costs.full,
-            "fused_cost": np.nan if method == "identity" else fused,
+            "plain_cost": (work + checks * plain) / costs.full,
+            "fused_cost": (work + checks * cheapest) / costs.full,
         }
         parts.append(pd.DataFrame(columns))
         agreements.append(agreement)

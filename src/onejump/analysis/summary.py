@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from onejump.analysis import tables
 from onejump.analysis.bootstrap import CONFIDENCE
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import RANK_COLUMNS, WITH_INTERVALS
+from onejump.analysis.columns import RANK_COLUMNS, SHORTLIST_COLUMNS, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.one_jump import claims_against, one_jump_table
@@ -95,9 +95,14 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
             "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
             "arbitrary": size.drop(["joint", str(selection["ojfa"])], errors="ignore").max(),
         }
+    shortlist = pd.DataFrame(columns=SHORTLIST_COLUMNS)
+    if layout.has_shortlist(branch["variant"]):
+        shortlist = read_table(layout.path("shortlist", **branch), list(SHORTLIST_COLUMNS)).to_pandas()
+        parameters["joint_shortlist"] = size["joint"]
     gated = layout.config["variants"][branch["variant"]]["gate"] != "none"
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
-    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated)
+    check = next(iter(shortlist.loc[shortlist["chosen"].astype(bool), "check"]), None)
+    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated, check)
     compared = [method for method in METHODS if method in grids.methods]
     metrics = ({method: grids.metric(method, name) for method in compared} for name in ("correct", "confidence"))
     found = {
@@ -109,6 +114,7 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
         "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
         "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
+        "shortlist": shortlist,
         "one_jump": _against_others(layout, branch, read_grids),
     }
     if layout.generates:
@@ -123,12 +129,12 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
 
     @functools.lru_cache(maxsize=len(layout.config["variants"]))
     def read(**branch: str | int) -> EvaluationGrids:
-        all_jumps, n_blocks = (
-            layout.has_all_jumps(branch["variant"]),
-            layout.config["models"][branch["model"]]["blocks"],
-        )
+        n_blocks = layout.config["models"][branch["model"]]["blocks"]
+        all_jumps = layout.has_all_jumps(branch["variant"])
         methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
         methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
+        if layout.has_shortlist(branch["variant"]):
+            methods[layout.path("shortlist_evaluation", **branch)] = ("joint_shortlist",)
         methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
         about = (layout.path(name, **branch) for name in (layout.texts, "positions"))
         return EvaluationGrids(methods, *about, n_blocks)

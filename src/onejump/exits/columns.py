@@ -12,9 +12,13 @@ METRICS = (
     "confidence",  # the exit's largest probability
 )
 
+# Of the predictions of a check with a shortlist: how many must be the whole check's.
+SHORTLIST_AGREEMENT = 0.99
+
 # Methods that are evaluated on all test sentences, by the stage that does it; in this order in all tables.
 FLOOR_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "middle")
 REFERENCE_METHODS = ("constant", "constant_by_position", "token_table", "identity_temperature", "identity")
 JUMP_METHODS = ("middle", "ojfa", "joint", "n_njtc")
-EVERY_SENTENCE_METHODS = (*FLOOR_METHODS, "identity", "n_njtc", "ojfa", "joint", "jtc")
-JOINT_METHODS = (*REFERENCE_METHODS, "joint")  # of a variant with the joint jump alone
+EVERY_SENTENCE_METHODS = (*FLOOR_METHODS, "identity", "n_njtc", "ojfa", "joint", "joint_shortlist", "jtc")
+# Of a variant with the joint jump alone; the last one where it has a gate for each level.
+JOINT_METHODS = (*REFERENCE_METHODS, "joint", "joint_shortlist")

@@ -55,6 +55,8 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         add("evaluate_references", model, seed, rows_of(chosen))
         if not layout.has_all_jumps(variant):
             add("evaluate_joint_jump", model, seed, variant, **fitted)
+            if layout.has_shortlist(variant):
+                add("evaluate_shortlist", model, seed, variant, **fitted)
             continue
         jumps = jumps_of(variant, variants)
         add("fit_jump", model, seed, jumps, number=architecture.n_blocks, **fitted)

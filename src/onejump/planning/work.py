@@ -15,7 +15,8 @@ from onejump.planning.machines import TWO_CORES, Machine
 PROMPTS = 64  # that generation continues at once on a CPU; a test compares
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MARGIN = 4 / 3  # of the resources asked for over those planned
-CHUNK, LARGEST_RANK, RANK_POINTS = 256, 8, 6  # of exits and ranks, which need PyTorch to be imported; a test compares
+# Of exits and ranks, which need PyTorch to be imported; a test compares.
+CHUNK, LARGEST_RANK, RANK_POINTS, PREVIEWS = 256, 8, 6, 4
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,15 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
     "evaluate_joint_jump": lambda s, K, H, V, r, n, N, T: _exits(s, T, K * T, fused=1) + Work({"written": 12 * K * T}),
+    # Previews of the validation slice, whose components need all hidden states and the output embedding.
+    "evaluate_shortlist": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, T, K * T, fused=1)
+        + _exits(s, N * settings.VALIDATION_SHARE, PREVIEWS * K * N * settings.VALIDATION_SHARE, fused=1)
+        + Work(
+            {"float64": 2 * (K * N + 2 * V) * H * H, "eigen": 2 * H**3, "read": s.kept(K, N, H), "written": 12 * K * T},
+            device=_f64(8, H, H) + _f64(2 * n, H),
+        )
+    ),
     # The floor needs the full model's predictions for the training sentences, twice; of each level of them one pass.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
         _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0)

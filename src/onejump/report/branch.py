@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS
+from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS, SHORTLIST_COLUMNS
 from onejump.analysis.statistics import WINDOWS
 from onejump.exits.columns import FLOOR_METHODS, JOINT_METHODS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
 
-METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]
+METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "joint_shortlist", "n_njtc", "jtc"]
 KEY_METHODS = ["token_table", "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]  # of the first screen
 
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
@@ -22,8 +22,14 @@ def joint_facts(tables: BranchTables) -> dict:
     Raises:
         OnejumpError: a table is missing, or lacks rows or columns.
     """
-    methods = [method for method in METHOD_ORDER if method in JOINT_METHODS]
-    return _common_facts(tables) | {"methods": _methods(tables, methods, "joint"), "fits": _joint_fit(tables)}
+    shortlist = tables.table("shortlist", *SHORTLIST_COLUMNS, may_be_empty=True)
+    left_out = ("joint_shortlist",) if shortlist.empty else ()
+    methods = [method for method in METHOD_ORDER if method in JOINT_METHODS and method not in left_out]
+    return _common_facts(tables) | {
+        "methods": _methods(tables, methods, "joint"),
+        "fits": _joint_fit(tables),
+        "shortlist": shortlist.to_dict("records"),
+    }
 
 
 def _common_facts(tables: BranchTables) -> dict:
@@ -52,7 +58,7 @@ def branch_facts(tables: BranchTables) -> dict:
         "selected": scores.loc[chosen].to_dict(),
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
-        "methods": _methods(tables, METHOD_ORDER, "ojfa"),
+        "methods": _methods(tables, [method for method in METHOD_ORDER if method != "joint_shortlist"], "ojfa"),
         "claims": _statements(claims, every[every["positions"] == "1+"]),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),

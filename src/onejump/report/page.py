@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from onejump.analysis.columns import METRIC_COLUMNS, TEMPERATURE
-from onejump.exits.columns import FLOOR_METHODS
+from onejump.exits.columns import FLOOR_METHODS, SHORTLIST_AGREEMENT
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import GAP_CONVERGED, RIDGES
-from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, METHOD_ORDER, branch_facts, joint_facts
+from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, branch_facts, joint_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
@@ -27,7 +27,7 @@ from onejump.study.layout import MODEL_FIGURES, Layout
 from onejump.study.variants import VARIANT_DEFAULTS, refit_of, seeds_of
 
 # Of the table that sets single jumps for all levels beside what needs none.
-SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint")
+SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint", "joint_shortlist")
 # Of the table that sets text of the corpus beside the model's own.
 ON_BOTH_TEXTS = ("identity", "joint", "n_njtc", "jtc")
 PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
@@ -101,10 +101,10 @@ def render_report(
         several_seeds=len(config["seeds"]) > 1,
         claims=CLAIMS,
         verdicts=verdicts,
-        methods=METHOD_ORDER,
         key_methods=KEY_METHODS,
         floor=FLOOR_METHODS,
         dynamic_agreement=DYNAMIC_AGREEMENT,
+        shortlist_agreement=SHORTLIST_AGREEMENT,
         ridges=[f"{ridge:g}" for ridge in RIDGES],
         method_styles=METHOD_STYLES,
         temperature=TEMPERATURE,
@@ -165,12 +165,12 @@ def _shared_jumps(branches: list[dict]) -> list[dict]:
     for branch in branches:
         at = {row["method"]: row["groups"][-1] for row in branch["by_position"]["rows"]}
         for method in SERVING_ALL_LEVELS:
-            own = method in ("ojfa", "joint")
+            own = method in ("ojfa", "joint", "joint_shortlist")
             place = (branch["model"], branch["seed"], branch["variant"] if own else None, method)
             if method in branch["methods"] and place not in seen:
                 seen.add(place)
                 row = {"method": method, "own": own, "branch": branch, "later": at[method]}
-                rows.append(row | {"shown": "one_jump" if own and "jump" not in branch else method})
+                rows.append(row | {"shown": "one_jump" if method == "joint" and "jump" not in branch else method})
     return rows
 
 

@@ -28,6 +28,7 @@ METHOD_STYLES = {
     "ojfa": MethodStyle("OJFA", "#D55E00", "o", width=1.8),
     "joint": MethodStyle("Joint jump", "#CC79A7", "D"),
     "one_jump": MethodStyle("One jump, fitted jointly", "#000000", "*", width=1.8),
+    "joint_shortlist": MethodStyle("One jump, shortlist", "#882255", "X"),
     "arbitrary": MethodStyle("Arbitrary jumps", "#56B4E9", "v"),
     "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
 }

@@ -24,6 +24,8 @@ FILES = {
     "selection": "{model}/seed-{seed}/{variant}/selection.json",
     "oracle": "{model}/seed-{seed}/{variant}/oracle.parquet",
     "evaluation": "{model}/seed-{seed}/{variant}/evaluation.parquet",
+    "shortlist": "{model}/seed-{seed}/{variant}/shortlist.parquet",
+    "shortlist_evaluation": "{model}/seed-{seed}/{variant}/shortlist_evaluation.parquet",
     "transfer": "{model}/seed-{seed}/{variant}/transfer.parquet",
     "ranks": "{model}/seed-{seed}/{variant}/ranks.parquet",
     "claims": "{model}/seed-{seed}/{variant}/claims.parquet",
@@ -36,12 +38,14 @@ FILES = {
 }
 # Of these, variants with the joint jump alone have none: there is no jump to choose.
 OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "jtc", "jtc_evaluation")
+# A joint jump alone with a gate for each level has these besides.
+OF_SHORTLIST = ("shortlist", "shortlist_evaluation")
 # Summary tables, and those of a study in which models write text; figures of a branch, of one whose fits are nested in
 # rank, of one with the joint jump alone; and of a model.
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    *("oracle", "shared_jumps", "dynamic_exit", "gates", "one_jump", "ranks", "verdicts", "spread"),
-    *("methods_spread", "chosen", "norms"),
+    *("oracle", "shared_jumps", "dynamic_exit", "gates", "shortlist", "one_jump", "ranks"),
+    *("verdicts", "spread", "methods_spread", "chosen", "norms"),
 )
 GENERATED_TABLES = (*TABLES, "by_origin")
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
@@ -125,6 +129,10 @@ class Layout:
         """Whether a variant has a jump for each level, or the joint jump alone."""
         return self.config["variants"][variant]["jumps"] == "all"
 
+    def has_shortlist(self, variant: str) -> bool:
+        """Whether a variant has a cheap exit check by a shortlist: with the joint jump alone, gated at each level."""
+        return not self.has_all_jumps(variant) and self.config["variants"][variant]["gate"] == "level"
+
     def figures(self, variant: str) -> tuple[str, ...]:
         """The kinds of figures that a branch of the variant has."""
         if not self.has_all_jumps(variant):
@@ -142,6 +150,8 @@ class Layout:
     def _of_branch(self, name: str, branch: dict) -> list[Path]:
         model, seed, variant = branch.values()
         if name in OF_ALL_JUMPS and not self.has_all_jumps(variant):
+            return []
+        if name in OF_SHORTLIST and not self.has_shortlist(variant):
             return []
         match name:
             case "shard":

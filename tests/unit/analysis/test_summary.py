@@ -34,11 +34,19 @@ WITH_ALL_JUMPS = [name for name, choices in VARIANTS.items() if choices["jumps"]
 AND_ALONE = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "gated"), (0, "alone")])
 
 
+def methods_of(variant: str) -> list[str]:
+    """Those of a variant that are evaluated on all test sentences, in order."""
+    has = JOINT_METHODS if variant == "alone" else set(EVERY_SENTENCE_METHODS) - {"joint_shortlist"}
+    return [method for method in EVERY_SENTENCE_METHODS if method in has]
+
+
 def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     """All evaluations of a variant as one table, by plain pandas."""
     branch, choices = results / "tiny" / f"seed-{seed}", VARIANTS[variant]
     positions = choices["positions"]
     files = [branch / "references" / f"{positions}.parquet", branch / variant / "evaluation.parquet"]
+    if variant == "alone":
+        files.append(branch / variant / "shortlist_evaluation.parquet")
     if choices["jumps"] == "all":
         files.append(branch / "jtc" / f"{choices['target']}.{positions}.parquet")
     parts = [pd.read_parquet(path) for path in files]
@@ -91,6 +99,7 @@ def test_what_stages_read_is_what_the_csv_says(summary):
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
         some = {"curves": ["paper"], "ranks": ["exact"], "gates": ["gated", "alone"], "one_jump": ["alone"]}
+        some |= {"shortlist": ["alone"]}
         some |= dict.fromkeys(EVERY_VARIANT, VARIANTS)
         assert found == set(itertools.product(CONFIG["seeds"], some.get(name, WITH_ALL_JUMPS)))
 
@@ -110,7 +119,7 @@ def test_models_csv_counts_what_the_files_hold(summary, results):
 def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     table = summary.read("levels", seed, variant)
-    assert len(table) == len(JOINT_METHODS if variant == "alone" else EVERY_SENTENCE_METHODS) * K
+    assert len(table) == len(methods_of(variant)) * K
     names = {
         "precision": "correct",
         "precision_at_5": "correct_at_5",
@@ -138,9 +147,7 @@ def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, v
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
     assert 3 < rows["document"].nunique() < rows["sentence_id"].nunique() / 2
     table = summary.read("methods", seed, variant)
-    every = [*EVERY_SENTENCE_METHODS, "arbitrary"]
-    alone = [method for method in every if method in JOINT_METHODS]
-    assert table["method"].tolist() == (every if variant != "alone" else alone)
+    assert table["method"].tolist() == [*methods_of(variant), *(["arbitrary"] if variant != "alone" else [])]
     for found in table.itertuples():
         some = rows[rows["method"] == found.method]
         if found.method == "arbitrary":
@@ -214,10 +221,23 @@ def test_methods_csv_says_what_a_check_costs(summary, results, seed, variant):
     jump = 32 * rank + rank * 97 + (32 * 97 if gated else 0)
     expected = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
     expected |= {"identity": 32 * 97, "identity_temperature": 32 * 97, "jtc": 32 * 97 + 32 * 32}
+    if variant == "alone":
+        tried = summary.read("shortlist", seed, variant)
+        expected["joint_shortlist"] = tried.loc[tried["chosen"], "check"].item()
     table = summary.read("methods", seed, variant).set_index("method")
     assert table["check"].to_dict() == {method: expected.get(method, jump) for method in table.index}
     full = K * int(facts["block_parameters"]) + 32 * 97
     np.testing.assert_allclose(table["check_cost"], table["check"] / full, rtol=1e-12)
+
+
+def test_shortlist_csv_is_what_the_stage_wrote(summary, results):
+    expected = pd.read_parquet(results / "tiny" / "seed-1" / "alone" / "shortlist.parquet")
+    found = summary.read("shortlist", 1, "alone").drop(columns=["model", "seed", "variant"])
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert (
+        summary.read("methods", 1, "alone").set_index("method")["parameters"]["joint_shortlist"]
+        == 2 * 32 * 3 + 4 * 32 + K
+    )
 
 
 @pytest.mark.parametrize(("seed", "variant"), [(0, "gated"), (1, "alone")])
@@ -266,9 +286,11 @@ def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed
     blocks = int(facts["block_parameters"])
     assert K * blocks + 32 * 97 < int(facts["parameters"]) < K * blocks + 3 * 32 * 97
     gated = VARIANTS[variant]["gate"] == "level"
-    costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated)
+    tried = summary.read("shortlist", seed, variant)
+    check = tried.loc[tried["chosen"].astype(bool), "check"].item() if variant == "alone" else None
+    costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated, check)
     assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + 32 * 97 * gated
-    methods = ("identity", "joint") if variant == "alone" else METHODS
+    methods = ("identity", "joint", "joint_shortlist") if variant == "alone" else METHODS[:4]
     metrics = ({method: grid(method, metric) for method in methods} for metric in ("correct", "confidence"))
     first = rows[(rows["method"] == "joint") & (rows["level"] == 0)]
     expected = dynamic_exit_table(*metrics, pd.factorize(first["document"])[0], costs)

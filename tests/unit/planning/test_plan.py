@@ -8,7 +8,7 @@ from tiny_models import make_dump
 
 from onejump.activations import generation
 from onejump.analysis import ranks
-from onejump.exits import chunks
+from onejump.exits import chunks, shortlist
 from onejump.models.architecture import Architecture, load_architecture
 from onejump.planning import work as planning
 from onejump.planning.machines import MACHINES, TWO_CORES, read_machine
@@ -36,8 +36,9 @@ def test_the_papers_ranks_and_jump_sizes_follow_from_the_configs():
 
 
 def test_the_stages_have_the_sizes_that_are_planned():
-    planned = planning.CHUNK, planning.LARGEST_RANK, planning.RANK_POINTS, planning.PROMPTS
-    assert planned == (chunks.ROWS["cpu"], ranks.LARGEST, ranks.POINTS, generation.ROWS["cpu"])
+    planned = planning.CHUNK, planning.LARGEST_RANK, planning.RANK_POINTS, planning.PREVIEWS, planning.PROMPTS
+    found = chunks.ROWS["cpu"], ranks.LARGEST, ranks.POINTS, len(shortlist.WIDTHS), generation.ROWS["cpu"]
+    assert planned == found
 
 
 def test_the_disk_of_a_dump_is_what_the_files_take(tmp_path):
@@ -54,6 +55,7 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     config = study(a={"shards": {"train": 3, "test": 2}})
     config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
     config["corpus"]["generated"] = {"tokens": 8, "temperature": 1}
+    config["variants"]["gated"] = config["variants"]["alone"] | {"gate": "level"}
     for _, stage, number, _ in plan_study(config):
         jobs[stage] = jobs.get(stage, 0) + number
     assert jobs.keys() == STAGES.keys()
@@ -61,8 +63,9 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["fit_jump"] == 2 * 5  # the variants paper and exact
     assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_unembedding"] == jobs["generate_text"] == 1
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == 2
-    assert jobs["fit_joint_jump"] == 3
-    assert jobs["evaluate_ranks"] == jobs["evaluate_joint_jump"] == jobs["evaluate_jtc"] == 1
+    assert jobs["fit_joint_jump"] == 4
+    assert jobs["evaluate_joint_jump"] == 2
+    assert jobs["evaluate_ranks"] == jobs["evaluate_shortlist"] == jobs["evaluate_jtc"] == 1
 
 
 def test_the_average_jobs_add_up_to_the_plan():

@@ -112,14 +112,14 @@ def test_the_table_of_shared_jumps_sets_each_beside_the_floor_and_its_cost(study
     expected = []
     for model, seed in itertools.product(MODELS, SEEDS):
         for variant in ALL_VARIANTS:
-            methods = ["joint"] if variant == "alone" else ["ojfa", "joint"]
+            methods = ["joint", "joint_shortlist"] if variant == "alone" else ["ojfa", "joint"]
             methods = ["token_table", "identity", *methods] if variant == VARIANTS[0] else methods
             expected += [(model, seed, variant, method) for method in methods]
     for row, name, (*branch, method) in zip(rows, names, expected, strict=True):
         model, seed, variant = branch
-        shown = "one_jump" if variant == "alone" else method
+        shown = "one_jump" if (variant, method) == ("alone", "joint") else method
         assert name == METHOD_STYLES[shown].name
-        assert row[:3] == [model, str(seed), variant if method in ("ojfa", "joint") else "–"]
+        assert row[:3] == [model, str(seed), variant if method in ("ojfa", "joint", "joint_shortlist") else "–"]
         found = row_of(study, "methods", tuple(branch), method=method)
         later = read_frame(study / "summary" / "by_position.parquet").query(
             "model == @model and seed == @seed and variant == @variant and method == @method and position == '1+'"

@@ -21,6 +21,7 @@ def layout():
             "batches": {"joint_batches": "per_level"},
             "exact": {"fit": "exact", "positions": "not_first", "seeds": [1]},
             "alone": {"jumps": "joint", "positions": "not_first", "seeds": [1]},
+            "gated": {"jumps": "joint", "fit": "exact", "target": "post_norm", "gate": "level", "seeds": [1]},
         },
         "evaluation": {"transfer_sentences": 5},
     }
@@ -45,8 +46,8 @@ def test_every_kind_of_file_is_listed_once(layout):
     listed = {name: layout.every(name) for name in FILES if "{table}" not in FILES[name]}
     assert all(len(set(files)) == len(files) for files in listed.values())
     assert len(listed["shard"]) == 2 * 3
-    # Shared levels with two joint jumps a seed; at one seed, exact, and a joint jump alone.
-    assert len(listed["jump"]) == 2 * (2 + 2) + 3 + 1
+    # Shared levels with two joint jumps a seed; at one seed, exact, and two joint jumps alone.
+    assert len(listed["jump"]) == 2 * (2 + 2) + 3 + 2
     assert listed["references"] == [
         *(Path(f"results/s/m/seed-{seed}/references/all.parquet") for seed in (0, 1)),
         Path("results/s/m/seed-1/references/not_first.parquet"),
@@ -78,6 +79,13 @@ def test_a_study_whose_models_write_has_their_texts_and_a_table_more(layout):
     assert writing.of_target("references", "m", 1, "own") == branch / "references/all-generated.parquet"
     assert writing.of_target("jtc", "m", 1, "own") == branch / "jtc/pre_norm.all-generated.safetensors"
     assert writing.joint("m", 1, "own") == branch / "own/jumps/joint.safetensors"
+
+
+def test_a_joint_jump_alone_with_a_gate_for_each_level_has_a_check_with_a_shortlist(layout):
+    assert [name for name in layout.config["variants"] if layout.has_shortlist(name)] == ["gated"]
+    own = Path("results/s/m/seed-1/gated")
+    assert layout.every("shortlist") == [own / "shortlist.parquet"]
+    assert layout.every("shortlist_evaluation") == [own / "shortlist_evaluation.parquet"]
 
 
 def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):

@@ -37,7 +37,7 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
         for method in ("constant", "token_table"):  # they take no multiply-adds
             look, value = METHOD_STYLES[method], means.loc[means["method"] == method, metric].iloc[0]
             axes.axhline(value, color=look.colour, linestyle=look.line, linewidth=look.width, label=look.name, zorder=1)
-        for method in ("identity", "jtc", "arbitrary", "n_njtc", "joint", "ojfa", "one_jump"):
+        for method in ("identity", "jtc", "arbitrary", "n_njtc", "joint", "ojfa", "one_jump", "joint_shortlist"):
             part, look = means[means["shown"] == method], METHOD_STYLES[method]
             point = {"color": look.colour, "marker": look.marker or "x", "label": look.name, "zorder": 2}
             axes.scatter(part["check"], part[metric], s=28, linewidths=0.4, **point)

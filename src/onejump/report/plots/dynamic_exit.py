@@ -17,9 +17,9 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     table = tables.table("dynamic_exit", "method", *columns)
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for index, method in enumerate(("identity", "n_njtc", "joint", "ojfa")):
+    for index, method in enumerate(("identity", "n_njtc", "joint", "joint_shortlist", "ojfa")):
         part = table[table["method"] == method]
-        if part.empty:  # a variant with the joint jump alone
+        if part.empty:  # not every variant has every method
             continue
         plot_with_interval(left, method, part, "blocks", "agreement", index)
         if method != "identity":  # it has no low rank to fuse

@@ -1,0 +1,196 @@
+"""The exit check of a gated jump without the whole output head: a preview of all logits, exact ones for a shortlist.
+
+What a gate lets through, `a_k norm(h^k)`, takes the whole head, `H V` multiply-adds. As in SVD-softmax (Shim et al.
+2017), a product of a small width w stands for it in a preview of all logits; the n tokens that lead there, the
+shortlist, get the whole check's logits, and the others keep the preview's, so that the exit has a distribution. That is
+`(r + w) (H + V) + n H` multiply-adds. The jump's own part is exact in the preview, since it is fused.
+
+Width and length are chosen on the validation slice: the cheapest check with SHORTLIST_AGREEMENT of its predictions the
+whole check's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from onejump.activations.reading import Activations
+from onejump.exits.chunks import chunks, evaluation_table, metrics_of
+from onejump.exits.columns import METRICS, SHORTLIST_AGREEMENT
+from onejump.files.atomic import OnejumpError
+from onejump.jumps.jump import FoldedJump
+from onejump.jumps.moments import validation_start
+from onejump.models.devices import float64_device
+from onejump.models.fused import fuse
+from onejump.models.unembedding import Unembedding
+
+WIDTHS = (4, 8, 16, 32)
+TOKENS = (64, 128, 256, 512, 768, 1024, 1280, 2048, 4096)
+METHOD = ("joint_shortlist", None)
+SINGULAR = 1e-12  # of the largest eigenvalue: in such directions no logits differ
+ROWS = 16384  # of the output embedding in float64 at once
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What stands for the output embedding W in a product with gated, normalised states: `s W'` is about `s A M`.
+
+    The first of the width is the mean over tokens; the rest are the principal components of what is left, so that
+    fewer columns of A and rows of M are the preview of a smaller width. Both are on the device.
+    """
+
+    A: Tensor  # [H, w] float32
+    M: Tensor  # [w, V] float32
+
+    @classmethod
+    def of(
+        cls, fitted: Activations, unembedding: Unembedding, jump: FoldedJump, width: int, device: torch.device
+    ) -> "Preview":
+        """The preview with the smallest squared error over all levels of some activations, and all tokens.
+
+        With C the second moment of the centred output embedding and S that of the gated states, its components are the
+        leading eigenvectors of `sqrt(C) S sqrt(C)`. The unembedding is on the device; decompositions are in float64.
+        """
+        where, H = float64_device(device), fitted.hidden_size
+        C, S = torch.zeros(2, H, H, dtype=torch.float64, device=where)
+        for level in range(fitted.n_blocks):
+            for (h,) in fitted.shards(level):
+                states = jump.gate(level) * unembedding.normalise(h.to(device)).to(where).double()
+                S.addmm_(states.T, states)
+        mean = unembedding.weight.mean(0)
+
+        def centred() -> Iterator[Tensor]:
+            return ((part - mean).to(where).double() for part in unembedding.weight.split(ROWS))
+
+        for part in centred():
+            C.addmm_(part.T, part)
+        values, Q = torch.linalg.eigh(C)
+        scale = values.clamp_min(SINGULAR * values[-1]).sqrt()
+        root, inverse = (Q * scale) @ Q.T, (Q / scale) @ Q.T
+        leading = torch.linalg.eigh(root @ S @ root).eigenvectors.flip(1)[:, : width - 1]
+        M = torch.cat([part @ (inverse @ leading) for part in centred()]).T.float().to(device)
+        A = (root @ leading).float().to(device)
+        return cls(torch.cat([mean[:, None], A], 1), torch.cat([M.new_ones(1, M.shape[1]), M]))
+
+
+@dataclass(frozen=True)
+class Check:
+    """An exit check with a shortlist: how wide its preview is, and how many tokens get exact logits."""
+
+    width: int
+    tokens: int
+
+    def multiply_adds(self, rank: int, hidden_size: int, vocabulary: int) -> int:
+        """Of one such check."""
+        return (rank + self.width) * (hidden_size + vocabulary) + self.tokens * hidden_size
+
+
+class PreviewedJump:
+    """A gated jump's logits by the whole check and by the preview."""
+
+    def __init__(self, unembedding: Unembedding, jump: FoldedJump, target: str, preview: Preview) -> None:
+        """Everything is on the device; `target` is the jump's."""
+        self._unembedding, self._jump = unembedding, jump
+        widths = [width for width in WIDTHS if width <= preview.A.shape[1]]
+        self._previews = {width: (preview.A[:, :width], preview.M[:width]) for width in widths}
+        (self._fused,) = fuse(unembedding, [jump.B], target)
+
+    def whole(self, x: Tensor, level: int) -> Tensor:
+        """From hidden states [n, H] of a level to logits [n, V]."""
+        return self._project(x, self._unembedding.linear(self._gated(x, level)))
+
+    def preview(self, x: Tensor, level: int, width: int) -> Tensor:
+        """The same, by the preview of one of WIDTHS."""
+        A, M = self._previews[width]
+        return self._project(x, self._gated(x, level) @ A @ M)
+
+    def _gated(self, x: Tensor, level: int) -> Tensor:
+        return self._jump.gate(level) * self._unembedding.normalise(x)
+
+    def _project(self, x: Tensor, passed: Tensor) -> Tensor:
+        return self._fused.project(self._fused.normalise(self._jump(x)), passed)
+
+
+def evaluate_shortlist(
+    train: Activations,
+    test: Activations,
+    unembedding: Unembedding,
+    jump: FoldedJump,
+    target: str,
+    device: torch.device,
+) -> tuple[pd.DataFrame, pa.Table]:
+    """Choose a check with a shortlist for a joint jump on the validation slice, and evaluate it on the test sentences.
+
+    The unembedding and the jump are on the device.
+
+    Returns:
+        For each width and number of tokens: width, tokens, check (multiply-adds), agreement and worst_agreement (the
+        share of exits with the whole check's prediction, over all levels and at the level where it is lowest, on the
+        validation slice), chosen, and test_agreement, null for those not chosen. And the evaluation of the method
+        `joint_shortlist` with the chosen pair, as `evaluation_table`.
+
+    Raises:
+        OnejumpError: the jump has no gates.
+    """
+    if not jump.gates:
+        raise OnejumpError("the jump has no gates, so its fused check needs no shortlist; give a gated joint jump")
+    first, (vocabulary, hidden_size) = validation_start(len(train)), unembedding.weight.shape
+    widths = [width for width in WIDTHS if width <= hidden_size]
+    preview = Preview.of(train.rows(0, first), unembedding, jump, widths[-1], device)
+    previewed = PreviewedJump(unembedding, jump, target, preview)
+    checks = [Check(*pair) for pair in product(widths, [n for n in TOKENS if n < vocabulary] or [vocabulary])]
+    by_level = _agreement(train.rows(first, len(train)), unembedding, previewed, checks, device)
+    table = pd.DataFrame([vars(check) for check in checks])
+    table["check"] = [check.multiply_adds(len(jump.B), hidden_size, vocabulary) for check in checks]
+    table["agreement"], table["worst_agreement"] = by_level.mean(1), by_level.min(1).values
+    enough = table[table["agreement"] >= SHORTLIST_AGREEMENT]
+    chosen = int(table["agreement"].idxmax() if enough.empty else enough["check"].idxmin())
+    evaluation, agreement = _evaluate(test, unembedding, previewed, checks[chosen], device)
+    table["chosen"] = table.index == chosen
+    return table.assign(test_agreement=table["chosen"].map({True: agreement})), evaluation
+
+
+def with_shortlist(preview: Tensor, whole: Tensor, tokens: int) -> Tensor:
+    """The preview's logits [n, V], which are overwritten, with the whole check's for so many tokens that lead."""
+    leading = preview.topk(tokens, 1, sorted=False).indices
+    return preview.scatter_(1, leading, whole.gather(1, leading))
+
+
+def shortest(preview: Tensor, whole: Tensor) -> Tensor:
+    """The least tokens with which a check makes the whole one's prediction, from both's logits [n, V]: [n].
+
+    With so many, the whole check's token is on the shortlist, and no token off it has a larger logit in the preview.
+    """
+    logit, token = whole.max(1, keepdim=True)
+    ahead = (preview > preview.gather(1, token)).sum(1)
+    return torch.maximum(ahead + 1, (preview > logit).sum(1))
+
+
+def _agreement(
+    split: Activations, unembedding: Unembedding, jump: PreviewedJump, checks: Sequence[Check], device: torch.device
+) -> Tensor:
+    """The share of rows on which each check makes the whole one's prediction: [check, level] float64."""
+    hits = torch.zeros(len(checks), split.n_blocks, dtype=torch.float64)
+    for _, _, inputs in chunks(split, unembedding, device, "choose the shortlist"):
+        for level, x in enumerate(inputs):
+            whole, widths = jump.whole(x, level), {check.width for check in checks}
+            least = {width: shortest(jump.preview(x, level, width), whole) for width in widths}
+            hits[:, level] += torch.stack([(least[check.width] <= check.tokens).sum() for check in checks]).cpu()
+    return hits / len(split)
+
+
+def _evaluate(
+    split: Activations, unembedding: Unembedding, jump: PreviewedJump, check: Check, device: torch.device
+) -> tuple[pa.Table, float]:
+    """The evaluation of one check, and the share of rows on which it makes the whole one's prediction."""
+    results, hits = [{METHOD: torch.empty(len(METRICS), len(split))} for _ in range(split.n_blocks)], 0
+    for rows, full, inputs in chunks(split, unembedding, device, "evaluate the shortlist"):
+        for level, x in enumerate(inputs):
+            whole, preview = jump.whole(x, level), jump.preview(x, level, check.width)
+            hits += int((shortest(preview, whole) <= check.tokens).sum())
+            results[level][METHOD][:, rows] = metrics_of(with_shortlist(preview, whole, check.tokens), full)
+    return evaluation_table(results, split.sentence_ids), hits / (len(split) * split.n_blocks)
