@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from onejump.files.atomic import OnejumpError
 from onejump.parameters import (
     Compute,
     Cosines,
@@ -87,12 +88,38 @@ def evaluate_joint_jump(
     write_table(evaluation, evaluate_jumps(activations, unembedding.to(device), exits, target, 0, device)[0])
 
 
+def evaluate_held_out(
+    dump: Dump,
+    compute: Compute,
+    joint: JointJump,
+    out: Out,
+    jumps: Annotated[list[Path], Option("Jumps 0..K-1, in order; none of a variant with the joint jump alone.")] = (),
+    selection: Annotated[Path | None, Option("selection.json of select-jump, with --jump.")] = None,
+    target: Target = "pre_norm",
+) -> None:
+    """Evaluate identity and jumps on the validation slice, where thresholds of dynamic exit are chosen."""
+    if bool(jumps) != (selection is not None):
+        raise OnejumpError("give --jump for each level and --selection, or neither")
+    device = compute.start()
+    from onejump.analysis.reading import read_selection
+    from onejump.exits.evaluation import JumpExits, evaluate_held_out
+    from onejump.files.tables import write_table
+    from onejump.jumps.storage import load_folded_jumps, load_joint_jump
+
+    unembedding, train = dump.open("train")
+    folded = [jump.to(device) for jump in load_folded_jumps(jumps, unembedding, target)] if jumps else []
+    ojfa = read_selection(selection, len(folded))["ojfa"] if jumps else None
+    exits = JumpExits(folded, ojfa, load_joint_jump(joint, unembedding, target).to(device))
+    write_table(out, evaluate_held_out(train, unembedding.to(device), exits, target, device))
+
+
 def evaluate_shortlist(
     dump: Dump,
     compute: Compute,
     test_shards: TestShards,
     joint: JointJump,
     grid: Annotated[Path, Option("shortlist.parquet to write: each check that was tried, and which is chosen.")],
+    held_out: Annotated[Path, Option("shortlist_held_out.parquet to write: the evaluation of training sentences.")],
     evaluation: Evaluation,
     target: Target = "post_norm",
 ) -> None:
@@ -106,8 +133,9 @@ def evaluate_shortlist(
     unembedding, train, test = dump.open_both(test_shards)
     jump = load_joint_jump(joint, unembedding, target).to(device)
     with errors_name(joint):
-        tried, table = evaluate_shortlist(train, test, unembedding.to(device), jump, target, device)
+        tried, before, table = evaluate_shortlist(train, test, unembedding.to(device), jump, target, device)
     write_frame(grid, tried)
+    write_table(held_out, before)
     write_table(evaluation, table)
 
 
@@ -191,6 +219,6 @@ def assess_claims(
 
     sizes = [n_parameters(TensorFile(file)) for file in jumps]
     selected = read_selection(selection, len(sizes))
-    methods = {references: REFERENCE_METHODS, evaluation: JUMP_METHODS}
+    methods = {references: REFERENCE_METHODS, evaluation: (*JUMP_METHODS, "arbitrary")}
     grids = EvaluationGrids(methods, sentences_file, positions_file, len(sizes))
     write_frame(out, claims_table(grids, selected, {"ojfa": sizes[selected["ojfa"]], "n_njtc": sum(sizes)}, seed))

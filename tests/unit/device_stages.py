@@ -30,7 +30,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
     cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
     tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "norms", "jtc", "ranks", "post_norm")
-    tables += ("shortlist", "shortlist_evaluation")
+    tables += ("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation")
     out = {name: folder / f"{name}.parquet" for name in tables}
     ranks = train, compute, dump.test, jumps, joint, dump.sentences, 16
     return steps | {
@@ -49,9 +49,13 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_joint_jump gated": partial(
             exit_stages.evaluate_joint_jump, test, compute, joint.with_stem("gated"), out["gated"], "post_norm"
         ),
+        "evaluate_held_out": partial(
+            exit_stages.evaluate_held_out, train, compute, joint, out["held_out"], jumps, selection
+        ),
         "evaluate_shortlist": partial(
             *(exit_stages.evaluate_shortlist, train, compute, dump.test, joint.with_stem("gated")),
-            *(out["shortlist"], out["shortlist_evaluation"]),
+            *(out["shortlist"], out["shortlist_held_out"], out["shortlist_evaluation"]),
+            "post_norm",
         ),
         "evaluate_ranks": partial(exit_stages.evaluate_ranks, *ranks, out["ranks"]),
         "evaluate_ranks post_norm": partial(exit_stages.evaluate_ranks, *ranks, out["post_norm"], target="post_norm"),
@@ -64,7 +68,7 @@ def require_alike(found: Path, expected: Path) -> None:
     Roundings grow over the steps of a KL fit.
     """
     files = sorted(file for kind in ("parquet", "safetensors") for file in expected.rglob(f"*.{kind}"))
-    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 15
+    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 17
     for file in files:
         other = found / file.relative_to(expected)
         if file.parent.name == "kl":

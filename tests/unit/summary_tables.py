@@ -353,7 +353,8 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     for method in ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist"):
         blocks = np.append(np.linspace(0.1, 0.95, 9), 1.0)
         agreement = np.append(precision[method].mean() + (1 - precision[method].mean()) * blocks[:-1] ** 2, 1.0)
-        columns = {"method": method, "threshold": threshold, "blocks": blocks, "agreement": agreement}
+        columns = {"method": method, "threshold": threshold, "chosen": np.arange(10) == 7, "blocks": blocks}
+        columns |= {"held_out_agreement": np.minimum(1, agreement + 0.01), "agreement": agreement}
         columns |= {"agreement_low": agreement - 0.02, "agreement_high": np.minimum(1, agreement + 0.02)}
         columns |= {"checks": 1 + blocks * n_levels, "plain_cost": 1.3 * blocks + 0.1}
         columns["plain_cost"] = np.nan if method == "joint_shortlist" else columns["plain_cost"]

@@ -48,8 +48,10 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     if choices["jumps"] == "joint":
         stages.fit_jump(train, cpu, ["joint"], [joint], *given, seed=seed)
         exit_stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
-        grid, evaluation = (folder / f"{name}.parquet" for name in ("shortlist", "shortlist_evaluation"))
-        exit_stages.evaluate_shortlist(train, cpu, dump.test, joint, grid, evaluation, target)
+        exit_stages.evaluate_held_out(train, cpu, joint, folder / "held_out.parquet", target=target)
+        names = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
+        out = (folder / f"{name}.parquet" for name in names)
+        exit_stages.evaluate_shortlist(train, cpu, dump.test, joint, *out, target)
         return
     stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]
@@ -57,6 +59,7 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
     stages.select_jump(cosines, sentences, selection, levels, seed)
     exit_stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
+    exit_stages.evaluate_held_out(train, cpu, joint, folder / "held_out.parquet", jumps, selection, target)
     exit_stages.evaluate_references(
         train, cpu, dump.test, branch / "references" / f"{positions}.norms.parquet", references
     )

@@ -29,8 +29,10 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     file = {
         name: layout.path(name, **branch, kind="fits") for name in ("unembedding", "positions", "cosines", "scores")
     }
-    of_branch = ("sentences", "selection", "oracle", "evaluation", "transfer", "ranks", "claims", "figure")
+    of_branch = ("sentences", "selection", "oracle", "evaluation", "held_out", "transfer", "ranks", "claims", "figure")
     file |= {name: layout.path(name, **branch, kind="fits") for name in of_branch}
+    of_shortlist = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
+    file |= {name: layout.path(name, **branch | {"variant": "alone"}) for name in of_shortlist}
     file |= {"model_figure": layout.path("model_figure", model=model, kind="sensitivity"), "config": config}
     file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references", "norms", "jtc_evaluation")}
     file |= {name: layout.path(name) for name in ("timings", "hardware")}
@@ -79,7 +81,8 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     stage_of |= {"jump": "score_jumps", "cosines": "select_jump", "joint": "evaluate_oracle"}
     stage_of |= {"unembedding": "evaluate_references", "jtc": "evaluate_jtc", "jtc_evaluation": "summarise"}
     stage_of |= dict.fromkeys(("selection", "evaluation", "references"), "assess_claims")
-    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config"), "summarise")
+    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config", "held_out"), "summarise")
+    stage_of |= dict.fromkeys(of_shortlist, "summarise")
     found = {name: (file[name], stage, calls[stage]) for name, stage in stage_of.items()}
     for name in ("figure", "model_figure", "timings", "hardware", *(f"summary/{table}" for table in TABLES)):
         found[name] = file[name], "render_report", calls["render_report"]

@@ -76,6 +76,7 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
         "evaluate_jtc": 4,
         "evaluate_joint_jump": 2,
         "evaluate_shortlist": 2,
+        "evaluate_held_out": 8,
     }
 
 
@@ -123,7 +124,7 @@ def test_a_step_of_one_model_is_done_again_by_a_short_option(finished_study, ste
     jobs = planned(finished_study, "--config", f"again=tiny-llama:{step}")
     assert models_of(jobs) == {"tiny-llama"}
     evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_jtc": 2, "evaluate_ranks": 2}
-    evaluations |= {"evaluate_joint_jump": 1, "evaluate_shortlist": 1}
+    evaluations |= {"evaluate_joint_jump": 1, "evaluate_shortlist": 1, "evaluate_held_out": 4}
     assert by_rule(jobs) == SUMMARY | expected | evaluations | {"assess_claims": 3}
 
 
@@ -174,6 +175,7 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "evaluate_jtc": 2,
         "evaluate_joint_jump": 1,
         "evaluate_shortlist": 1,
+        "evaluate_held_out": 4,
     }
 
 

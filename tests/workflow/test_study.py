@@ -45,6 +45,7 @@ def test_every_file_of_the_contract_is_there(finished_study):
                     "scores.parquet",
                     "cosines.safetensors",
                     "evaluation.parquet",
+                    "held_out.parquet",
                     "selection.json",
                     "transfer.parquet",
                 }
@@ -112,7 +113,8 @@ def test_every_variant_agrees_with_its_naive_float64_reference(finished_study, m
 def test_the_joint_jump_alone_is_evaluated_on_all_test_sentences_and_nothing_is_chosen(finished_study):
     folder = finished_study.results("tiny-llama", "seed-0", "alone")
     assert {path.name for path in folder.iterdir()} == {
-        *("jumps", "evaluation.parquet", "shortlist.parquet", "shortlist_evaluation.parquet")
+        *("jumps", "evaluation.parquet", "shortlist.parquet", "shortlist_evaluation.parquet"),
+        *("held_out.parquet", "shortlist_held_out.parquet"),
     }
     assert [path.name for path in (folder / "jumps").iterdir()] == ["joint.safetensors"]
     rows = pd.read_parquet(folder / "evaluation.parquet")
@@ -150,6 +152,7 @@ OF_ANY_VARIANT = {
     "write_config": 1,
     "select_jump": 2,
     "evaluate_jumps": 2,
+    "evaluate_held_out": 2,
     "assess_claims": 2,
     "evaluate_oracle": 2,
     "summarise": 1,

@@ -66,6 +66,39 @@ rule evaluate_joint_jump:
         " --evaluation {output.evaluation:q} 2> {log:q}"
 
 
+# Thresholds of dynamic exit are chosen on it.
+rule evaluate_held_out:
+    input:
+        **patterns("unembedding", "positions"),
+        shards=shards("train"),
+        jumps=of_branch(LAYOUT.jumps),
+        joint=of_branch(LAYOUT.joint),
+        selection=of_branch(LAYOUT.selection),
+    output:
+        **patterns("held_out"),
+    log:
+        f"{LOGS}/evaluate_held_out/{{model}}.seed-{{seed}}.{{variant}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_held_out/{{model}}.seed-{{seed}}.{{variant}}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("evaluate_held_out"),
+        gpu=1,
+    params:
+        **choices("target"),
+        rows=rows_options,
+        shards=options("--shard", "shards"),
+        jumps=options("--jump", "jumps"),
+        selection=options("--selection", "selection"),
+        again=again("evaluation"),
+        code=stage_digest("evaluate_held_out"),
+    shell:
+        "onejump evaluate-held-out --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
+        " {params.jumps} --joint {input.joint:q} {params.selection} --target {params.target}"
+        " {params.rows} --threads {threads} --out {output.held_out:q} 2> {log:q}"
+
+
 rule evaluate_shortlist:
     input:
         **patterns("unembedding", "positions"),
@@ -73,7 +106,7 @@ rule evaluate_shortlist:
         test=shards("test"),
         joint=of_branch(LAYOUT.joint),
     output:
-        **patterns("shortlist", "shortlist_evaluation"),
+        **patterns("shortlist", "shortlist_held_out", "shortlist_evaluation"),
     log:
         f"{LOGS}/evaluate_shortlist/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -95,7 +128,8 @@ rule evaluate_shortlist:
     shell:
         "onejump evaluate-shortlist --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
         " {params.train} {params.test} --joint {input.joint:q} --target {params.target} {params.rows}"
-        " --threads {threads} --grid {output.shortlist:q} --evaluation {output.shortlist_evaluation:q} 2> {log:q}"
+        " --threads {threads} --grid {output.shortlist:q} --held-out {output.shortlist_held_out:q}"
+        " --evaluation {output.shortlist_evaluation:q} 2> {log:q}"
 
 
 rule evaluate_references:

@@ -4,7 +4,8 @@ from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_F
 
 SUMMARISED = (
     *("unembedding", "positions", "jump", "jtc", "selection", "references", "jtc_evaluation", "evaluation"),
-    *("shortlist", "shortlist_evaluation", "transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
+    *("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation"),
+    *("transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
 )
 
 

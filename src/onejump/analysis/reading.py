@@ -22,8 +22,8 @@ class EvaluationGrids:
         documents: [sentence] int32, the number of the document of each.
         positions: [sentence] int32, that of the chosen token in each.
         methods: method -> [metric, level, sentence] float64, on all test sentences.
-        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones; of a
-            variant with the joint jump alone None.
+        arbitrary: [metric, jump, level, sentence] float64, on the transfer sentences, which are the first ones; None
+            unless `arbitrary` is among the methods.
 
     Raises:
         OnejumpError: a file is missing or damaged, or its levels or sentences are not those expected.
@@ -37,11 +37,10 @@ class EvaluationGrids:
         grids = {}
         for file, wanted in methods.items():
             rows = dict(list(read_table(file).to_pandas().groupby("method", observed=True)))
-            grids |= {method: self._grid(file, method, rows)[:, 0] for method in wanted}
-            if "n_njtc" not in wanted:
-                continue
-            self.arbitrary = self._grid(file, "arbitrary", rows, n_blocks)
-            if (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
+            grids |= {method: self._grid(file, method, rows)[:, 0] for method in wanted if method != "arbitrary"}
+            if "arbitrary" in wanted:
+                self.arbitrary = self._grid(file, "arbitrary", rows, n_blocks)
+            if "n_njtc" in wanted and (rows["n_njtc"]["jump"] != rows["n_njtc"]["level"]).any():
                 raise OnejumpError(f"{file}: n_njtc uses other jumps than each level's own; rerun evaluate-jumps")
         self.methods = {method: grids[method] for method in EVERY_SENTENCE_METHODS if method in grids}
         self.documents = read_documents(sentences_file, self.sentences)

@@ -103,15 +103,14 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     check = next(iter(shortlist.loc[shortlist["chosen"].astype(bool), "check"]), None)
     costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated, check)
-    compared = [method for method in METHODS if method in grids.methods]
-    metrics = ({method: grids.metric(method, name) for method in compared} for name in ("correct", "confidence"))
+    exits = _exits(grids), _exits(_held_out_grids(layout, branch, n_blocks))
     found = {
         "levels": tables.levels_table(grids),
         "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs),
         "by_position": tables.positions_table(grids),
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
-        "dynamic_exit": dynamic_exit_table(*metrics, grids.documents, costs),
+        "dynamic_exit": dynamic_exit_table(*exits, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
         "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "shortlist": shortlist,
@@ -132,7 +131,7 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
         n_blocks = layout.config["models"][branch["model"]]["blocks"]
         all_jumps = layout.has_all_jumps(branch["variant"])
         methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
-        methods |= {layout.path("evaluation", **branch): JUMP_METHODS if all_jumps else ("joint",)}
+        methods |= {layout.path("evaluation", **branch): (*JUMP_METHODS, "arbitrary") if all_jumps else ("joint",)}
         if layout.has_shortlist(branch["variant"]):
             methods[layout.path("shortlist_evaluation", **branch)] = ("joint_shortlist",)
         methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
@@ -140,6 +139,24 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
         return EvaluationGrids(methods, *about, n_blocks)
 
     return read
+
+
+def _held_out_grids(layout: Layout, branch: dict, n_blocks: int) -> EvaluationGrids:
+    """The evaluation of the validation slice."""
+    jumps = JUMP_METHODS if layout.has_all_jumps(branch["variant"]) else ("joint",)
+    methods = {layout.path("held_out", **branch): ("identity", *jumps)}
+    if layout.has_shortlist(branch["variant"]):
+        methods[layout.path("shortlist_held_out", **branch)] = ("joint_shortlist",)
+    return EvaluationGrids(methods, *(layout.path(name, **branch) for name in (layout.texts, "positions")), n_blocks)
+
+
+def _exits(grids: EvaluationGrids) -> dict[str, np.ndarray]:
+    """Whether the exits of METHODS are right, and how confident they are: [2, level, sentence]."""
+    return {
+        method: np.stack([grids.metric(method, name) for name in ("correct", "confidence")])
+        for method in METHODS
+        if method in grids.methods
+    }
 
 
 def _against_others(layout: Layout, branch: dict, read_grids: Callable[..., EvaluationGrids]) -> pd.DataFrame:

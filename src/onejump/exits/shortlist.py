@@ -122,16 +122,16 @@ def evaluate_shortlist(
     jump: FoldedJump,
     target: str,
     device: torch.device,
-) -> tuple[pd.DataFrame, pa.Table]:
-    """Choose a check with a shortlist for a joint jump on the validation slice, and evaluate it on the test sentences.
+) -> tuple[pd.DataFrame, pa.Table, pa.Table]:
+    """Choose a check with a shortlist for a joint jump on the validation slice, and evaluate it.
 
     The unembedding and the jump are on the device.
 
     Returns:
         For each width and number of tokens: width, tokens, check (multiply-adds), agreement and worst_agreement (the
         share of exits with the whole check's prediction, over all levels and at the level where it is lowest, on the
-        validation slice), chosen, and test_agreement, null for those not chosen. And the evaluation of the method
-        `joint_shortlist` with the chosen pair, as `evaluation_table`.
+        validation slice), chosen, and test_agreement, null for those not chosen. And the method `joint_shortlist`,
+        with the pair that is chosen, on the validation slice and on the test sentences, each as `evaluation_table`.
 
     Raises:
         OnejumpError: the jump has no gates.
@@ -143,15 +143,17 @@ def evaluate_shortlist(
     preview = Preview.of(train.rows(0, first), unembedding, jump, widths[-1], device)
     previewed = PreviewedJump(unembedding, jump, target, preview)
     checks = [Check(*pair) for pair in product(widths, [n for n in TOKENS if n < vocabulary] or [vocabulary])]
-    by_level = _agreement(train.rows(first, len(train)), unembedding, previewed, checks, device)
+    held_out = train.rows(first, len(train))
+    by_level = _agreement(held_out, unembedding, previewed, checks, device)
     table = pd.DataFrame([vars(check) for check in checks])
     table["check"] = [check.multiply_adds(len(jump.B), hidden_size, vocabulary) for check in checks]
     table["agreement"], table["worst_agreement"] = by_level.mean(1), by_level.min(1).values
     enough = table[table["agreement"] >= SHORTLIST_AGREEMENT]
     chosen = int(table["agreement"].idxmax() if enough.empty else enough["check"].idxmin())
+    before, _ = _evaluate(held_out, unembedding, previewed, checks[chosen], device)
     evaluation, agreement = _evaluate(test, unembedding, previewed, checks[chosen], device)
     table["chosen"] = table.index == chosen
-    return table.assign(test_agreement=table["chosen"].map({True: agreement})), evaluation
+    return table.assign(test_agreement=table["chosen"].map({True: agreement})), before, evaluation
 
 
 def with_shortlist(preview: Tensor, whole: Tensor, tokens: int) -> Tensor:

@@ -53,6 +53,7 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
             add("dump_activations", model, seed, split, number=number, split=split)
         add("fit_joint_jump", model, seed, joint_of(variant, variants), **fitted)
         add("evaluate_references", model, seed, rows_of(chosen))
+        add("evaluate_held_out", model, seed, variant, **fitted)
         if not layout.has_all_jumps(variant):
             add("evaluate_joint_jump", model, seed, variant, **fitted)
             if layout.has_shortlist(variant):

@@ -195,6 +195,18 @@ def _generate(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) 
     )
 
 
+def _shortlist(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) -> Work:
+    """Previews of the validation slice, whose components need all hidden states and the output embedding; and exits."""
+    s, held_out = replace(s, gated=True), N * settings.VALIDATION_SHARE
+    products = {"float64": 2 * (K * N + 2 * V) * H * H, "eigen": 2 * H**3, "read": s.kept(K, N, H)}
+    chosen = Work(products | {"written": 12 * K * (T + held_out)}, device=_f64(8, H, H) + _f64(2 * n, H))
+    return (
+        chosen
+        + _exits(s, held_out, PREVIEWS * K * held_out, fused=1)
+        + _exits(s, T + held_out, K * (T + held_out), fused=1)
+    )
+
+
 STAGES: Mapping[str, Callable[..., Work]] = {
     # Three passes over eight tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
     "extract_unembedding": lambda s, K, H, V, r, n, N, T: Work(
@@ -252,15 +264,13 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
     "evaluate_joint_jump": lambda s, K, H, V, r, n, N, T: _exits(s, T, K * T, fused=1) + Work({"written": 12 * K * T}),
-    # Previews of the validation slice, whose components need all hidden states and the output embedding.
-    "evaluate_shortlist": lambda s, K, H, V, r, n, N, T: (
-        _exits(s, T, K * T, fused=1)
-        + _exits(s, N * settings.VALIDATION_SHARE, PREVIEWS * K * N * settings.VALIDATION_SHARE, fused=1)
-        + Work(
-            {"float64": 2 * (K * N + 2 * V) * H * H, "eigen": 2 * H**3, "read": s.kept(K, N, H), "written": 12 * K * T},
-            device=_f64(8, H, H) + _f64(2 * n, H),
-        )
+    # Identity by the whole head, and four ways of exiting by jumps.
+    "evaluate_held_out": lambda s, K, H, V, r, n, N, T: (
+        _exits(s, N * settings.VALIDATION_SHARE, 4 * K * N * settings.VALIDATION_SHARE)
+        + _exits(s, N * settings.VALIDATION_SHARE, K * N * settings.VALIDATION_SHARE, fused=0)
+        + Work({"written": 12 * 5 * K * N * settings.VALIDATION_SHARE})
     ),
+    "evaluate_shortlist": _shortlist,
     # The floor needs the full model's predictions for the training sentences, twice; of each level of them one pass.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
         _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0)

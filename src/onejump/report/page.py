@@ -14,10 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from onejump.analysis.columns import METRIC_COLUMNS, TEMPERATURE
+from onejump.analysis.dynamic_exit import AGREEMENT
 from onejump.exits.columns import FLOOR_METHODS, SHORTLIST_AGREEMENT
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import GAP_CONVERGED, RIDGES
-from onejump.report.branch import DYNAMIC_AGREEMENT, KEY_METHODS, branch_facts, joint_facts
+from onejump.report.branch import KEY_METHODS, branch_facts, joint_facts
 from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
@@ -103,7 +104,7 @@ def render_report(
         verdicts=verdicts,
         key_methods=KEY_METHODS,
         floor=FLOOR_METHODS,
-        dynamic_agreement=DYNAMIC_AGREEMENT,
+        dynamic_agreement=AGREEMENT,
         shortlist_agreement=SHORTLIST_AGREEMENT,
         ridges=[f"{ridge:g}" for ridge in RIDGES],
         method_styles=METHOD_STYLES,

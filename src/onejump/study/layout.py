@@ -24,7 +24,9 @@ FILES = {
     "selection": "{model}/seed-{seed}/{variant}/selection.json",
     "oracle": "{model}/seed-{seed}/{variant}/oracle.parquet",
     "evaluation": "{model}/seed-{seed}/{variant}/evaluation.parquet",
+    "held_out": "{model}/seed-{seed}/{variant}/held_out.parquet",
     "shortlist": "{model}/seed-{seed}/{variant}/shortlist.parquet",
+    "shortlist_held_out": "{model}/seed-{seed}/{variant}/shortlist_held_out.parquet",
     "shortlist_evaluation": "{model}/seed-{seed}/{variant}/shortlist_evaluation.parquet",
     "transfer": "{model}/seed-{seed}/{variant}/transfer.parquet",
     "ranks": "{model}/seed-{seed}/{variant}/ranks.parquet",
@@ -39,7 +41,7 @@ FILES = {
 # Of these, variants with the joint jump alone have none: there is no jump to choose.
 OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "jtc", "jtc_evaluation")
 # A joint jump alone with a gate for each level has these besides.
-OF_SHORTLIST = ("shortlist", "shortlist_evaluation")
+OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
 # Summary tables, and those of a study in which models write text; figures of a branch, of one whose fits are nested in
 # rank, of one with the joint jump alone; and of a model.
 TABLES = (
@@ -119,6 +121,10 @@ class Layout:
     def cosines(self, model: str, seed: int | str, variant: str) -> Path:
         """The cosines of a variant's jumps, which variants with the same fits share."""
         return self.path("cosines", model=model, seed=seed, variant=jumps_of(variant, self.config["variants"]))
+
+    def selection(self, model: str, seed: int | str, variant: str) -> list[Path]:
+        """A variant's selection of a jump; none if it has the joint jump alone."""
+        return self._of_branch("selection", {"model": model, "seed": seed, "variant": variant})
 
     def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
         """A file that variants with the same training rows, or also the same target, share: JTC, references, norms."""

@@ -240,7 +240,10 @@ def claims_of_a_study(folder, wrong: bool) -> pd.DataFrame:
     ids = pa.array(range(1000), pa.int32())
     write_table(folder / "sentences.parquet", pa.table({"sentence_id": ids, "document": [str(i) for i in range(1000)]}))
     write_table(folder / "positions.parquet", pa.table({"sentence_id": ids, "position": ids}))
-    methods = {folder / "references.parquet": REFERENCE_METHODS, folder / "evaluation.parquet": JUMP_METHODS}
+    methods = {
+        folder / "references.parquet": REFERENCE_METHODS,
+        folder / "evaluation.parquet": (*JUMP_METHODS, "arbitrary"),
+    }
     return table_of(EvaluationGrids(methods, folder / "sentences.parquet", folder / "positions.parquet", 3))
 
 

@@ -4,25 +4,36 @@ import numpy as np
 import pytest
 
 from onejump.analysis.costs import Costs
-from onejump.analysis.dynamic_exit import METHODS, POINTS, TOP_POINTS, dynamic_exit_table
+from onejump.analysis.dynamic_exit import (
+    AGREEMENT,
+    METHODS,
+    POINTS,
+    TOP_POINTS,
+    chosen_threshold,
+    dynamic_exit_table,
+)
 
 K, N = 5, 60
 DOCUMENTS = np.arange(N) // 4
 COSTS = Costs(n_blocks=K, hidden_size=8, vocabulary=50, rank=2, block=300, shortlist=90)
 
 
+def make_exits(seed: int, n: int, right: float = 0.4) -> dict[str, np.ndarray]:
+    """Of each method, whether the exits are right, and their confidence: [2, K, n]."""
+    random = np.random.default_rng(seed)
+    return {method: np.stack([random.random((K, n)) < right, random.random((K, n)).round(2)]) for method in METHODS}
+
+
 @pytest.fixture(scope="module")
 def exits():
-    random = np.random.default_rng(0)
-    confidence = {method: random.random((K, N)).round(2) for method in METHODS}
-    correct = {method: (random.random((K, N)) < 0.4).astype(float) for method in METHODS}
-    return correct, confidence
+    """On the test sentences, and on others."""
+    return make_exits(0, N), make_exits(1, 40, right=0.8)
 
 
 def naive(correct: np.ndarray, confidence: np.ndarray, threshold: float, check: int) -> dict[str, float]:
     """One sentence after another, down the levels."""
     agreement, blocks, checks, plain, fused = [], [], [], [], []
-    for sentence in range(N):
+    for sentence in range(correct.shape[1]):
         right, level, looked, cost = 1.0, K, 0, [0, 0]
         for k in range(K):
             looked += 1
@@ -43,36 +54,62 @@ def naive(correct: np.ndarray, confidence: np.ndarray, threshold: float, check: 
 
 
 def test_every_curve_is_that_of_a_plain_loop(exits):
-    correct, confidence = exits
-    table = dynamic_exit_table(correct, confidence, DOCUMENTS, COSTS)
+    test, held_out = exits
+    table = dynamic_exit_table(test, held_out, DOCUMENTS, COSTS)
     counts = table["method"].value_counts()
     assert set(counts.index) == set(METHODS)
-    assert counts.between(POINTS, POINTS + TOP_POINTS + 1).all()
+    assert counts.between(POINTS, POINTS + TOP_POINTS + 2).all()
     for row in table.itertuples():
         check = 90 if row.method == "joint_shortlist" else 2 * (8 + 50)
-        expected = naive(correct[row.method], confidence[row.method], row.threshold, check)
+        expected = naive(*test[row.method], row.threshold, check)
         expected |= {"identity": {"fused_cost": np.nan}, "joint_shortlist": {"plain_cost": np.nan}}.get(row.method, {})
+        expected["held_out_agreement"] = naive(*held_out[row.method], row.threshold, check)["agreement"]
         found = {name: getattr(row, name) for name in expected}
         assert found == pytest.approx(expected, nan_ok=True), row
         assert row.agreement_low <= row.agreement <= row.agreement_high
 
 
+def test_the_threshold_is_chosen_on_other_sentences_as_the_lowest_that_agrees_enough(exits):
+    test, held_out = exits
+    table = dynamic_exit_table(test, held_out, DOCUMENTS, COSTS)
+    assert table.groupby("method")["chosen"].sum().to_dict() == dict.fromkeys(METHODS, 1)
+    for row in table[table["chosen"]].itertuples():
+        enough = [
+            threshold
+            for threshold in np.unique(held_out[row.method][1])  # 40 sentences: all that occur are candidates
+            if naive(*held_out[row.method], threshold, 0)["agreement"] >= AGREEMENT
+        ]
+        assert row.threshold >= min(enough)  # candidates are quantiles
+        assert row.held_out_agreement >= AGREEMENT
+    assert (table.loc[table["chosen"], "agreement"] < AGREEMENT).any()  # which the test sentences do not promise
+    once_more = dynamic_exit_table(make_exits(2, N), held_out, DOCUMENTS, COSTS)
+    chosen = [one.loc[one["chosen"], "threshold"].tolist() for one in (table, once_more)]
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize(("right", "expected"), [(1.0, 0.01), (0.0, np.inf)])
+def test_a_method_that_is_always_right_exits_at_once_and_one_that_is_always_wrong_never(right, expected):
+    confidence = np.linspace(0.01, 0.99, K * 5).reshape(K, 5)  # of so few sentences, none may be wrong
+    assert chosen_threshold(np.full((K, 5), right), confidence) == expected
+
+
 def test_a_curve_runs_from_the_first_level_to_the_full_model(exits):
+    test, _ = exits
     table = dynamic_exit_table(*exits, DOCUMENTS, COSTS)
     for method, part in table.groupby("method"):
         first, last = part.iloc[0], part.iloc[-1]
         assert (first["blocks"], first["checks"]) == (0, 1)
-        assert first["agreement"] == pytest.approx(exits[0][method][0].mean())
+        assert first["agreement"] == pytest.approx(test[method][0, 0].mean())
         assert (last["threshold"], last["blocks"], last["agreement"], last["checks"]) == (np.inf, 1, 1, K)
         assert (part["blocks"].diff().dropna() >= 0).all()  # a higher threshold runs more blocks
 
 
 def test_thresholds_are_fine_enough_for_any_share_of_sentences_to_exit(exits):
     """With many levels nearly every sentence has one confident level: quantiles of all confidences end too early."""
-    correct, confidence = exits
-    many = {method: np.tile(values, (40, 1)) + np.arange(200)[:, None] * 1e-6 for method, values in confidence.items()}
-    tiled = {method: np.tile(values, (40, 1)) for method, values in correct.items()}
-    table = dynamic_exit_table(tiled, many, DOCUMENTS, COSTS)
+    many = {method: np.tile(values, (1, 40, 1)) for method, values in exits[0].items()}
+    for values in many.values():
+        values[1] += np.arange(200)[:, None] * 1e-6
+    table = dynamic_exit_table(many, many, DOCUMENTS, COSTS)
     for method, part in table.groupby("method"):
-        exiting = [(many[method].max(0) >= threshold).mean() for threshold in part["threshold"]]
+        exiting = [(many[method][1].max(0) >= threshold).mean() for threshold in part["threshold"]]
         assert np.abs(np.diff(sorted(exiting))).max() < 0.1

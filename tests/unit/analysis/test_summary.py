@@ -55,6 +55,16 @@ def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     return rows.astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
 
 
+def exits_of(rows: pd.DataFrame, methods: list[str]) -> dict[str, np.ndarray]:
+    """Of each method, [2, level, sentence]: whether it is right, and how confident it is."""
+
+    def grid(method: str, metric: str) -> np.ndarray:
+        some = rows[rows["method"] == method]
+        return some.pivot(index="level", columns="sentence_id", values=metric)[some["sentence_id"].unique()].to_numpy()
+
+    return {method: np.array([grid(method, name) for name in ("correct", "confidence")], float) for method in methods}
+
+
 def naive_interval(values: pd.Series, rows: pd.DataFrame, seed: int = 0) -> tuple[float, float]:
     """Of the mean of values by sentence, whose index is sentence ids in the order of `rows`."""
     documents = rows.drop_duplicates("sentence_id").set_index("sentence_id")["document"]
@@ -276,13 +286,11 @@ def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, resu
 
 @AND_ALONE
 def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed, variant):
-    rows = read_evaluations(results, seed, variant)
+    rows, folder = read_evaluations(results, seed, variant), results / "tiny" / f"seed-{seed}" / variant
     facts, _ = read_facts(results / "tiny" / "unembedding.safetensors")
-
-    def grid(method: str, metric: str) -> np.ndarray:
-        some = rows[rows["method"] == method]
-        return some.pivot(index="level", columns="sentence_id", values=metric)[some["sentence_id"].unique()].to_numpy()
-
+    names = ("held_out", "shortlist_held_out") if variant == "alone" else ("held_out",)
+    held_out = pd.concat(pd.read_parquet(folder / f"{name}.parquet").astype({"method": str}) for name in names)
+    assert not set(held_out["sentence_id"]) & set(rows["sentence_id"])
     blocks = int(facts["block_parameters"])
     assert K * blocks + 32 * 97 < int(facts["parameters"]) < K * blocks + 3 * 32 * 97
     gated = VARIANTS[variant]["gate"] == "level"
@@ -291,9 +299,9 @@ def test_dynamic_exit_csv_is_the_table_of_the_evaluations(summary, results, seed
     costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated, check)
     assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + 32 * 97 * gated
     methods = ("identity", "joint", "joint_shortlist") if variant == "alone" else METHODS[:4]
-    metrics = ({method: grid(method, metric) for method in methods} for metric in ("correct", "confidence"))
+    exits = (exits_of(table, methods) for table in (rows, held_out))
     first = rows[(rows["method"] == "joint") & (rows["level"] == 0)]
-    expected = dynamic_exit_table(*metrics, pd.factorize(first["document"])[0], costs)
+    expected = dynamic_exit_table(*exits, pd.factorize(first["document"])[0], costs)
     found = summary.read("dynamic_exit", seed, variant)[expected.columns]
     pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
 

@@ -17,14 +17,17 @@ from handmade_activations import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import error_of
 
+from onejump import exit_stages
 from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
-from onejump.exits.evaluation import JumpExits, evaluate_jumps, grid_precision
+from onejump.exits.evaluation import JumpExits, evaluate_held_out, evaluate_jumps, grid_precision
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
 from onejump.exits.references import evaluate_jtc, evaluate_references
 from onejump.jumps.jump import FoldedJump
 from onejump.models.unembedding import Unembedding
+from onejump.parameters import Compute, Dump
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
@@ -247,6 +250,23 @@ def test_arbitrary_jumps_are_evaluated_on_as_many_sentences_as_asked_for_or_on_a
     found = evaluate(*make_activations(tmp_path, make_head(128)), transfer=transfer)
     counts = found[found["method"] == "arbitrary"].groupby(["level", "jump"]).size()
     assert counts.to_dict() == {(k, m): min(transfer, N) for k in range(K) for m in range(K)}
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_validation_slice_is_evaluated_as_test_sentences_are(tmp_path, gated):
+    train, unembedding = make_activations(tmp_path, make_head(130), split="train")
+    found = by_method(evaluate_held_out(train, unembedding, make_exits(gated), "post_norm", CPU).to_pandas())
+    last = train.rows(N - N // 10, N)
+    expected = naive_table(last, unembedding, "post_norm", 0, gated)
+    assert_same(found, expected[expected["method"] != "jtc"].reset_index(drop=True))
+
+
+def test_jumps_to_evaluate_on_the_validation_slice_come_with_the_selection_among_them(tmp_path):
+    dump = Dump(tmp_path / "unembedding", tmp_path / "positions", [])
+    joint, out = tmp_path / "joint", tmp_path / "out"
+    for half in ({"jumps": [tmp_path / "level-00"]}, {"selection": tmp_path / "selection.json"}):
+        said = error_of(lambda half=half: exit_stages.evaluate_held_out(dump, Compute("cpu"), joint, out, **half))
+        assert said == "give --jump for each level and --selection, or neither"
 
 
 def test_the_transfer_grid_is_the_mean_of_each_jump_at_each_level(tmp_path):

@@ -32,7 +32,7 @@ def splits(request, tmp_path, monkeypatch):
 
 
 def evaluate(train, test, unembedding) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table, evaluation = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
+    table, _, evaluation = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
     return table, evaluation.to_pandas()
 
 
@@ -160,6 +160,14 @@ def test_the_cheapest_check_that_agrees_enough_is_chosen_or_the_one_that_agrees_
     enough = [row for row in table.itertuples() if row.agreement >= wanted]
     best = min(enough, key=lambda row: row.check) if enough else max(table.itertuples(), key=lambda row: row.agreement)
     assert table.index[table["chosen"]].tolist() == [best.Index]
+
+
+def test_the_validation_slice_is_evaluated_as_the_test_sentences_are(splits, monkeypatch):
+    train, _, unembedding = splits
+    monkeypatch.setattr(shortlist, "SHORTLIST_AGREEMENT", 0.9)
+    held_out = train.rows(FITTED, N_TRAIN)
+    _, before, after = evaluate_shortlist(train, held_out, unembedding, JUMP, "post_norm", CPU)
+    assert before.equals(after) and len(before) == K * (N_TRAIN - FITTED)
 
 
 def test_tokens_off_the_shortlist_keep_the_previews_logits(splits):

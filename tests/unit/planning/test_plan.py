@@ -64,7 +64,7 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["fit_jtc"] == jobs["evaluate_references"] == jobs["extract_unembedding"] == jobs["generate_text"] == 1
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == 2
     assert jobs["fit_joint_jump"] == 4
-    assert jobs["evaluate_joint_jump"] == 2
+    assert (jobs["evaluate_joint_jump"], jobs["evaluate_held_out"]) == (2, 4)
     assert jobs["evaluate_ranks"] == jobs["evaluate_shortlist"] == jobs["evaluate_jtc"] == 1
 
 

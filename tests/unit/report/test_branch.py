@@ -41,16 +41,18 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
         for row, method in zip(
             page.find("tr", inside=dynamic)[1:], ("identity", "n_njtc", "ojfa", "joint"), strict=True
         ):
-            enough = table[(table["method"] == method) & (table["agreement"] >= 0.9)]
-            expected = enough.sort_values("blocks").iloc[0]
+            (expected,) = table[(table["method"] == method) & table["chosen"]].to_dict("records")
             cells = [page.text(cell) for cell in page.find("td", inside=row)]
-            assert cells[1:4] == [
-                f"{expected['agreement']:.3f}",
+            low, high = expected["agreement_low"], expected["agreement_high"]
+            assert cells[:5] == [
+                f"{expected['threshold']:.3f}",
+                f"{expected['held_out_agreement']:.3f}",
+                f"{expected['agreement']:.3f} [{low:.3f}, {high:.3f}]",
                 f"{expected['blocks']:.0%}",
                 f"{expected['checks']:.2f}",
             ]
             fused = "–" if method == "identity" else f"{expected['fused_cost']:.0%}"
-            assert cells[4:] == [fused, f"{expected['plain_cost']:.0%}"]
+            assert cells[5:] == [fused, f"{expected['plain_cost']:.0%}"]
 
 
 def test_every_number_of_the_methods_tables_is_the_tables(study, page):

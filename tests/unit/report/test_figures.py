@@ -220,6 +220,7 @@ def test_fits_on_the_divergence_show_its_course(tmp_path):
 def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
     table = rows(summary, "dynamic_exit")
     left, right = make_figure("dynamic_exit", summary, MODEL, SEED, "paper").axes
+    rings = [[line for line in axes.get_lines() if line.get_markerfacecolor() == "none"] for axes in (left, right)]
     drawn, plain = lines(left), [line for line in right.get_lines() if line.get_linestyle() == ":"]
     for method in ("identity", "n_njtc", "ojfa", "joint"):
         part, look = table[table["method"] == method], METHOD_STYLES[method]
@@ -227,6 +228,11 @@ def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
         assert corners(part["blocks"], part["agreement_low"], part["agreement_high"]) in [
             band & corners(part["blocks"], part["agreement_low"], part["agreement_high"]) for band in bands(left)
         ]
+        (chosen,) = part[part["chosen"]].to_dict("records")
+        costs = chosen["plain_cost" if method == "identity" else "fused_cost"]
+        for ring, x in zip(rings, (chosen["blocks"], costs), strict=True):
+            (own,) = [line for line in ring if line.get_color() == look.colour]
+            assert (own.get_xdata()[0], own.get_ydata()[0]) == (x, chosen["agreement"])
         (dotted,) = [line for line in plain if line.get_color() == look.colour]
         assert np.array_equal(dotted.get_data(), part[["plain_cost", "agreement"]].T)
         if method == "identity":

@@ -63,7 +63,8 @@ def test_a_variant_with_the_joint_jump_alone_has_its_evaluation_and_nothing_abou
     ]
     own = Path("results/s/m/seed-1/alone")
     figures = [Path(f"results/s/figures/m.seed-1.alone.{kind}.svg") for kind in JOINT_FIGURES]
-    assert alone == [own / "jumps/joint.safetensors", own / "evaluation.parquet", *figures]
+    files = ("jumps/joint.safetensors", "evaluation.parquet", "held_out.parquet")
+    assert alone == [*(own / name for name in files), *figures]
     assert layout.jumps("m", 1, "alone") == []
     assert not layout.has_all_jumps("alone")
 
@@ -85,7 +86,8 @@ def test_a_joint_jump_alone_with_a_gate_for_each_level_has_a_check_with_a_shortl
     assert [name for name in layout.config["variants"] if layout.has_shortlist(name)] == ["gated"]
     own = Path("results/s/m/seed-1/gated")
     assert layout.every("shortlist") == [own / "shortlist.parquet"]
-    assert layout.every("shortlist_evaluation") == [own / "shortlist_evaluation.parquet"]
+    for name in ("shortlist_held_out", "shortlist_evaluation"):
+        assert layout.every(name) == [own / f"{name}.parquet"]
 
 
 def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):

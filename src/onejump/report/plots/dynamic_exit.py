@@ -8,12 +8,16 @@ from onejump.report.plots.axes import plot_method, plot_with_interval
 from onejump.report.style import INK, METHOD_STYLES
 from onejump.report.tables import BranchTables
 
+CHOSEN = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "linestyle": "none"}
 WIDEST = 2  # times the full model's multiply-adds: the most that the axis shows
 
 
 def plot_dynamic_exit(tables: BranchTables) -> Figure:
-    """Agreement against the share of blocks run, and against all multiply-adds with plain and fused exit checks."""
-    columns = ("blocks", "agreement", "agreement_low", "agreement_high", "plain_cost", "fused_cost")
+    """Agreement against the share of blocks run, and against all multiply-adds with plain and fused exit checks.
+
+    Rings are at the thresholds that were chosen on the validation slice.
+    """
+    columns = ("blocks", "agreement", "agreement_low", "agreement_high", "plain_cost", "fused_cost", "chosen")
     table = tables.table("dynamic_exit", "method", *columns)
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -26,6 +30,10 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
             plot_method(right, method, part["fused_cost"], part["agreement"], index)
         look = METHOD_STYLES[method]
         right.plot(part["plain_cost"], part["agreement"], color=look.colour, linestyle=":", linewidth=look.width)
+        (chosen,) = part[part["chosen"]].to_dict("records")
+        cost = chosen["plain_cost" if method == "identity" else "fused_cost"]
+        for axes, x in ((left, chosen["blocks"]), (right, cost)):
+            axes.plot(x, chosen["agreement"], color=look.colour, **CHOSEN)
     left.set(xlabel="share of blocks run", ylabel="agreement with the full model", xlim=(0, 1.02), ylim=(0, 1.02))
     left.set_title("Blocks only")
     right.set(xlabel="share of the full model's multiply-adds", title="Exit checks included")
@@ -34,8 +42,10 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     if highest > WIDEST:  # or plain checks would squeeze the other curves
         right.text(0.98, 0.5, f"plain: up to {highest:.1f} →", transform=right.transAxes, ha="right")
     right.axvline(1, color="#999999", linewidth=0.8, zorder=0)
-    handles, labels = left.get_legend_handles_labels()
+    handles, _ = left.get_legend_handles_labels()
     plain = Line2D([], [], color=INK, linestyle=":", label="plain exit checks")
-    figure.legend([*handles[::-1], plain], [*labels[::-1], plain.get_label()], loc="outside upper center", ncols=5)
+    chosen = Line2D([], [], color=INK, label="threshold chosen", **CHOSEN)
+    handles = [*handles[::-1], plain, chosen]
+    figure.legend(handles=handles, loc="outside upper center", ncols=5)
     sns.despine(fig=figure)
     return figure
