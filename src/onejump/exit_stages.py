@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, errors_name
 from onejump.parameters import (
     Compute,
     Cosines,
@@ -126,7 +126,6 @@ def evaluate_shortlist(
     """Choose a check of a gated joint jump with a shortlist, and evaluate it; --shard gives the training split."""
     device = compute.start()
     from onejump.exits.shortlist import evaluate_shortlist
-    from onejump.files.atomic import errors_name
     from onejump.files.tables import write_frame, write_table
     from onejump.jumps.storage import load_joint_jump
 

@@ -138,7 +138,7 @@ def _without_shortlist(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
 
 def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """What a variant with the joint jump alone has of a branch's tables."""
-    found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit")}
+    found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit", "few_checks")}
     found = {name: table[table["method"].isin(JOINT_METHODS)] for name, table in found.items()}
     found["norms"] = tables["norms"]
     found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(fit="kl", target="post_norm")
@@ -349,7 +349,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             parts.append(pd.DataFrame(columns | {"validation_kl": np.nan}))
         curves = _text_jumps(pd.concat(parts))
     threshold = np.append(np.linspace(0.1, 0.9, 9), np.inf)
-    dynamic = []
+    dynamic, few_checks = [], []
     for method in ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist"):
         blocks = np.append(np.linspace(0.1, 0.95, 9), 1.0)
         agreement = np.append(precision[method].mean() + (1 - precision[method].mean()) * blocks[:-1] ** 2, 1.0)
@@ -360,6 +360,12 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         columns["plain_cost"] = np.nan if method == "joint_shortlist" else columns["plain_cost"]
         columns["fused_cost"] = np.nan if method == "identity" else 0.8 * blocks + 0.2
         dynamic.append(pd.DataFrame(columns))
+        few_checks += [
+            {"method": method, "n_levels": n, "levels": ", ".join(map(str, range(n))), "threshold": 0.5}
+            | {"held_out_agreement": 0.91, "agreement": 0.9, "agreement_low": 0.88, "agreement_high": 0.92}
+            | {"blocks": 0.9, "checks": 0.9 * n, "cost": 0.85 + 0.001 * n, "identity_agreement": 0.7}
+            for n in (1, n_levels)
+        ]
     ranks = []
     for size_of, method in itertools.product((1, 2, 5, 11, 28, 72) if exact else (), ("n_njtc", "ojfa", "joint")):
         value = precision[method].mean() * (0.6 + 0.1 * np.log(size_of))
@@ -396,6 +402,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "jumps": jumps,
         "curves": curves,
         "dynamic_exit": pd.concat(dynamic),
+        "few_checks": pd.DataFrame(few_checks),
         "ranks": pd.DataFrame(ranks),
         "shared_jumps": pd.DataFrame(
             {

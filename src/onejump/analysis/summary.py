@@ -14,6 +14,7 @@ from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import RANK_COLUMNS, SHORTLIST_COLUMNS, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
+from onejump.analysis.few_checks import few_checks_table
 from onejump.analysis.one_jump import claims_against, one_jump_table
 from onejump.analysis.reading import EvaluationGrids, read_origins, read_selection
 from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
@@ -111,6 +112,7 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
         "dynamic_exit": dynamic_exit_table(*exits, grids.documents, costs),
+        "few_checks": few_checks_table(*exits, grids.documents, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
         "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "shortlist": shortlist,

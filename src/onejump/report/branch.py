@@ -11,6 +11,9 @@ from onejump.report.tables import BranchTables
 METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "joint_shortlist", "n_njtc", "jtc"]
 KEY_METHODS = ["token_table", "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]  # of the first screen
 
+FEW_CHECKS = ("method", "n_levels", "levels", "threshold", "held_out_agreement", "agreement", "agreement_low")
+FEW_CHECKS += ("agreement_high", "blocks", "checks", "cost", "identity_agreement")
+
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
 
@@ -41,6 +44,7 @@ def _common_facts(tables: BranchTables) -> dict:
         "largest": _largest_rows(tables),
         "levels": _levels(tables),
         "dynamic": _dynamic(tables),
+        "few_checks": tables.table("few_checks", *FEW_CHECKS).to_dict("records"),
     }
 
 

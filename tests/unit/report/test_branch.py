@@ -53,6 +53,11 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
             ]
             fused = "–" if method == "identity" else f"{expected['fused_cost']:.0%}"
             assert cells[5:] == [fused, f"{expected['plain_cost']:.0%}"]
+        (few,) = page.find("table", data_branch=region, **{"class": "sortable few-checks"})
+        rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=few)[1:]]
+        assert len(rows) == 4 * 2
+        assert rows[0] == ["1", "0", "0.900 [0.880, 0.920]", "90%", "0.90", "85%", "0.700"]
+        assert rows[1][:2] == ["4", "all"]
 
 
 def test_every_number_of_the_methods_tables_is_the_tables(study, page):

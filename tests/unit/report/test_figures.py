@@ -218,7 +218,7 @@ def test_fits_on_the_divergence_show_its_course(tmp_path):
 
 
 def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
-    table = rows(summary, "dynamic_exit")
+    table, few = rows(summary, "dynamic_exit"), rows(summary, "few_checks")
     left, right = make_figure("dynamic_exit", summary, MODEL, SEED, "paper").axes
     rings = [[line for line in axes.get_lines() if line.get_markerfacecolor() == "none"] for axes in (left, right)]
     drawn, plain = lines(left), [line for line in right.get_lines() if line.get_linestyle() == ":"]
@@ -233,6 +233,10 @@ def test_dynamic_exit_shows_each_curve_and_what_plain_checks_cost(summary):
         for ring, x in zip(rings, (chosen["blocks"], costs), strict=True):
             (own,) = [line for line in ring if line.get_color() == look.colour]
             assert (own.get_xdata()[0], own.get_ydata()[0]) == (x, chosen["agreement"])
+        own = few[few["method"] == method]
+        for axes, x in ((left, "blocks"), (right, "cost")):
+            (dots,) = [line for line in axes.get_lines() if (line.get_color(), line.get_marker()) == (look.colour, ".")]
+            assert np.array_equal(dots.get_data(), own[[x, "agreement"]].T)
         (dotted,) = [line for line in plain if line.get_color() == look.colour]
         assert np.array_equal(dotted.get_data(), part[["plain_cost", "agreement"]].T)
         if method == "identity":

@@ -39,12 +39,14 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
             axes.axhline(value, color=look.colour, linestyle=look.line, linewidth=look.width, label=look.name, zorder=1)
         for method in ("identity", "jtc", "arbitrary", "n_njtc", "joint", "ojfa", "one_jump", "joint_shortlist"):
             part, look = means[means["shown"] == method], METHOD_STYLES[method]
+            if part.empty:  # not every study has every method
+                continue
             point = {"color": look.colour, "marker": look.marker or "x", "label": look.name, "zorder": 2}
             axes.scatter(part["check"], part[metric], s=28, linewidths=0.4, **point)
         axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set(xlabel="multiply-adds of one exit check", ylim=(0, None))
-        for _, row in means[means["shown"] == "one_jump"].iterrows():
+        for _, row in means[means["shown"].isin(("one_jump", "joint_shortlist"))].iterrows():
             label = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
             axes.annotate(row["variant"], (row["check"], row[metric]), **label)
     cut_identity(panels["surprisal"], means.assign(surprisal_high=means["surprisal"]))
