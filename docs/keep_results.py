@@ -14,20 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 RESULTS = Path(__file__).parent / "results"
-BRANCH = ["model", "seed", "variant"]
-WHOLE = ("models", "methods", "verdicts", "one_jump", "jumps", "gates", "oracle", "ranks", "shared_jumps", "chosen")
+WHOLE = ("models", "methods", "methods_spread", "verdicts", "one_jump", "jumps", "gates", "shortlist", "few_checks")
+WHOLE += ("oracle", "ranks", "shared_jumps", "chosen", "norms")
 PARTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "claims": lambda table: table[table["rule"].notna()],
     "by_position": lambda table: table[table["level"].isna()].drop(columns="level"),
-    "dynamic_exit": lambda table: _fewest_blocks(table),
+    "dynamic_exit": lambda table: table[table["chosen"]],
 }
-AGREEMENT = 0.9
-
-
-def _fewest_blocks(table: pd.DataFrame) -> pd.DataFrame:
-    """The operating point of each method with the fewest blocks of those that keep AGREEMENT with the full model."""
-    kept = table[table["agreement"] >= AGREEMENT].reset_index(drop=True)
-    return kept.loc[kept.groupby([*BRANCH, "method"], sort=False)["blocks"].idxmin()]
 
 
 def keep(study: Path) -> None:

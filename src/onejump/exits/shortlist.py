@@ -61,7 +61,7 @@ class Preview:
             for (h,) in fitted.shards(level):
                 states = jump.gate(level) * unembedding.normalise(h.to(device)).to(where).double()
                 S.addmm_(states.T, states)
-        mean = unembedding.weight.mean(0)
+        mean = unembedding.weight.mean(0, dtype=torch.float32)
 
         def centred() -> Iterator[Tensor]:
             return ((part - mean).to(where).double() for part in unembedding.weight.split(ROWS))

@@ -1,5 +1,7 @@
 """The check with a shortlist, against explicit logits and one sentence at a time with the model's own head."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +74,14 @@ def agrees(unembedding, preview: Preview, h: np.ndarray, level: int, check: Chec
     if token not in np.argsort(-logits)[: check.tokens]:
         return False
     return naive_shortlist(unembedding, preview, h, level, check).argmax() == token
+
+
+def test_an_output_embedding_in_half_precision_is_previewed_as_its_numbers_say(splits):
+    train, _, unembedding = splits
+    half = unembedding.weight.bfloat16()
+    given = (replace(unembedding, weight=weight) for weight in (half, half.float()))
+    found, expected = (Preview.of(train.rows(0, FITTED), one, JUMP, 6, CPU) for one in given)
+    torch.testing.assert_close(found.A @ found.M, expected.A @ expected.M)
 
 
 @pytest.mark.parametrize("width", [1, 4, 16, H])
