@@ -1,30 +1,48 @@
 """What Snakemake plans from the repository's root, as the README says it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from studies import ROOT
 
 from onejump.models.architecture import find_architecture
-from onejump.planning.plan import plan_study
+from onejump.planning.machines import MACHINES
+from onejump.planning.plan import fitted_by, plan_study, sizes_of
+from onejump.planning.work import work_of
 from onejump.study.config import load_config
 
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 pytestmark = pytest.mark.xdist_group("embedded")
 
 
 def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
     """Jobs of each rule in a dry run."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = ["snakemake", "-n", "--directory", str(tmp_path), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0]
     rows = [line.split() for line in table.splitlines()]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def test_each_job_asks_for_what_is_planned_for_its_variant(tmp_path):
+    """A fit with gates needs more memory than the same fit without."""
+    config = load_config(ROOT / "config/one-jump.yaml")
+    command = ["snakemake", "-n", "--directory", str(tmp_path), "--configfile", str(ROOT / "config/one-jump.yaml")]
+    said = subprocess.run([*command, "--cores", "1"], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True).stdout
+    jobs = [job for job in said.split("\nrule ") if job.startswith("fit_joint_jump:") and "seed=0" in job]
+    asked = {re.search(r"variant=(\S+)", job)[1]: int(re.search(r"mem_mb=(\d+)", job)[1]) for job in jobs}
+    sizes, machine = sizes_of("smollm2-135m", config), MACHINES["v100-32gb"]
+    for variant, found in asked.items():  # of those that share a fit, one
+        work = work_of("fit_joint_jump", replace(sizes, **fitted_by(config["variants"][variant])))
+        assert found == work.resources(machine)["mem_mb"], variant
+    assert asked["bias"] > asked["exact"]
 
 
 def test_the_embedded_study_is_the_default(tmp_path):

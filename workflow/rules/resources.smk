@@ -2,7 +2,7 @@
 import dataclasses
 
 from onejump.planning.machines import MACHINES
-from onejump.planning.plan import mean_seconds, sizes_of
+from onejump.planning.plan import fitted_by, mean_seconds, sizes_of
 from onejump.planning.work import work_of
 
 # Runtimes are for the GPU that the site's environment names, or for `two-cores`; unset, for a modest one.
@@ -20,8 +20,7 @@ SIZES = {model: sizes_of(model, config) for model in config["models"]}
 
 def asked(stage, times, resource, wildcards, attempt):
     """A resource of a stage's job, or of several of them in one job."""
-    variant = config["variants"].get(wildcards.get("variant"), {})
-    changes = {key: variant[key] for key in ("fit", "rank") if key in variant}
+    changes = fitted_by(config["variants"][wildcards.variant]) if "variant" in wildcards.keys() else {}
     changes |= {"split": wildcards.split} if "split" in wildcards.keys() else {}
     work = times * work_of(stage, dataclasses.replace(SIZES[wildcards.model], **changes))
     return work.resources(MACHINE, attempt)[resource]

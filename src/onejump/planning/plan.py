@@ -29,6 +29,11 @@ def sizes_of(name: str, config: Mapping) -> Sizes:
     return Sizes(architecture, model["dtype"], *rows, model["shards"], transfer, written=written, tokens=tokens)
 
 
+def fitted_by(chosen: Mapping) -> dict:
+    """What the work of a variant's jobs depends on, of its choices: fields of `Sizes`."""
+    return {"fit": chosen["fit"], "rank": chosen["rank"], "gated": chosen["gate"] != "none"}
+
+
 def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
     """All jobs of a study whose config is complete: model, stage, how many that are alike, and the work of each."""
     variants, sizes = config["variants"], {name: sizes_of(name, config) for name in config["models"]}
@@ -44,7 +49,7 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         if (chosen["rank"] or 0) > architecture.hidden_size and not architecture.name.endswith("assumed"):
             most = f"expected at most H of {model} = {architecture.hidden_size}"
             raise OnejumpError(f"config: variants.{variant}.rank is {chosen['rank']}, {most}")
-        fitted = {"fit": chosen["fit"], "rank": chosen["rank"], "gated": chosen["gate"] != "none"}
+        fitted = fitted_by(chosen)
         add("extract_unembedding", model)
         if layout.generates:
             add("generate_text", model, seed)
