@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from onejump.activations.reading import Activations
-from onejump.exits.chunks import chunks, evaluation_table, metrics_of
+from onejump.exits.chunks import chunks, evaluation_table, metrics_of, slices
 from onejump.exits.columns import METRICS, SHORTLIST_AGREEMENT
+from onejump.exits.metrics import FullPrediction
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_start
-from onejump.models.devices import float64_device
+from onejump.models.devices import by_device, float64_device
 from onejump.models.fused import fuse
 from onejump.models.unembedding import Unembedding
 
@@ -33,6 +34,8 @@ TOKENS = (64, 128, 256, 512, 768, 1024, 1280, 2048, 4096)
 METHOD = ("joint_shortlist", None)
 SINGULAR = 1e-12  # of the largest eigenvalue: in such directions no logits differ
 ROWS = 16384  # of the output embedding in float64 at once
+# Logits in one array, by kind of device: on a CPU, the system clears larger ones anew each time.
+LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -90,29 +93,29 @@ class Check:
 
 
 class PreviewedJump:
-    """A gated jump's logits by the whole check and by the preview."""
+    """A gated jump's logits before `Unembedding.finish`, by the whole check and by previews of it.
+
+    Finishing does not change their order, so a shortlist can be told from these.
+    """
 
     def __init__(self, unembedding: Unembedding, jump: FoldedJump, target: str, preview: Preview) -> None:
         """Everything is on the device; `target` is the jump's."""
-        self._unembedding, self._jump = unembedding, jump
-        widths = [width for width in WIDTHS if width <= preview.A.shape[1]]
-        self._previews = {width: (preview.A[:, :width], preview.M[:width]) for width in widths}
+        self._unembedding, self._jump, self._preview = unembedding, jump, preview
         (self._fused,) = fuse(unembedding, [jump.B], target)
 
-    def whole(self, x: Tensor, level: int) -> Tensor:
-        """From hidden states [n, H] of a level to logits [n, V]."""
-        return self._project(x, self._unembedding.linear(self._gated(x, level)))
+    def logits(self, x: Tensor, level: int, widths: Sequence[int]) -> Iterator[Tensor]:
+        """From hidden states [n, H] of a level to logits [n, V]: the whole check's, then those of each preview.
 
-    def preview(self, x: Tensor, level: int, width: int) -> Tensor:
-        """The same, by the preview of one of WIDTHS."""
-        A, M = self._previews[width]
-        return self._project(x, self._gated(x, level) @ A @ M)
-
-    def _gated(self, x: Tensor, level: int) -> Tensor:
-        return self._jump.gate(level) * self._unembedding.normalise(x)
-
-    def _project(self, x: Tensor, passed: Tensor) -> Tensor:
-        return self._fused.project(self._fused.normalise(self._jump(x)), passed)
+        Widths ascend, and each preview is made of the one before, in the same memory.
+        """
+        states = self._jump.gate(level) * self._unembedding.normalise(x)
+        own = self._fused.linear(self._fused.normalise(self._jump(x)))
+        yield own + self._unembedding.linear(states)
+        coordinates, first = states @ self._preview.A[:, : widths[-1]], 0
+        for width in widths:
+            own.addmm_(coordinates[:, first:width], self._preview.M[first:width])
+            yield own
+            first = width
 
 
 def evaluate_shortlist(
@@ -172,16 +175,26 @@ def shortest(preview: Tensor, whole: Tensor) -> Tensor:
     return torch.maximum(ahead + 1, (preview > logit).sum(1))
 
 
+def _parts(
+    split: Activations, unembedding: Unembedding, device: torch.device, progress: str
+) -> Iterator[tuple[int, slice, FullPrediction, Tensor]]:
+    """Level, rows of the split, the full model's prediction for them and their hidden states, so few rows at a time."""
+    for rows, full, inputs in chunks(split, unembedding, device, progress):
+        for level, x in enumerate(inputs):
+            for part in slices(len(x), by_device(LOGITS, device) // len(unembedding.weight) + 1):
+                yield level, slice(rows.start + part.start, rows.start + part.stop), full[part], x[part]
+
+
 def _agreement(
     split: Activations, unembedding: Unembedding, jump: PreviewedJump, checks: Sequence[Check], device: torch.device
 ) -> Tensor:
     """The share of rows on which each check makes the whole one's prediction: [check, level] float64."""
     hits = torch.zeros(len(checks), split.n_blocks, dtype=torch.float64)
-    for _, _, inputs in chunks(split, unembedding, device, "choose the shortlist"):
-        for level, x in enumerate(inputs):
-            whole, widths = jump.whole(x, level), {check.width for check in checks}
-            least = {width: shortest(jump.preview(x, level, width), whole) for width in widths}
-            hits[:, level] += torch.stack([(least[check.width] <= check.tokens).sum() for check in checks]).cpu()
+    widths = sorted({check.width for check in checks})
+    for level, _, _, x in _parts(split, unembedding, device, "choose the shortlist"):
+        whole = next(logits := jump.logits(x, level, widths))
+        least = {width: shortest(preview, whole) for width, preview in zip(widths, logits, strict=True)}
+        hits[:, level] += torch.stack([(least[check.width] <= check.tokens).sum() for check in checks]).cpu()
     return hits / len(split)
 
 
@@ -190,9 +203,9 @@ def _evaluate(
 ) -> tuple[pa.Table, float]:
     """The evaluation of one check, and the share of rows on which it makes the whole one's prediction."""
     results, hits = [{METHOD: torch.empty(len(METRICS), len(split))} for _ in range(split.n_blocks)], 0
-    for rows, full, inputs in chunks(split, unembedding, device, "evaluate the shortlist"):
-        for level, x in enumerate(inputs):
-            whole, preview = jump.whole(x, level), jump.preview(x, level, check.width)
-            hits += int((shortest(preview, whole) <= check.tokens).sum())
-            results[level][METHOD][:, rows] = metrics_of(with_shortlist(preview, whole, check.tokens), full)
+    for level, rows, full, x in _parts(split, unembedding, device, "evaluate the shortlist"):
+        whole, preview = jump.logits(x, level, [check.width])
+        hits += int((shortest(preview, whole) <= check.tokens).sum())
+        logits = unembedding.finish(with_shortlist(preview, whole, check.tokens))
+        results[level][METHOD][:, rows] = metrics_of(logits, full)
     return evaluation_table(results, split.sentence_ids), hits / (len(split) * split.n_blocks)

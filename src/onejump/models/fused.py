@@ -41,12 +41,16 @@ class FusedUnembedding:
         mean_square = ((z @ self.gram) * z).sum(-1, keepdim=True) / self.unembedding.hidden_size
         return z * torch.rsqrt(mean_square + self.unembedding.eps)
 
+    def linear(self, normed: Tensor) -> Tensor:
+        """From `normalise` to logits before `Unembedding.finish`: [N, r] -> [N, V]."""
+        return normed @ self.M if self.constant is None else torch.addmm(self.constant, normed, self.M)
+
     def project(self, normed: Tensor, passed: Tensor | None = None) -> Tensor:
         """From `normalise` to logits: [N, r] -> [N, V]; `passed` [N, V] is what a gate lets through, if there is one.
 
         That is `a W norm(h)`, as `Unembedding.linear` gives it for a = 1.
         """
-        logits = normed @ self.M if self.constant is None else torch.addmm(self.constant, normed, self.M)
+        logits = self.linear(normed)
         return self.unembedding.finish(logits if passed is None else logits + passed)
 
     def logits(self, z: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ def test_a_smaller_width_is_the_first_columns_of_a_larger_one(splits):
 def test_every_agreement_is_counted_one_sentence_after_another(splits, monkeypatch, rows):
     train, test, unembedding = splits
     monkeypatch.setattr(chunks, "ROWS", {"cpu": rows})
+    monkeypatch.setattr(shortlist, "LOGITS", {"cpu": 2 * VOCABULARY * rows // 7})
     table, _ = evaluate(*splits)
     assert len(table) == 4 * 3 and table["chosen"].sum() == 1
     preview = Preview.of(train.rows(0, FITTED), unembedding, JUMP, H, CPU)
@@ -184,7 +185,7 @@ def test_tokens_off_the_shortlist_keep_the_previews_logits(splits):
     train, test, unembedding = splits
     jump = PreviewedJump(unembedding, JUMP, "post_norm", Preview.of(train, unembedding, JUMP, 8, CPU))
     x = test.level(1)
-    whole, preview = jump.whole(x, 1), jump.preview(x, 1, 8)
+    whole, preview = jump.logits(x, 1, [8])
     logits = with_shortlist(preview.clone(), whole, 5)
     listed = preview >= preview.topk(5, 1).values[:, -1:]
     assert torch.equal(logits, torch.where(listed, whole, preview))
