@@ -18,6 +18,7 @@ TEMPLATE, PAGE, RESULTS = DOCS / "findings.md.j2", DOCS / "findings.md", DOCS / 
 METHODS = {"constant": "constant", "constant_by_position": "constant by position", "token_table": "token table"}
 METHODS |= {"middle": "jump of level K/2", "identity": "identity", "identity_temperature": "identity, temperature"}
 METHODS |= {"arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint", "n_njtc": "N-NJTC", "jtc": "JTC"}
+METHODS |= {"joint_shortlist": "joint, shortlist"}
 POSITIONS = ["0", "1-4", "5+", "1+"]
 MISSING = "–"
 
@@ -30,7 +31,8 @@ def rows(file: str, **where: object) -> pd.DataFrame:
     Raises:
         ValueError: there are none.
     """
-    table = pd.read_csv(RESULTS / f"{file}.csv", dtype={"jump": str}, keep_default_na=False, na_values=[""])
+    how = {"dtype": {"jump": str}, "keep_default_na": False, "na_values": [""], "dtype_backend": "numpy_nullable"}
+    table = pd.read_csv(RESULTS / f"{file}.csv", **how)
     for column, wanted in where.items():
         several = wanted if isinstance(wanted, list | tuple) else [wanted]
         table = table[table[column].astype(str).isin(map(str, several))]
@@ -254,8 +256,21 @@ def dynamic_exit(study: str, variants: dict[str, Sequence[str]], models: Sequenc
     return table([f"{study}/dynamic_exit"], lines)
 
 
+def few_checks(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Dynamic exit with checks at few levels, which training sentences chose with the threshold; seed 0."""
+    lines = [["variant", "method", "levels with checks", "agreement", "blocks run", "cost", "identity for no more"]]
+    for variant, names in variants.items():
+        for _, found in rows(
+            f"{study}/few_checks", model=model, variant=variant, method=list(names), seed=0
+        ).iterrows():
+            cells = [interval(found, "agreement"), written(found["blocks"], 2), written(found["cost"], 2)]
+            method = METHODS.get(found["method"], found["method"])
+            lines.append([variant, method, str(found["n_levels"]), *cells, written(found["identity_agreement"], 3)])
+    return table([f"{study}/few_checks"], lines)
+
+
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
-TABLES += (dynamic_exit,)
+TABLES += (dynamic_exit, few_checks)
 VALUES = (number, estimate, extremes, share_of_gain, converged)
 
 

@@ -12,6 +12,9 @@ DOCS = ROOT / "docs"
 DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?!\w|\.\d)")
 
 
+ONE_JUMP = ("joint", "joint_shortlist")
+
+
 @pytest.fixture(scope="module")
 def script() -> dict:
     return runpy.run_path(str(DOCS / "describe_results.py"))
@@ -38,3 +41,21 @@ def test_every_study_says_what_made_it(script):
     assert folders
     for folder in folders:
         assert re.search(r"at commit [0-9a-f]{40}", (folder / "made-by.txt").read_text()), folder.name
+
+
+def test_the_readme_tells_the_demos_results(script):
+    """Each row of its table, with as many digits as the README gives: Adam's last ones differ between machines."""
+    methods = {"constant": "constant", "table": "token_table", "identity": "identity", "arbitrary": "arbitrary"}
+    methods |= {"OJFA": "ojfa", "joint": "joint", "N-NJTC,": "n_njtc", "JTC,": "jtc"}
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| method | parameters |") :].split("\n\n")[0].replace("**", "").splitlines()[2:]
+    assert len(table) == len(methods)
+    for line in table:
+        label, _, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for variant, cell in zip(("paper", "exact"), cells, strict=True):
+            digits = len(cell.split()[0]) - 2
+            where = {"variant": variant, "method": methods[label.split()[0]]}
+            assert cell == script["estimate"]("demo/methods", "precision", digits, **where), line
+    one = [script["estimate"]("demo/methods", "precision", 2, variant="one-jump", method=name) for name in ONE_JUMP]
+    below = text[text.index("**One jump can do it") :]
+    assert re.findall(r"\*\*(0\.\d\d)\*\* (\[[^]]+\])", below) == [tuple(value.split(" ", 1)) for value in one]
