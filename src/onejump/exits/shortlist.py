@@ -11,7 +11,7 @@ whole check's.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import pandas as pd
 import pyarrow as pa
@@ -100,22 +100,23 @@ class PreviewedJump:
 
     def __init__(self, unembedding: Unembedding, jump: FoldedJump, target: str, preview: Preview) -> None:
         """Everything is on the device; `target` is the jump's."""
-        self._unembedding, self._jump, self._preview = unembedding, jump, preview
+        self._unembedding, self._jump = unembedding, jump
         (self._fused,) = fuse(unembedding, [jump.B], target)
+        widths = [width for width in WIDTHS if width <= preview.A.shape[1]]
+        # What each width adds to the one before.
+        self._steps = [(b, preview.A[:, a:b], preview.M[a:b]) for a, b in pairwise([0, *widths])]
 
     def logits(self, x: Tensor, level: int, widths: Sequence[int]) -> Iterator[Tensor]:
-        """From hidden states [n, H] of a level to logits [n, V]: the whole check's, then those of each preview.
-
-        Widths ascend, and each preview is made of the one before, in the same memory.
-        """
+        """From hidden states [n, H] of a level to logits [n, V]: the whole check's, then previews of some WIDTHS."""
         states = self._jump.gate(level) * self._unembedding.normalise(x)
         own = self._fused.linear(self._fused.normalise(self._jump(x)))
         yield own + self._unembedding.linear(states)
-        coordinates, first = states @ self._preview.A[:, : widths[-1]], 0
-        for width in widths:
-            own.addmm_(coordinates[:, first:width], self._preview.M[first:width])
-            yield own
-            first = width
+        for width, A, M in self._steps:
+            if width > widths[-1]:
+                return
+            own = own.addmm(states @ A, M)
+            if width in widths:
+                yield own
 
 
 def evaluate_shortlist(

@@ -10,6 +10,7 @@ from onejump.files.sealed import read_sealed_svg
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TRANSLATION = re.compile(r"translate\([^)]*\)")
+_MOVE = re.compile(r"translate\((\S+)[ ,](\S+)\)")
 _GLYPH = re.compile(r"(DejaVu|Cmr|Cmmi|Cmsy|STIX)[\w-]*")  # how Matplotlib names the outlines of its fonts
 _CURVE = re.compile("[CQ]")
 _PART = "part-"  # ids with this prefix name what the page's script looks for
@@ -94,8 +95,8 @@ def _rename_ids(root: ElementTree.Element, glyphs: dict[str, str], prefix: str) 
 def _shorten(element: ElementTree.Element) -> None:
     """Say the same in fewer characters.
 
-    White space and empty parts go, marks that share a style state it once, and coordinates are rounded to a tenth of a
-    point in long paths and to a hundredth elsewhere.
+    White space and empty parts go, marks that share a style state it once, glyphs are placed, not translated, and
+    coordinates are rounded to a tenth of a point in long paths and to a hundredth elsewhere.
     """
     element.text = (element.text or "").strip() or None
     element.tail = None
@@ -106,6 +107,9 @@ def _shorten(element: ElementTree.Element) -> None:
         element.set(name, _rounded(value, 1 if len(value) > 300 else 2))
     if "transform" in element.attrib:
         element.set("transform", _TRANSLATION.sub(lambda match: _rounded(match[0], 2), element.get("transform")))
+        if element.tag == "use" and (moved := _MOVE.fullmatch(element.get("transform"))):
+            del element.attrib["transform"]
+            element.attrib.update({name: by for name, by in zip("xy", moved.groups(), strict=True) if by != "0"})
     if "style" in element.attrib:
         element.set("style", re.sub(r"(?<=[:;]) ", "", element.get("style")))
     for child in element.findall("defs"):
