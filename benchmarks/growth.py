@@ -164,7 +164,7 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     train, test = ([*common, *repeated("--shard", dump.shards[split])] for split in ("train", "test"))
     files = [folder / f"level-{level}.safetensors" for level in range(size.n_blocks)]
     jumps = repeated("--jump", files)
-    joint, jtc, selection = folder / "joint.safetensors", folder / "jtc.safetensors", folder / "selection.json"
+    joint, selection = folder / "joint.safetensors", folder / "selection.json"
     cosines, evaluation, references = folder / "cosines.safetensors", folder / "e.parquet", folder / "r.parquet"
     unused, text = ["--out", folder / "unused"], ["--sentences-file", sentences(folder, size)]
 
@@ -181,7 +181,7 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
         took["fit-jump exact"] = run_stage("fit-jump", *train, *exact)
     took["fit-jump adam"] = run_stage("fit-jump", *train, "--level", 0, "--fit", "adam", *unused)
     took["fit-jump joint"] = run_stage("fit-jump", *train, "--level", "joint", "--fit", "exact", "--out", joint)
-    took["fit-jtc"] = run_stage("fit-jtc", *train, "--out", jtc)
+    took["fit-jtc"] = run_stage("fit-jtc", *train, *unused)
     took["score-jumps"] = run_stage(
         "score-jumps", *train, *jumps, "--scores", folder / "scores.parquet", "--cosines", cosines
     )
@@ -189,7 +189,8 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     chosen = [*jumps, "--selection", selection]
     exits = ["--joint", joint, "--transfer-sentences", TRANSFER, "--transfer", folder / "transfer.parquet"]
     took["evaluate-jumps"] = run_stage("evaluate-jumps", *test, *chosen, *exits, "--evaluation", evaluation)
-    took["evaluate-references"] = run_stage("evaluate-references", *test, "--jtc", jtc, "--out", references)
+    both = [*train, *repeated("--test-shard", dump.shards["test"]), "--norms", folder / "norms.parquet"]
+    took["evaluate-references"] = run_stage("evaluate-references", *both, "--out", references)
     known = ["--evaluation", evaluation, "--references", references, "--positions-file", dump.positions, *text]
     took["assess-claims"] = run_stage("assess-claims", *chosen, *known, *unused)
     return took

@@ -14,6 +14,7 @@ import scores
 import startup
 import torch
 from refusals import error_of
+from synthetic import Size
 
 from onejump import stages
 
@@ -79,6 +80,12 @@ def test_a_missing_table_is_named(tmp_path):
 def test_exponents_are_fitted_to_the_growth_beyond_the_smallest_size(exponent):
     sizes = np.array([1, 9000, 18000, 27000])
     assert growth.fitted_exponent(sizes, 2.5 + 4 * (sizes / 9000) ** exponent) == pytest.approx(exponent, abs=0.02)
+
+
+def test_the_growth_of_every_stage_can_be_measured(tmp_path):
+    took = growth.run_stages(tmp_path, Size("tiny", 2, 32, 64, 60, 20), 1)
+    assert took.keys() == growth.IN_SENTENCES.keys() > growth.IN_WIDTH.keys()
+    assert all(seconds > 0 and peak > 0 for seconds, peak in took.values())
 
 
 def test_growth_is_compared_with_the_theory_except_where_nothing_grows():
