@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 RESULTS = Path(__file__).parent / "results"
-WHOLE = ("models", "methods", "methods_spread", "verdicts", "one_jump", "jumps", "gates", "shortlist", "few_checks")
+WHOLE = ("models", "methods", "methods_spread", "verdicts", "one_jump", "jumps", "gates", "shortlist", "few_checks", "switches")
 WHOLE += ("oracle", "ranks", "shared_jumps", "chosen", "norms")
 PARTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "claims": lambda table: table[table["rule"].notna()],

@@ -138,7 +138,7 @@ def _without_shortlist(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
 
 def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """What a variant with the joint jump alone has of a branch's tables."""
-    found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit", "few_checks")}
+    found = {name: tables[name] for name in ("levels", "methods", "by_position", "dynamic_exit", "few_checks", "switches")}
     found = {name: table[table["method"].isin(JOINT_METHODS)] for name, table in found.items()}
     found["norms"] = tables["norms"]
     found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(fit="kl", target="post_norm")
@@ -366,6 +366,12 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             | {"blocks": 0.9, "checks": 0.9 * n, "cost": 0.85 + 0.001 * n, "identity_agreement": 0.7}
             for n in (1, n_levels)
         ]
+    means = pd.DataFrame(rows).set_index("method")
+    switches = [
+        {"method": method, "identity_levels": f"{n_levels - 2}, {n_levels - 1}" if method == "joint" else None}
+        | {"held_out_precision": 0.21, "check": means.loc[method, "check"], **means.loc[method, list(METRIC_COLUMNS)]}
+        for method in ("middle", "n_njtc", "ojfa", "joint", "joint_shortlist")
+    ]
     ranks = []
     for size_of, method in itertools.product((1, 2, 5, 11, 28, 72) if exact else (), ("n_njtc", "ojfa", "joint")):
         value = precision[method].mean() * (0.6 + 0.1 * np.log(size_of))
@@ -403,6 +409,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "curves": curves,
         "dynamic_exit": pd.concat(dynamic),
         "few_checks": pd.DataFrame(few_checks),
+        "switches": pd.DataFrame(switches),
         "ranks": pd.DataFrame(ranks),
         "shared_jumps": pd.DataFrame(
             {

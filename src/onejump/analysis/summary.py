@@ -104,7 +104,8 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     check = next(iter(shortlist.loc[shortlist["chosen"].astype(bool), "check"]), None)
     costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated, check)
-    exits = _exits(grids), _exits(_held_out_grids(layout, branch, n_blocks))
+    held_out = _held_out_grids(layout, branch, n_blocks)
+    exits = _exits(grids), _exits(held_out)
     found = {
         "levels": tables.levels_table(grids),
         "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs),
@@ -113,6 +114,7 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
         "dynamic_exit": dynamic_exit_table(*exits, grids.documents, costs),
         "few_checks": few_checks_table(*exits, grids.documents, costs),
+        "switches": tables.switches_table(grids, held_out, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
         "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "shortlist": shortlist,

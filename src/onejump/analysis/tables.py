@@ -66,6 +66,27 @@ def methods_table(
     return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
 
 
+def switches_table(grids: EvaluationGrids, held_out: EvaluationGrids, costs: Costs) -> pd.DataFrame:
+    """Each method with a switch a level to identity, where that has the better precision on the validation slice.
+
+    `identity_levels` are these levels, null for none; `held_out_precision` is the precision there, and `check` the mean
+    over levels of a check's multiply-adds. The rest is as in `methods_table`.
+    """
+    rows, metrics = [], {}
+    for method in filter(lambda name: name != "identity", held_out.methods):
+        own, identity = (held_out.metric(name, "correct").mean(1) for name in (method, "identity"))
+        switched = identity > own
+        metrics[method] = {
+            name: np.where(switched[:, None], *(grids.metric(which, name) for which in ("identity", method)))
+            for name in WITH_INTERVALS.values()
+        }
+        checks = np.where(switched, costs.check("identity"), costs.check(method))
+        row = {"method": method, "identity_levels": ", ".join(map(str, np.flatnonzero(switched))) or None}
+        rows.append(row | {"held_out_precision": np.maximum(own, identity).mean(), "check": checks.mean()})
+    means = _means_over_levels(metrics, grids.documents)
+    return pd.DataFrame([row | means[row["method"]] for row in rows])
+
+
 def positions_table(grids: EvaluationGrids, groups: Sequence[str] = tuple(POSITIONS)) -> pd.DataFrame:
     """Each method at each exit level, and over all of them (level null), by the position of the chosen token.
 

@@ -13,6 +13,7 @@ KEY_METHODS = ["token_table", "identity", "arbitrary", "ojfa", "joint", "n_njtc"
 
 FEW_CHECKS = ("method", "n_levels", "levels", "threshold", "held_out_agreement", "agreement", "agreement_low")
 FEW_CHECKS += ("agreement_high", "blocks", "checks", "cost", "identity_agreement")
+SWITCHES = ("method", "identity_levels", *METRIC_COLUMNS, "check")
 
 # Single jumps of equal size that were measured on the same sentences; arbitrary jumps saw only some of them.
 RIVALS = ["ojfa", "joint"]
@@ -44,6 +45,7 @@ def _common_facts(tables: BranchTables) -> dict:
         "largest": _largest_rows(tables),
         "levels": _levels(tables),
         "dynamic": _dynamic(tables),
+        "switches": tables.table("switches", *SWITCHES).to_dict("records"),
         "few_checks": tables.table("few_checks", *FEW_CHECKS).to_dict("records"),
     }
 

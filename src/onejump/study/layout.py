@@ -46,7 +46,7 @@ OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
 # rank, of one with the joint jump alone; and of a model.
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
-    *("oracle", "shared_jumps", "dynamic_exit", "few_checks", "gates", "shortlist", "one_jump", "ranks"),
+    *("oracle", "shared_jumps", "dynamic_exit", "few_checks", "switches", "gates", "shortlist", "one_jump", "ranks"),
     *("verdicts", "spread", "methods_spread", "chosen", "norms"),
 )
 GENERATED_TABLES = (*TABLES, "by_origin")

@@ -30,7 +30,7 @@ BRANCHES = pytest.mark.parametrize(
     ("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact"), (0, "gated")]
 )
 # Tables that variants with the joint jump alone have too.
-EVERY_VARIANT = ("levels", "methods", "by_position", "jumps", "dynamic_exit", "few_checks", "norms")
+EVERY_VARIANT = ("levels", "methods", "by_position", "jumps", "dynamic_exit", "few_checks", "switches", "norms")
 WITH_ALL_JUMPS = [name for name, choices in VARIANTS.items() if choices["jumps"] == "all"]
 AND_ALONE = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "gated"), (0, "alone")])
 
@@ -308,6 +308,30 @@ def test_dynamic_exit_csv_and_few_checks_csv_are_the_tables_of_the_evaluations(s
         pd.testing.assert_frame_equal(
             found.astype({"levels": str}) if "levels" in found else found, expected, rtol=1e-9
         )
+
+
+@AND_ALONE
+def test_switches_csv_takes_identity_where_the_validation_slice_says_so(summary, results, seed, variant):
+    rows, folder = read_evaluations(results, seed, variant), results / "tiny" / f"seed-{seed}" / variant
+    names = ("held_out", "shortlist_held_out") if variant == "alone" else ("held_out",)
+    held_out = pd.concat(pd.read_parquet(folder / f"{name}.parquet").astype({"method": str}) for name in names)
+    found = summary.read("switches", seed, variant).set_index("method")
+    assert set(found.index) == set(held_out["method"]) - {"identity"}
+    before = held_out.groupby(["method", "level"])["correct"].mean()
+    checks = summary.read("methods", seed, variant).set_index("method")["check"]
+    for method, row in found.iterrows():
+        better = {level: max((method, "identity"), key=lambda name: before[name, level]) for level in range(K)}
+        switched = [str(level) for level, name in better.items() if name == "identity"]
+        assert ("" if pd.isna(row["identity_levels"]) else row["identity_levels"]) == ", ".join(switched)
+        assert row["held_out_precision"] == pytest.approx(np.mean([before[better[level], level] for level in range(K)]))
+        assert row["check"] == pytest.approx(np.mean([checks[better[level]] for level in range(K)]))
+        used = pd.concat(rows[(rows["method"] == name) & (rows["level"] == level)] for level, name in better.items())
+        for column, name in (("precision", "correct"), ("surprisal", "surprisal")):
+            means = used.groupby("sentence_id", sort=False)[name].mean()
+            assert row[column] == pytest.approx(means.mean(), rel=1e-9)
+            ends = row[[f"{column}_low", f"{column}_high"]].to_numpy(float)
+            np.testing.assert_allclose(ends, naive_interval(means, used), rtol=1e-6)
+    assert found["identity_levels"].notna().any(), "identity is better nowhere: nothing was tested"
 
 
 @BRANCHES
