@@ -14,8 +14,18 @@ from pathlib import Path
 import pandas as pd
 
 RESULTS = Path(__file__).parent / "results"
-WHOLE = ("models", "methods", "methods_spread", "verdicts", "one_jump", "jumps", "gates", "shortlist", "few_checks", "switches")
-WHOLE += ("oracle", "ranks", "shared_jumps", "chosen", "norms")
+WHOLE = (
+    "models",
+    "methods",
+    "methods_spread",
+    "one_jump_spread",
+    "verdicts",
+    "one_jump",
+    "jumps",
+    "gates",
+    "shortlist",
+)
+WHOLE += ("shortlist", "few_checks", "switches", "oracle", "ranks", "shared_jumps", "chosen", "norms")
 PARTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "claims": lambda table: table[table["rule"].notna()],
     "by_position": lambda table: table[table["level"].isna()].drop(columns="level"),

@@ -7,6 +7,10 @@ WITH_INTERVALS = {"precision": "correct", "surprisal": "surprisal"}
 METRIC_COLUMNS = tuple(f"{metric}{end}" for metric in WITH_INTERVALS for end in ("", "_low", "_high"))
 RANK_COLUMNS = ("method", "rank", "jump", "n", *METRIC_COLUMNS)  # of the table over ranks
 
+# Of the tables of claims; `one_jump` has `against` besides.
+STATEMENT_COLUMNS = ("positions", "claim", "statistic", "metric", "level", "estimate", "low", "high", "rule", "decides")
+STATEMENT_COLUMNS += ("p", "p_holm", "verdict", "claim_verdict")
+
 # Of the table of checks with a shortlist.
 SHORTLIST_COLUMNS = ("width", "tokens", "check", "agreement", "worst_agreement", "chosen", "test_agreement")
 

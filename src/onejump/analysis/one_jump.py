@@ -8,6 +8,8 @@ it:
 - G2, better than N-NJTC by squared error, which has a jump for each level: the same differences.
 - G3, identity is better at no level: `smallest_difference`, the least that any level's precision is above identity's,
   is more than 0 over a band that covers all levels at once. One level where identity is better falsifies it.
+- G4, no null explains it: a jump of the same form that sees nothing (gates and a bias), or that was fitted to other
+  sentences' states, has less than nine tenths of its gain over identity in precision (`share_of_gain`).
 - G5, the primary one: one jump keeps more than nine tenths of what N-NJTC with the same fit, target, rank, gate and
   inputs has above the floor (`kept_above_floor`), in precision. That is the paper's thesis, for this jump. Beside it:
   the same in surprisal.
@@ -33,21 +35,26 @@ BETTER_IN_BOTH = {"precision": (Rule(">", 0, True),), "surprisal": (Rule("<", 0,
 RULES: Rules = {
     **{(claim, "difference", metric): rules for claim in ("G1", "G2") for metric, rules in BETTER_IN_BOTH.items()},
     ("G3", "smallest_difference", "precision"): (Rule(">", 0, True),),
+    ("G4", "share_of_gain", "precision"): (Rule("<", 0.9, True),),
     ("G5", "kept_above_floor", "precision"): (Rule(">", 0.9, True), Rule(">", 0.8), Rule(">", 0.95)),
     ("G5", "kept_above_floor", "surprisal"): (Rule(">", 0.9),),
 }
 
 
 def claims_against(own: Mapping, other: Mapping) -> list[str]:
-    """Which claims about a variant with these choices can be made against one with all jumps."""
-    if other["jumps"] != "all" or any(other[key] != own[key] for key in ("positions", "train_on")):
+    """Which claims about a variant with these choices, the joint jump alone, can be made against another."""
+    if any(other[key] != own[key] for key in ("positions", "train_on")):
         return []
+    if other["jumps"] == "joint":
+        alike = all(own[key] == other[key] for key in FITTED_BY if key not in ("inputs", "rank"))
+        null = own["inputs"] == "states" != other["inputs"]
+        return ["G4"] if alike and null and (other["inputs"] == "none" or other["rank"] == own["rank"]) else []
     found = ["G1", "G2", "G3", "G6"] if FITS[other["fit"]].squared_error and other["gate"] == "none" else []
     return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY) else found
 
 
 def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: Sequence[str], seed: int) -> pd.DataFrame:
-    """Every statement of these claims about the joint jump of `one` against the jumps of `other`.
+    """Every statement of these claims about the joint jump of `one` against the jumps, or the joint jump, of `other`.
 
     Returns:
         As `claims_table`, for the claims G1 to G6.
@@ -65,7 +72,10 @@ def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: Sequenc
 
 def _columns(one: EvaluationGrids, other: EvaluationGrids) -> Columns:
     """Columns on all test sentences: [sentence, K], or [sentence, 1] for what only its mean over levels is used of."""
-    correct = one.metric("joint", "correct")
+    correct, identity = one.metric("joint", "correct"), one.metric("identity", "correct")
+    if "n_njtc" not in other.methods:
+        gains = {"gain": correct - identity, "null's gain": other.metric("joint", "correct") - identity}
+        return {name: values.mean(0)[:, None] for name, values in gains.items()}
     means = {"one": correct, "jtc": other.metric("jtc", "correct")}
     for metric, name in WITH_INTERVALS.items():
         joint, n_njtc, floor = one.metric("joint", name), other.metric("n_njtc", name), one.metric(FLOOR, name)
@@ -73,12 +83,15 @@ def _columns(one: EvaluationGrids, other: EvaluationGrids) -> Columns:
         means[f"one above floor {metric}"] = BETTER[metric] * (joint - floor)
         means[f"n_njtc above floor {metric}"] = BETTER[metric] * (n_njtc - floor)
     columns = {column: values.mean(0)[:, None] for column, values in means.items()}
-    return columns | {"identity": (correct - one.metric("identity", "correct")).T}
+    return columns | {"identity": (correct - identity).T}
 
 
 def _statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
     """Statistics of means [b, c] of the columns: values [b], or [b, K] for extremes over levels."""
     found = {}
+    if "gain" in mean:
+        gain, of_null = mean["gain"][:, 0], mean["null's gain"][:, 0]
+        return {("G4", "share_of_gain", "precision", None): np.where(gain > 0, of_null / gain, np.nan)}
     for metric in WITH_INTERVALS:
         found["G1", "difference", metric, None] = mean[f"ojfa {metric}"][:, 0]
         found["G2", "difference", metric, None] = mean[f"n_njtc {metric}"][:, 0]

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from onejump.analysis import tables
 from onejump.analysis.bootstrap import CONFIDENCE
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import RANK_COLUMNS, SHORTLIST_COLUMNS, WITH_INTERVALS
+from onejump.analysis.columns import RANK_COLUMNS, SHORTLIST_COLUMNS, STATEMENT_COLUMNS, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.few_checks import few_checks_table
@@ -41,7 +41,7 @@ def study_tables(layout: Layout) -> dict[str, pd.DataFrame]:
     whole = {name: pd.concat([part for part in found if len(part)] or found[:1]) for name, found in parts.items()}
     variants = config["variants"]
     refits = {variant: refit_of(variant, variants) for variant in variants}
-    whole |= _across_seeds(whole["claims"], whole["scores"], whole["methods"], refits)
+    whole |= _across_seeds(whole["claims"], whole["one_jump"], whole["scores"], whole["methods"], refits)
     for name, table in whole.items():
         if "jump" in table:  # 0.. and, in some tables, joint
             whole[name] = table.astype({"jump": "string"})
@@ -164,7 +164,7 @@ def _exits(grids: EvaluationGrids) -> dict[str, np.ndarray]:
 
 
 def _against_others(layout: Layout, branch: dict, read_grids: Callable[..., EvaluationGrids]) -> pd.DataFrame:
-    """The joint jump of a variant that has it alone, against the jumps of all variants that it can be set against."""
+    """The joint jump of a variant that has it alone, against those of all variants that it can be set against."""
     variants, parts = layout.config["variants"], []
     for other in layout.branches() if not layout.has_all_jumps(branch["variant"]) else ():
         claims = claims_against(variants[branch["variant"]], variants[other["variant"]])
@@ -173,7 +173,7 @@ def _against_others(layout: Layout, branch: dict, read_grids: Callable[..., Eval
             table = one_jump_table(*grids, claims, branch["seed"])
             parts.append(table.assign(against=other["variant"]))
     if not parts:
-        return pd.DataFrame(columns=["against", "positions", "claim", "statistic"])
+        return pd.DataFrame(columns=["against", *STATEMENT_COLUMNS])
     return pd.concat(parts)[["against", *parts[0].columns.drop("against")]]
 
 
@@ -199,11 +199,16 @@ def _selection_tables(layout: Layout, branch: dict, grids: EvaluationGrids, sele
 
 
 def _across_seeds(
-    claims: pd.DataFrame, scores: pd.DataFrame, methods: pd.DataFrame, refits: Mapping[str, str]
+    claims: pd.DataFrame,
+    one_jump: pd.DataFrame,
+    scores: pd.DataFrame,
+    methods: pd.DataFrame,
+    refits: Mapping[str, str],
 ) -> dict[str, pd.DataFrame]:
     """What the seeds of each model and variant say together: verdicts, spread of each statistic, selected jumps.
 
-    Variants that differ only in `fit_seed` count as fits of one, which `refits` names for each.
+    Variants that differ only in `fit_seed` count as fits of one, which `refits` names for each; one jump is set against
+    the first of them alone.
     """
 
     def groups(table: pd.DataFrame, *names: str):
@@ -212,10 +217,15 @@ def _across_seeds(
     def shared(verdicts: pd.Series) -> str | None:  # seeds that disagree leave it open
         return verdicts.iloc[0] if verdicts.nunique(dropna=False) == 1 else "inconclusive"
 
-    one, of_each = ("positions", "claim"), ("statistic", "metric", "level", "rule")
-    branches = ["model", "seed", "variant"]
-    verdicts = claims.drop_duplicates([*branches, *one]).replace({"variant": refits})
-    claims, refitted = claims.replace({"variant": refits}), methods.replace({"variant": refits})
+    def spread(statements: pd.DataFrame, *names: str) -> pd.DataFrame:
+        names = (*names, "positions", "claim", "statistic", "metric", "level", "rule", "decides")
+        found = _spread(statements, ["model", "variant", *names])
+        return found.assign(verdict=groups(statements, *names)["verdict"].agg(shared))
+
+    one = ("positions", "claim")
+    verdicts = claims.drop_duplicates(["model", "seed", "variant", *one]).replace({"variant": refits})
+    claims, one_jump, refitted = (table.replace({"variant": refits}) for table in (claims, one_jump, methods))
+    one_jump = one_jump[one_jump["against"].map(refits) == one_jump["against"]]
     means = [refitted.assign(metric=metric, estimate=refitted[metric]) for metric in WITH_INTERVALS]
     tables = {
         "verdicts": groups(verdicts, *one).agg(
@@ -227,9 +237,8 @@ def _across_seeds(
                 for name in ("supported", "contradicted", "inconclusive")
             },
         ),
-        "spread": _spread(claims, ["model", "variant", *one, *of_each]).assign(
-            verdict=groups(claims, *one, *of_each)["verdict"].agg(shared)
-        ),
+        "spread": spread(claims),
+        "one_jump_spread": spread(one_jump, "against"),
         "methods_spread": _spread(pd.concat(means), ["model", "variant", "method", "metric"]),
         "chosen": groups(scores, "jump").agg(
             seeds=("ojfa", "size"), chosen=("ojfa", "sum"), bootstrap_share=("bootstrap_share", "mean")

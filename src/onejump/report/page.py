@@ -48,6 +48,7 @@ GAINS = {
     "G1": "better than OJFA",
     "G2": "better than N-NJTC by squared error",
     "G3": "identity is better at no level",
+    "G4": "no null explains its gain over identity",
     "G5": "keeps nine tenths of N-NJTC of its own kind",
     "G6": "share of JTC",
 }
@@ -208,12 +209,16 @@ def _verdicts(layout: Layout) -> list[dict]:
 
 
 def _gains(layout: Layout) -> list[dict]:
-    """The statements about one joint jump against others' jumps that decide a claim, with `later`, those at 1+."""
-    keys = ["model", "seed", "variant", "against", "claim", "statistic", "metric"]
+    """The statements about one joint jump against others that decide a claim, with `later`, those at 1+.
+
+    With several seeds, estimates are means over them, with t intervals where there are three or more.
+    """
+    keys = ["model", "variant", "against", "claim", "statistic", "metric"]
     if all(map(layout.has_all_jumps, layout.config["variants"])):
         return []
-    numbers = ["estimate", "low", "high", "rule", "decides", "verdict"]
-    table = read_summary(_summary(layout), "one_jump", *keys, "positions", *numbers)
+    name, estimate = ("one_jump_spread", "mean") if len(layout.config["seeds"]) > 1 else ("one_jump", "estimate")
+    numbers = [estimate, "low", "high", "rule", "decides", "verdict"]
+    table = read_summary(_summary(layout), name, *keys, "positions", *numbers).rename(columns={estimate: "estimate"})
     table = table[table["decides"] | (table["claim"] == "G6")].astype(object)
     table = table.where(table.notna(), None)  # G6 has no rule and no verdict
     later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}

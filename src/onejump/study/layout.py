@@ -47,7 +47,7 @@ OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
     *("oracle", "shared_jumps", "dynamic_exit", "few_checks", "switches", "gates", "shortlist", "one_jump", "ranks"),
-    *("verdicts", "spread", "methods_spread", "chosen", "norms"),
+    *("verdicts", "spread", "methods_spread", "one_jump_spread", "chosen", "norms"),
 )
 GENERATED_TABLES = (*TABLES, "by_origin")
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")

@@ -101,6 +101,28 @@ def test_one_level_where_identity_is_better_falsifies_g3():
     assert verdicts(one, one)["G3"] == "contradicted"
 
 
+def test_g4_is_the_nulls_share_of_the_gain_over_identity():
+    one, null = random_grids(0, precision=0.5), random_grids(1, precision=0.3)
+    null.methods = {name: null.methods[name] for name in ("joint", "identity")}
+    null.methods["identity"] = one.methods["identity"] * 0
+    one.methods["identity"] = null.methods["identity"]
+    for grids in (one, null):
+        grids.documents, grids.positions = np.arange(N) // 3, np.ones(N, int)
+    table = one_jump_table(one, null, ["G4"], seed=7)
+    (row,) = table[table["positions"] == "all"].itertuples()
+
+    def share(rows) -> float:
+        hits, gain = (grids.methods["joint"][CORRECT][:, rows].sum() for grids in (null, one))
+        return hits / gain
+
+    resampled = [share(rows) for rows in naive_rows(np.arange(N) // 3, 7, 400)]
+    expected = [share(slice(None)), *np.percentile(resampled, [2.5, 97.5])]
+    assert [row.estimate, row.low, row.high] == pytest.approx(expected, rel=1e-9)
+    assert (row.claim, row.statistic, row.rule, row.claim_verdict) == ("G4", "share_of_gain", "< 0.9", "supported")
+    null.methods["joint"] = one.methods["joint"]
+    assert set(one_jump_table(one, null, ["G4"], seed=7)["claim_verdict"]) == {"contradicted"}
+
+
 def test_a_claim_is_made_only_against_variants_that_it_is_about():
     def choices(**given):
         return VARIANT_DEFAULTS | given
@@ -113,4 +135,10 @@ def test_a_claim_is_made_only_against_variants_that_it_is_about():
     assert claims_against(own, choices(positions="not_first")) == []
     assert claims_against(own, choices(train_on="generated")) == []
     assert claims_against(own, own) == []
+    assert claims_against(own, own | {"inputs": "shuffled"}) == ["G4"]
+    assert claims_against(own | {"rank": 9}, own | {"inputs": "none", "rank": 1}) == ["G4"]
+    assert claims_against(own | {"rank": 9}, own | {"inputs": "shuffled"}) == []
+    assert claims_against(own | {"inputs": "none"}, own | {"inputs": "shuffled"}) == []
+    assert claims_against(own, own | {"inputs": "none", "gate": "shared"}) == []
+    assert claims_against(own, own | {"inputs": "none", "train_on": "generated"}) == []
     assert claims_against(choices(fit="exact", jumps="joint"), choices(fit="exact"))[-1] == "G5"

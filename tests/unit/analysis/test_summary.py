@@ -105,7 +105,7 @@ def test_what_stages_read_is_what_the_csv_says(summary):
         )
         found = read_table(summary.folder / f"{name}.parquet").to_pandas()
         pd.testing.assert_frame_equal(found, table, check_dtype=False, check_exact=True)
-    for name in set(TABLES) - {"models", "verdicts", "spread", "methods_spread", "chosen"}:
+    for name in set(TABLES) - {"models", "verdicts", "spread", "methods_spread", "one_jump_spread", "chosen"}:
         table = summary.read(name)
         assert list(table.columns[:3]) == ["model", "seed", "variant"]
         found = set(table[["seed", "variant"]].itertuples(index=False, name=None))
@@ -442,6 +442,7 @@ def claims_of_seeds():
     rows = [
         {"model": "m", "seed": seed, "variant": "v", "claim": claim, "statistic": "difference", "metric": metric}
         | {"level": np.nan, "estimate": value, "claim_verdict": verdicts[claim][seed], "positions": positions}
+        | {"decides": metric == "precision", "against": "v"}
         | {"rule": "> 0" if metric == "precision" else None, "verdict": said(claim, seed, metric)}
         for claim in verdicts
         for seed, value in enumerate([1.0, 2.0, 6.0])
@@ -457,7 +458,11 @@ def claims_of_seeds():
         {"model": "m", "seed": seed, "variant": "v", "method": "joint", "precision": value / 10, "surprisal": -value}
         for seed, value in enumerate([1.0, 2.0, 6.0])
     ]
-    return _across_seeds(pd.DataFrame(rows), pd.DataFrame(scores), pd.DataFrame(methods), {"v": "v"})
+    one_jump = pd.DataFrame(rows)
+    one_jump = pd.concat([one_jump, one_jump.assign(against="again", estimate=99.0)])
+    claims = pd.DataFrame(rows).drop(columns="against")
+    refits = {"v": "v", "again": "v"}
+    return _across_seeds(claims, one_jump, pd.DataFrame(scores), pd.DataFrame(methods), refits)
 
 
 def test_seeds_that_agree_share_a_verdict_and_seeds_that_do_not_leave_it_open(claims_of_seeds):
@@ -480,6 +485,12 @@ def test_the_spread_is_that_of_the_estimates_over_seeds(claims_of_seeds):
             assert row.verdict == {"C2": "supported", "C3": "inconclusive"}[row.claim]
         else:
             assert pd.isna(row.verdict)
+
+
+def test_one_jump_is_spread_against_the_first_fits_of_a_variant_alone(claims_of_seeds):
+    found, claims = claims_of_seeds["one_jump_spread"], claims_of_seeds["spread"]
+    assert set(found["against"]) == {"v"}
+    pd.testing.assert_frame_equal(found.drop(columns="against"), claims)
 
 
 def test_methods_spread_over_seeds_as_statistics_do(claims_of_seeds):

@@ -135,10 +135,26 @@ def test_the_table_of_gains_has_each_statement_with_its_verdicts(page):
     (table,) = page.find("table", id="gains-table")
     rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=table)[1:]]
     names = [page.text(page.find("th", inside=row)[0]) for row in page.find("tr", inside=table)[1:]]
-    assert names == ["G1 better than OJFA", "G6 share of JTC"] * len(MODELS) * len(SEEDS)
+    claims = ["G1 better than OJFA", "G6 share of JTC", "G4 no null explains its gain over identity"]
+    assert names == claims * len(MODELS)  # with several seeds, of all of them together
     verdict = f"{VERDICT_STYLES['supported'].mark} supported"
-    assert rows[0] == [MODELS[0], "0", "alone", "paper", "precision", "0.120 [0.100, 0.140]", "> 0", verdict, verdict]
-    assert rows[1][6:] == ["–", "–", "–"]
+    assert rows[0] == [MODELS[0], "alone", "paper", "precision", "0.120 [0.100, 0.140]", "> 0", verdict, verdict]
+    assert rows[1][5:] == ["–", "–", "–"]
+
+
+def test_the_first_paragraph_says_where_a_null_explains_the_gain(page):
+    (found,) = page.find("p", id="nulls")
+    text = page.text(found)
+    assert f"93% ({MODELS[0]}, bias against alone)" in text
+    assert f"as with {', '.join(f'{model}, bias' for model in MODELS)}, the gain is not the jump’s." in text
+
+
+def test_with_one_seed_gains_are_those_of_the_seed(study):
+    page = Page(rendered(study, config=config(MODELS, ALL_VARIANTS, SEEDS[1:])))
+    (table,) = page.find("table", id="gains-table")
+    rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=table)[1:]]
+    assert len(rows) == 3 * len(MODELS) * len(SEEDS)  # the tables hold more seeds than the study has
+    assert {row[4] for row in rows} == {"0.120 [0.100, 0.140]", "0.930 [0.910, 0.950]"}
 
 
 def test_a_variant_with_the_joint_jump_alone_has_a_section_without_a_choice(page):
