@@ -145,7 +145,9 @@ def _alone(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     found = {name: tables[name] for name in names}
     found = {name: table[table["method"].isin(JOINT_METHODS)] for name, table in found.items()}
     found["norms"] = tables["norms"]
-    found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(fit="kl", target="post_norm")
+    found["jumps"] = tables["jumps"][tables["jumps"]["jump"] == "joint"].assign(
+        fit="kl", target="post_norm", gate="level"
+    )
     step = np.arange(0, 550, 50)
     course = {"jump": "joint", "step": step, "gap": np.nan, "validation_mse": np.nan}
     found["curves"] = pd.DataFrame(course | {"validation_kl": 2.5 + np.exp(-step / 100)})
@@ -333,6 +335,8 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             "jump": names,
             "fit": "exact" if exact else "adam",
             "target": "pre_norm",
+            "gate": "none",
+            "inputs": "states",
             "rank": rank,
             "parameters": size,
             "n_rows": [N_TRAIN] * n_levels + [N_TRAIN * n_levels],

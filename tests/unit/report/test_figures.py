@@ -4,6 +4,7 @@ import hashlib
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from summary_tables import read_frame, write_summary
@@ -11,6 +12,7 @@ from summary_tables import read_frame, write_summary
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_frame
 from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
+from onejump.report.plots.comparison import _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
@@ -330,3 +332,24 @@ def test_bad_input_is_refused_in_one_line(summary, tmp_path):
     write_frame(tmp_path / "scores.parquet", table.assign(ojfa=False))
     assert "scores.parquet: marks 0 jumps" in refusal(folder=tmp_path)
     assert not (tmp_path / "figure.svg").exists()
+
+
+def test_joint_jumps_that_differ_in_rank_alone_are_a_series(tmp_path):
+    """Variants a2, a9 and a4 differ in rank alone, and b in its gate besides."""
+    of = {"a2": (2, "level"), "a9": (9, "level"), "a4": (4, "level"), "b": (2, "none")}
+    keys = [{"model": "m", "seed": 0, "variant": name} for name in of]
+    jumps = [
+        key | {"jump": jump, "rank": rank, "fit": "kl", "target": "post_norm", "gate": gate, "inputs": "states"}
+        for key, (rank, gate) in zip(keys, of.values(), strict=True)
+        for jump in ("0", "joint")
+    ]
+    write_frame(tmp_path / "jumps.parquet", pd.DataFrame(jumps))
+    means = pd.DataFrame({"variant": list(of), "shown": "one_jump", "check": [2, 9, 4, 1]})
+    means = pd.concat([means, means.assign(shown="joint_shortlist")])
+    found = {(part["shown"].iloc[0], *part["variant"]): part["text"].tolist() for part in _series(means, tmp_path, "m")}
+    assert found == {
+        ("one_jump", "a2", "a4", "a9"): ["a2", "", "a9"],
+        ("joint_shortlist", "a2", "a4", "a9"): ["", "", ""],
+        ("one_jump", "b"): ["b"],
+        ("joint_shortlist", "b"): ["b"],
+    }
