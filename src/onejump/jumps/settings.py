@@ -32,4 +32,4 @@ KL_VALIDATE_EVERY = 25  # steps
 KL_VALIDATION_LEVELS = 1  # that each sentence of the validation slice is taken at
 # A fit has converged, and ends, if the last quarter of its steps lowers the divergence by less than this share of it.
 KL_CONVERGED = 0.005
-KL_STEPS = 600  # at most
+KL_STEPS = 1200  # at most; most fits end before half of them

@@ -153,7 +153,7 @@ def _exits(s: Sizes, rows: float, exits: float, fused: int | None = None, rank: 
 
 
 def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
-    steps, batch = settings.KL_STEPS, settings.KL_BATCH_ROWS
+    steps, batch = settings.KL_STEPS // 2, settings.KL_BATCH_ROWS
     checked = (1 + steps // settings.KL_VALIDATE_EVERY) * min(settings.KL_VALIDATION_LEVELS, levels)
     rows = steps * batch + checked * N * settings.VALIDATION_SHARE
     flops = rows * (2 * H * V * s.gated + 6 * r * V) + steps * 6 * r * H * V + 4 * N * H * V
