@@ -191,6 +191,80 @@ def one_jump_claims(study: str, variant: str, against: Sequence[str], models: Se
     return table([f"{study}/one_jump"], lines)
 
 
+def objectives(study: str, forms: dict[str, tuple[str, str, str]], model: str) -> str:
+    """Forms of jumps, each a method and its variants by KL and by squared error, in both metrics; seed 0."""
+    lines = [["form", "precision, KL", "precision, squared error", "surprisal, KL", "surprisal, squared error"]]
+    for form, (method, *variants) in forms.items():
+        found = [row(f"{study}/methods", model=model, variant=name, method=method, seed=0) for name in variants]
+        precisions = [interval(one, "precision") for one in found]
+        lines.append([form, *precisions, *(written(one["surprisal"], 2) for one in found)])
+    return table([f"{study}/methods"], lines)
+
+
+def by_rank(study: str, families: dict[str, str], model: str) -> str:
+    """The joint jump at each rank, by families of variants, `<family>-<rank>`; seed 0."""
+    heads = [f"{label}{metric}" for metric in ("", ", surprisal") for label in families]
+    lines = [["rank", "parameters", *heads]]
+    where = {"model": model, "method": "joint", "seed": 0}
+    first = next(iter(families.values()))
+    ranks = rows(f"{study}/methods", **where)["variant"].str.extract(rf"^{first}-(\d+)$")[0].dropna()
+    for rank in sorted(ranks, key=int):
+        found = [row(f"{study}/methods", variant=f"{family}-{rank}", **where) for family in families.values()]
+        cells = [*(interval(one, "precision") for one in found), *(written(one["surprisal"], 2) for one in found)]
+        lines.append([rank, written(found[0]["parameters"], 0), *cells])
+    return table([f"{study}/methods"], lines)
+
+
+def spread(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Mean precision of methods over texts and fits, with a t interval over texts, and the noise of both."""
+    lines = [["variant", "method", "texts", "fits", "precision", "sd of texts", "sd of fits"]]
+    for variant, names in variants.items():
+        for name in names:
+            found = row(f"{study}/methods_spread", model=model, variant=variant, method=name, metric="precision")
+            found = found.rename({"mean": "estimate"})
+            cells = [str(found["seeds"]), str(found["fits"]), interval(found, "estimate")]
+            cells += [written(found[source], 4) for source in ("sd_texts", "sd_fits")]
+            lines.append([variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/methods_spread"], lines)
+
+
+def one_jump_spread(study: str, variant: str, against: Sequence[str], model: str) -> str:
+    """Every statement about the one jump that decides one of G1 to G6, over texts and fits."""
+    found = rows(f"{study}/one_jump_spread", model=model, variant=variant, against=list(against), positions="all")
+    found = found[(found["decides"].astype(str) == "True") | (found["claim"] == "G6")]
+    lines = [["claim", "against", "statistic", "metric", "holds if", "texts", "verdict", "mean"]]
+    for _, one in found.sort_values("claim", kind="stable").iterrows():
+        said = [MISSING if pd.isna(one[name]) else str(one[name]) for name in ("rule", "seeds", "verdict")]
+        estimate = interval(one.rename({"mean": "estimate"}), "estimate")
+        lines.append([one["claim"], one["against"], one["statistic"].replace("_", " "), one["metric"], *said, estimate])
+    return table([f"{study}/one_jump_spread"], lines)
+
+
+def switches(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Methods with and without a switch a level to identity, chosen on the validation slice; seed 0."""
+    lines = [["variant", "method", "without", "with a switch", "surprisal with it", "levels of identity"]]
+    for variant, names in variants.items():
+        for name in names:
+            where = {"model": model, "variant": variant, "method": name, "seed": 0}
+            found, levels = row(f"{study}/switches", **where), row(f"{study}/switches", **where)["identity_levels"]
+            cells = [number(f"{study}/methods", "precision", **where), interval(found, "precision")]
+            cells += [written(found["surprisal"], 2), "none" if pd.isna(levels) else str(levels)]
+            lines.append([variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/switches", f"{study}/methods"], lines)
+
+
+def origins(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
+    """Methods at positions 1 and later on the corpus and on the model's own text; seed 0."""
+    lines = [["variant", "method", "corpus", "own text", "surprisal, corpus", "surprisal, own text"]]
+    for variant, names in variants.items():
+        for name in names:
+            where = {"model": model, "variant": variant, "method": name, "seed": 0, "position": "1+"}
+            found = [row(f"{study}/by_origin", origin=origin, **where) for origin in ("corpus", "generated")]
+            cells = [interval(one, "precision") for one in found] + [written(one["surprisal"], 2) for one in found]
+            lines.append([variant, METHODS.get(name, name), *cells])
+    return table([f"{study}/by_origin"], lines)
+
+
 def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     """Precision of methods of some variants, a column for each seed."""
     found = rows(f"{study}/methods", model=model, variant=list(variants))
@@ -270,7 +344,7 @@ def few_checks(study: str, variants: dict[str, Sequence[str]], model: str) -> st
 
 
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
-TABLES += (dynamic_exit, few_checks)
+TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins)
 VALUES = (number, estimate, extremes, share_of_gain, converged)
 
 

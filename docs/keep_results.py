@@ -29,6 +29,7 @@ WHOLE += ("shortlist", "few_checks", "switches", "oracle", "ranks", "shared_jump
 PARTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "claims": lambda table: table[table["rule"].notna()],
     "by_position": lambda table: table[table["level"].isna()].drop(columns="level"),
+    "by_origin": lambda table: table[table["level"].isna()].drop(columns="level"),
     "dynamic_exit": lambda table: table[table["chosen"]],
 }
 
@@ -38,7 +39,9 @@ def keep(study: Path) -> None:
     folder = RESULTS / study.name
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*WHOLE, *PARTS):
-        table = pd.read_parquet(study / "summary" / f"{name}.parquet")
+        if not (file := study / "summary" / f"{name}.parquet").exists():
+            continue  # not every study has text that a model wrote
+        table = pd.read_parquet(file)
         table = PARTS.get(name, lambda whole: whole)(table)
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     (folder / "made-by.txt").write_text(_made_by(study))

@@ -103,9 +103,9 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
 
 def test_three_fits_to_each_of_five_texts_are_planned_with_a_seed_each(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/one-jump.yaml")
-    nulls = 11  # variants of one seed with the joint jump alone; three others of one seed have all jumps
+    alone, all_jumps = 10, 4  # variants of one seed; of the latter, all but one share their joint jump with one alone
     assert (jobs["dump_activations"], jobs["evaluate_references"]) == (3 * 5, 5)
-    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * (4 * 5 + 3), (4 + 3) * 5 + nulls)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * (4 * 5 + all_jumps), (4 + 3) * 5 + alone + 1)
 
 
 def test_the_slurm_profile_is_found_by_its_name(tmp_path):
