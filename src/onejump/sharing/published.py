@@ -1,17 +1,23 @@
 """A published jump in use: `onejump.Jump`."""
 
+from collections.abc import Sequence
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.jump import FoldedJump
+from onejump.models.anatomy import Anatomy
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 from onejump.sharing.base_model import require_base_model
 from onejump.sharing.folder import read_published
 from onejump.sharing.hub import folder_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class PublishedJump:
@@ -30,6 +36,7 @@ class PublishedJump:
         self._jumps, self._probe = jumps, probe
         self._fused: list[FusedUnembedding] = []
         self._unembedding: Unembedding | None = None
+        self._anatomy: Anatomy | None = None
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | PathLike, revision: str | None = None) -> "PublishedJump":
@@ -61,12 +68,12 @@ class PublishedJump:
         """
         facts = self.config
         given = (facts["base_model"], facts["probe"]["input_ids"], self._probe, facts["published_with"])
-        unembedding, _ = require_base_model(model, *given)
+        unembedding, anatomy = require_base_model(model, *given)
         device = unembedding.weight.device
         unembedding = unembedding.to(device)
         jumps = [jump.to(device) for jump in self._jumps]
         self._fused = fuse(unembedding, [jump.B for jump in jumps], facts["target"])
-        self._jumps, self._unembedding = jumps, unembedding
+        self._jumps, self._unembedding, self._anatomy = jumps, unembedding, anatomy
         return self
 
     def logits(self, h: Tensor, level: int) -> Tensor:
@@ -82,19 +89,55 @@ class PublishedJump:
         Raises:
             OnejumpError: no model is attached, or the level or the width of h is not one of the base model's.
         """
-        if self._unembedding is None:
-            raise OnejumpError("the jump has no model; call jump.attach(model) with its base model first")
+        unembedding = self._attached()
         if level not in self.levels:
             raise OnejumpError(f"level {level} is out of range; this jump has levels 0..{len(self.levels) - 1}")
-        unembedding = self._unembedding
         if h.ndim == 0 or h.shape[-1] != unembedding.hidden_size:
             found = list(h.shape)
             raise OnejumpError(f"hidden states are {found}, expected a last dimension of {unembedding.hidden_size}")
         x = h.to(unembedding.weight.device, torch.float32).reshape(-1, h.shape[-1])
+        own = unembedding.linear(unembedding.normalise(x)) if self.config["gated"] else None
+        return self._exit(x, level, own).reshape(*h.shape[:-1], len(unembedding.weight))
+
+    def trajectory(self, text_or_ids: str | Sequence[int] | Tensor, tokenizer=None) -> "pd.DataFrame":
+        """What the model would predict at each level after each token of a text, by the jump and by identity.
+
+        Args:
+            text_or_ids: a text, or the ids of its T tokens, [T] or [1, T].
+            tokenizer: of the base model; needed for a text. With it, tokens have names.
+
+        Returns:
+            A row for each position 0..T-1, level and method: `jump` and `identity` at levels 0..K-1, `model`, the full
+            model's own prediction, at level K. Columns: position, token, level, method, predicted and predicted_id (the
+            most probable next token), probability (its own), kl (divergence from the full model's prediction, in nats),
+            entropy (in nats).
+
+        Raises:
+            OnejumpError: no model is attached, or this is no text of the base model.
+        """
+        from onejump.sharing.trajectory import token_ids, trajectory  # pandas takes half a second to import
+
+        unembedding = self._attached()
+        ids = token_ids(text_or_ids, tokenizer, self._anatomy.model.get_input_embeddings().weight.shape[0])
+
+        def exits(x: Tensor, level: int) -> dict[str, Tensor]:
+            own = unembedding.linear(unembedding.normalise(x))
+            identity = unembedding.finish(own if unembedding.bias is None else own + unembedding.bias)
+            return {"jump": self._exit(x, level, own), "identity": identity}
+
+        return trajectory(self._anatomy, unembedding, exits, ids, tokenizer)
+
+    def _attached(self) -> Unembedding:
+        """The unembedding of the base model."""
+        if self._unembedding is None:
+            raise OnejumpError("the jump has no model; call jump.attach(model) with its base model first")
+        return self._unembedding
+
+    def _exit(self, x: Tensor, level: int, own: Tensor | None) -> Tensor:
+        """Logits [n, V] of hidden states x [n, H], of which `own` [n, V] is what an open gate lets through."""
         number = level if len(self._jumps) > 1 else 0
         jump, fused = self._jumps[number], self._fused[number]
-        passed = jump.gate(level) * unembedding.linear(unembedding.normalise(x)) if jump.gates else None
-        return fused.project(fused.normalise(jump(x)), passed).reshape(*h.shape[:-1], fused.M.shape[1])
+        return fused.project(fused.normalise(jump(x)), jump.gate(level) * own if jump.gates else None)
 
     def __repr__(self) -> str:
         """The jump in a line."""

@@ -27,5 +27,6 @@ def test_all_that_is_public_is_on_the_page():
         assert f"`onejump.{name}`" in text
     for name, member in inspect.getmembers(onejump.Jump):
         if not name.startswith("_") and inspect.isroutine(member):
-            parameters = ", ".join(map(str, inspect.signature(member).parameters)).replace("revision", "revision=None")
-            assert f".{name}({parameters.removeprefix('self, ')})`" in text
+            takes = [p for p in inspect.signature(member).parameters.values() if p.name != "self"]
+            written = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in takes]
+            assert f".{name}({', '.join(written)})`" in text
