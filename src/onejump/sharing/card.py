@@ -13,32 +13,18 @@ WORDS = {"joint": "one jump for all levels", "ojfa": "one jump for all levels (O
 
 def render_card(config: Mapping) -> str:
     """The card of a jump, by what its `jump_config.json` says."""
-    base = config["base_model"]
-    front = {"library_name": "onejump", "tags": TAGS}
-    front |= {
-        "base_model": base["hub_id"],
-        "license": config["licence"],
-        "language": config["fitted_on"]["corpus"]["language"],
-    }
-    front = {key: value for key, value in front.items() if value is not None}
-    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    )
-    source = config["fitted_on"]["corpus"]["source"]
-    return (
-        template.render(
-            config
-            | {"words": WORDS[config["jump"]], "front": yaml.safe_dump(front, sort_keys=False), "source": _flat(source)}
-        )
-        + "\n"
-    )
+    corpus = config["fitted_on"]["corpus"]
+    front = {"library_name": "onejump", "tags": TAGS, "base_model": config["base_model"]["hub_id"]}
+    front |= {"license": config["licence"], "language": corpus["language"]}
+    facts = {"words": WORDS[config["jump"]], "source": _in_words(corpus["source"])}
+    facts["front"] = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(config | facts) + "\n"
 
 
-def _flat(value: object, name: str = "") -> str:
-    """A part of the config in words: `mediawiki_dump, wheel gensim==4.4.0, ...`."""
+def _in_words(value: object, name: str = "") -> str:
+    """A part of the config as a list: ``mediawiki_dump, wheel `gensim==4.4.0`, ...``."""
     if isinstance(value, Mapping):
-        return ", ".join(
-            filter(None, [name, *(_flat(inner, key) for key, inner in value.items() if inner is not None)])
-        )
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{name} `{text}`"
+        parts = [_in_words(inner, key) for key, inner in value.items() if inner is not None]
+        return ", ".join(filter(None, [name, *parts]))
+    return f"{name} `{' '.join(value) if isinstance(value, list) else value}`"

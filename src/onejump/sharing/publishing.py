@@ -24,9 +24,7 @@ from onejump.study.layout import Layout
 METHODS = {"joint": "joint", "ojfa": "ojfa", "all": "n_njtc"}
 METRICS = ("precision", "precision_low", "precision_high", "precision_at_5", "surprisal", "kl", "confidence")
 LEVELS = "level k in 0..K-1 is what enters block k, counted from 0: hidden_states[k] of Transformers"
-PROBE_TOKENS = (
-    8  # at least, of the sentence by which the base model is recognised: no more of a text than that is published
-)
+PROBE_TOKENS = 8  # at least; no more of a text than the model is recognised by is published
 PACKAGES = ("onejump", "torch", "transformers")
 
 
