@@ -67,7 +67,8 @@ def require_base_model(
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise OnejumpError(f"attach takes a loaded causal language model of Transformers, found {type(model).__name__}")
-    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    facts = (getattr(model.config, name, None) for name in ("_name_or_path", "_commit_hash"))
+    name = " ".join(filter(None, facts)) or type(model).__name__
     about = f"model {name}: is not {base['model']} {base['revision']}, which this jump was fitted for"
     if model.training:
         raise OnejumpError(f"model {name}: is in training mode; call model.eval() first")

@@ -18,6 +18,7 @@ from onejump.sharing.hub import folder_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedTokenizerBase
 
 
 class PublishedJump:
@@ -99,7 +100,9 @@ class PublishedJump:
         own = unembedding.linear(unembedding.normalise(x)) if self.config["gated"] else None
         return self._exit(x, level, own).reshape(*h.shape[:-1], len(unembedding.weight))
 
-    def trajectory(self, text_or_ids: str | Sequence[int] | Tensor, tokenizer=None) -> "pd.DataFrame":
+    def trajectory(
+        self, text_or_ids: str | Sequence[int] | Tensor, tokenizer: "PreTrainedTokenizerBase | None" = None
+    ) -> "pd.DataFrame":
         """What the model would predict at each level after each token of a text, by the jump and by identity.
 
         Args:

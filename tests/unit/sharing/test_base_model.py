@@ -68,6 +68,13 @@ def test_a_changed_norm_is_refused_by_what_it_computes(study, folder):
     assert "what it computes differs by 1.0%, expected at most 0.1%" in refusal(folder, model)
 
 
+def test_the_commit_of_another_model_is_named(folder):
+    """As Transformers notes it in the config of a model that it loaded from the hub."""
+    model = tiny_model("llama", seed=1)
+    model.config._name_or_path, model.config._commit_hash = "someone/tiny", "0123abc"
+    assert refusal(folder, model).startswith("model someone/tiny 0123abc: is not model ")
+
+
 def test_a_model_in_training_mode_is_refused(study, folder):
     assert refusal(folder, study.load_model().train()).endswith("is in training mode; call model.eval() first")
 

@@ -64,6 +64,7 @@ def test_the_card_says_what_hub_and_reader_need(study, tmp_path):
         "license": "apache-2.0",
         "language": "en",
     }
+    assert "| on the hub | someone/tiny, whose weights need not be those of the file above |" in body
     assert "| licence of the text | CC BY-SA 4.0 |" in body and "](figure.svg)" in body
     config = onejump.Jump.from_pretrained(tmp_path / "jump").config
     for level in range(3):
