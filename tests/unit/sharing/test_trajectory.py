@@ -80,6 +80,17 @@ def test_a_text_is_its_tokens(attached):
     assert table["predicted"].tolist() == [tokenizer.decode([i]) for i in table["predicted_id"]]
 
 
+def test_sums_over_a_large_vocabulary_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    logits, full = (torch.randn(4, 49152, generator=generator) for _ in range(2))
+    logits[:, 0] += 12
+    full[:, 0] += 12
+    found = trajectory._readings(trajectory.log_softmax(logits), trajectory.log_softmax(full), 0, 0, "jump")
+    expected = [naive_readings(*rows) for rows in zip(logits, full, strict=True)]
+    for name, column in (("probability", 1), ("kl", 2), ("entropy", 3)):
+        np.testing.assert_allclose(found[name], [numbers[column] for numbers in expected], atol=2e-6, rtol=2e-6)
+
+
 @pytest.mark.parametrize("ids", [torch.tensor(IDS), torch.tensor([IDS]), np.array(IDS), tuple(IDS)])
 def test_ids_may_come_in_any_form(attached, ids):
     jump, _ = attached("llama")
