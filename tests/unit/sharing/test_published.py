@@ -18,7 +18,8 @@ PUBLISHED = [
     *(("paper", "joint", "joint"), ("paper", "ojfa", "ojfa"), ("paper", "all", "n_njtc")),
     *(("gated", "ojfa", "ojfa"), ("gated", "all", "n_njtc"), ("alone", "joint", "joint")),
 ]
-FAMILIES = ("llama", "gpt2", "gemma2")  # RMSNorm, LayerNorm, and RMSNorm by 1 + w with a soft cap
+# RMSNorm, LayerNorm, LayerNorm with a bias of the output head, and RMSNorm by 1 + w with a soft cap
+FAMILIES = ("llama", "gpt2", "phi", "gemma2")
 
 
 @torch.inference_mode()

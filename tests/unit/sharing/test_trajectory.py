@@ -13,6 +13,7 @@ from onejump.report.lens import render_lens
 from onejump.sharing import trajectory
 
 IDS = [5, 23, 42, 8, 77]
+NORMS = {"gpt2": "transformer.ln_f", "phi": "model.final_layernorm"}
 COLUMNS = ["position", "token", "level", "method", "predicted", "predicted_id", "probability", "kl", "entropy"]
 
 
@@ -36,7 +37,7 @@ def naive_readings(logits: torch.Tensor, full: torch.Tensor) -> tuple[int, float
 
 @pytest.mark.parametrize(
     ("family", "variant", "kind"),
-    [("llama", "alone", "joint"), ("gpt2", "gated", "all"), ("gemma2", "paper", "ojfa"), ("gemma2", "alone", "joint")],
+    [("llama", "alone", "joint"), ("gpt2", "gated", "all"), ("phi", "alone", "joint"), ("gemma2", "paper", "ojfa")],
 )
 def test_every_number_is_by_definition(attached, family, variant, kind):
     jump, model = attached(family, variant, kind)
@@ -44,7 +45,7 @@ def test_every_number_is_by_definition(attached, family, variant, kind):
     with torch.no_grad():
         found = model(torch.tensor([IDS]), output_hidden_states=True)
         head = model.get_output_embeddings()
-        norm = model.transformer.ln_f if family == "gpt2" else model.model.norm
+        norm = model.get_submodule(NORMS.get(family, "model.norm"))
         cap = getattr(model.config, "final_logit_softcapping", None)
         for position in range(len(IDS)):
             full = found.logits[0, position]
