@@ -6,8 +6,8 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from conftest import K
 from handmade_activations import naive_metrics
+from published_study import K
 from refusals import error_of
 from safetensors.torch import load_file
 from tiny_models import HIDDEN_SIZE, VOCABULARY

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, Study
+from published_study import CONFIG, Study
 from refusals import error_of, files_under
 from safetensors.torch import load_file
 from tiny_models import save_tiny_model
