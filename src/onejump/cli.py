@@ -140,6 +140,29 @@ def inspect(files) -> None:
 
 
 @cli.command()
+@click.argument("text")
+@click.option("--jump", required=True, help="A published jump: its folder, or hub id 'owner/name'.")
+@click.option("--model", required=True, help="Its base model: folder in Transformers' format, or hub id 'owner/name'.")
+@click.option("--revision", default=None, help="Commit, tag or branch of the model on the hub.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--out", type=FILE, required=True, help="HTML file to write.")
+def lens(text, jump, model, revision, dtype, device, out) -> None:
+    """Show what the model would predict at every level after each token of TEXT, by a jump and by identity."""
+    from onejump.files.atomic import write_text
+    from onejump.models.devices import resolve_device
+    from onejump.models.sources import ModelSource
+    from onejump.report.lens import render_lens
+    from onejump.sharing.published import PublishedJump
+
+    published = PublishedJump.from_pretrained(jump)
+    source = ModelSource(model, revision)
+    published.attach(source.load_model(dtype, resolve_device(device)))
+    table = published.trajectory(text, source.load_tokenizer())
+    write_text(out, render_lens(table, published.config))
+
+
+@cli.command()
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
 def compare(first, second) -> None:

@@ -111,7 +111,7 @@ def generate_text(
     sentences = tokenise(table["text"].to_pylist(), tokenizer, longest, bos)
     prompts = cut_prompts(sentences, tokens, longest)
     loaded = source.load_model(dtype, device)
-    name, revision = source.identity(loaded)
+    name, revision = source.identity()
     facts = {"model": name, "revision": revision, "dtype": dtype, "prompts_sha256": tokens_digest(prompts)}
     facts |= {"tokens": tokens, "temperature": temperature, "seed": seed}
     checkpoint = Checkpoint(out, facts, device)
@@ -174,7 +174,7 @@ def dump_activations(
     sentence_ids, sentences = rows["sentence_id"].to_numpy(), rows["input_ids"].to_pylist()
     source, facts = model.source(gpus), Unembedding.read_facts(unembedding)
     loaded = source.load_model(dtype, device)
-    name, revision = source.identity(loaded)
+    name, revision = source.identity()
     with errors_name(unembedding):
         dump.check_identity((name, revision, dtype), facts)
     with errors_name(positions_file):

@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError
-from onejump.parameters import ConfigFile, Option, Out, OutFolder, Results
+from onejump.parameters import ConfigFile, Option, Out, OutFolder, Results, Seed
 
 
 def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
@@ -61,3 +61,31 @@ def render_report(
     links = {name: os.path.relpath(results / name, out.parent) for name in ("summary", "figures")}
     layout = Layout(read_sealed_json(config), results.parent)
     write_text(out, render_report(layout, package_versions(), jobs, devices, links))
+
+
+def publish(
+    results: Results,
+    config: ConfigFile,
+    model: Annotated[str, Option("Model, as named in the config.")],
+    variant: Annotated[str, Option("Variant, as named in the config.")],
+    base: Annotated[str, Option("The same model: folder in Transformers' format, or hub id 'owner/name'.")],
+    out: OutFolder,
+    jump: Annotated[Literal["joint", "ojfa", "all"], Option("The joint jump, OJFA, or one for each level.")] = "joint",
+    seed: Seed = 0,
+    base_id: Annotated[str | None, Option("Hub id of the model for the card, where --base is a folder.")] = None,
+    licence: Annotated[str | None, Option("Licence of the jump, as the hub names it, such as apache-2.0.")] = None,
+    text_licence: Annotated[str | None, Option("Licence of the text that it was fitted on.")] = None,
+    push: Annotated[str | None, Option("Repository on the hub to upload the folder to, 'owner/name'.")] = None,
+) -> None:
+    """Publish a jump of a finished study: a folder that `onejump.Jump.from_pretrained` loads, with a model card."""
+    from onejump.files.sealed import read_sealed_json
+    from onejump.sharing import hub
+    from onejump.sharing.publishing import publish
+    from onejump.study.layout import Layout
+
+    layout = Layout(read_sealed_json(config), results.parent)
+    branch = {"model": model, "seed": seed, "variant": variant}
+    licences = {"base_id": base_id, "jump": licence, "text": text_licence}
+    publish(layout, branch, jump, base, licences, out)
+    if push is not None:
+        print(hub.push(out, push))

@@ -71,6 +71,18 @@ def test_what_the_library_imports_is_required():
     assert [name for name in third_party if not needed & set(map(canonicalize_name, distributions[name]))] == []
 
 
+def test_a_room_imports_only_rooms_before_it_in_the_readme():
+    package = ROOT / "src" / "onejump"
+    rooms = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.M)
+    assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
+    wrong = []
+    for number, room in enumerate(rooms):
+        for file in (package / room).rglob("*.py"):
+            imported = set(re.findall(r"^\s*(?:from|import) onejump\.(\w+)", file.read_text(), re.M))
+            wrong += [f"{file.relative_to(package)} imports {other}" for other in imported - set(rooms[: number + 1])]
+    assert wrong == []
+
+
 def test_snakefile_makefile_and_ci_ask_for_the_versions_of_the_project():
     (snakemake,) = re.findall(r'^min_version\("(.+)"\)$', (ROOT / "workflow" / "Snakefile").read_text(), re.M)
     assert SpecifierSet(f">={snakemake}") == requirements(EXTRAS["workflow"])["snakemake"]

@@ -45,7 +45,7 @@ class RandomSource(ModelSource):
         """The longest input that the config allows, in tokens; None where it states none."""
         return self._config.get("n_positions") or self._config.get("max_position_embeddings")
 
-    def identity(self, model: nn.Module) -> tuple[str, str]:
+    def identity(self) -> tuple[str, str]:
         """The config file, and that the weights are random."""
         return self.location.removeprefix(PREFIX), "random weights"
 

@@ -27,36 +27,19 @@ class ModelSource:
     gpus: int = 1  # number of GPUs to spread the blocks over
 
     def _load(self, factory, **options):
-        if Path(self.location).is_dir():
+        if is_folder("model", self.location):
             options["local_files_only"] = True
-        elif self.location.startswith((".", "/")) or self.location.count("/") > 1:
-            advice = "correct the path, or give a hub id as 'owner/name'"
-            raise OnejumpError(f"model {self.location}: no such folder; {advice}")
         options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
             return factory.from_pretrained(self.location, **options)
         except Exception as error:  # damaged files and code that comes with a model raise almost anything
             kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
-            reason = self._trouble_with_the_hub(error) or f"cannot be loaded as {kind} ({first_sentence(error)})"
+            reason = (
+                trouble_with_the_hub(error, self.location, self.revision)
+                or f"cannot be loaded as {kind} ({first_sentence(error)})"
+            )
             unusable = unusable_files(sorted(Path(self.location).glob("*")))
             raise OnejumpError("; ".join([f"model {self.location}: {reason}", *unusable])) from error
-
-    def _trouble_with_the_hub(self, error: BaseException) -> str | None:
-        """What is wrong and what to do, by the first cause of the error that is one of the hub's."""
-        revision = self.revision or "main"
-        advice = {
-            "GatedRepoError": "is gated; accept its licence on the hub, and set HF_TOKEN to a token of that account",
-            "RevisionNotFoundError": f"has no revision {revision!r}; name a commit, tag or branch that it has",
-            "RepositoryNotFoundError": "is not on the hub, or is private; check the id, or set HF_TOKEN",
-            "LocalEntryNotFoundError": f"revision {revision!r} is not in the cache and the hub cannot be reached; "
-            f"fetch it once where there is a network: hf download {self.location} --revision {revision}",
-        }
-        advice["OfflineModeIsEnabled"] = advice["LocalEntryNotFoundError"]
-        while error is not None:
-            if type(error).__name__ in advice:
-                return advice[type(error).__name__]
-            error = error.__cause__ or error.__context__
-        return None
 
     def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
         """Load the model in evaluation mode, onto `device` or, if `gpus` is not 1, spread over all GPUs.
@@ -83,13 +66,17 @@ class ModelSource:
 
         return self._load(AutoTokenizer)
 
-    def load_max_positions(self) -> int | None:
-        """Longest input in tokens that the model's config allows, or None if it sets no limit."""
+    def load_config(self):
+        """Load the config alone; raises as `load_model`."""
         from transformers import AutoConfig
 
-        return getattr(self._load(AutoConfig).get_text_config(), "max_position_embeddings", None)
+        return self._load(AutoConfig)
 
-    def identity(self, model: nn.Module) -> tuple[str, str]:
+    def load_max_positions(self) -> int | None:
+        """Longest input in tokens that the model's config allows, or None if it sets no limit."""
+        return getattr(self.load_config().get_text_config(), "max_position_embeddings", None)
+
+    def identity(self) -> tuple[str, str]:
         """Name and exact revision: the hub's commit, or the SHA-256 of a folder's config and weights.
 
         A folder made by `convert-gguf` is identified by the GGUF file that it was made from.
@@ -111,6 +98,38 @@ class ModelSource:
                 f"convert the file again, or remove {PROVENANCE_FILE} to use it as a model of your own"
             )
         return provenance["model"], provenance["revision"]
+
+
+def is_folder(kind: str, location: str) -> bool:
+    """Whether a model or something else is in a folder, rather than on the hub.
+
+    Raises:
+        OnejumpError: the location is no folder, and cannot be a hub id.
+    """
+    if Path(location).is_dir():
+        return True
+    if location.startswith((".", "/")) or location.count("/") > 1:
+        advice = "correct the path, or give a hub id as 'owner/name'"
+        raise OnejumpError(f"{kind} {location}: no such folder; {advice}")
+    return False
+
+
+def trouble_with_the_hub(error: BaseException | None, location: str, revision: str | None) -> str | None:
+    """What is wrong and what to do, by the first cause of the error that is one of the hub's."""
+    revision = revision or "main"
+    advice = {
+        "GatedRepoError": "is gated; accept its licence on the hub, and set HF_TOKEN to a token of that account",
+        "RevisionNotFoundError": f"has no revision {revision!r}; name a commit, tag or branch that it has",
+        "RepositoryNotFoundError": "is not on the hub, or is private; check the id, or set HF_TOKEN",
+        "LocalEntryNotFoundError": f"revision {revision!r} is not in the cache and the hub cannot be reached; "
+        f"fetch it once where there is a network: hf download {location} --revision {revision}",
+    }
+    advice["OfflineModeIsEnabled"] = advice["LocalEntryNotFoundError"]
+    while error is not None:
+        if type(error).__name__ in advice:
+            return advice[type(error).__name__]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def digest_of_folder(folder: Path) -> str:

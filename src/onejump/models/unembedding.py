@@ -152,7 +152,7 @@ def extract_unembedding(model: nn.Module) -> tuple[Unembedding, Anatomy]:
     """
     anatomy, ids, levels = find_anatomy(model), probe_ids(model), {}
     norm, hidden_size, name = anatomy.norm, anatomy.hidden_size, f"{type(model).__name__} is not supported"
-    with torch.inference_mode():
+    with torch.no_grad():  # tensors of inference mode could not be used where gradients are asked for
         form = ("none", torch.ones(hidden_size), None, 0.0) if norm is None else _read_norm(norm, hidden_size)
         if form is None:
             kind = type(norm).__name__
@@ -217,7 +217,8 @@ def _finish_like(plain: Unembedding, final: Tensor, logits: Tensor, model: nn.Mo
     config = model.config.get_text_config(decoder=True).to_dict()
     numbers = {key: abs(float(v)) for key, v in config.items() if type(v) in (int, float) and v}
     factors = [1.0, *numbers.values(), *(1 / number for number in numbers.values())]
-    raw, logits = plain.to(model.device).logits(final), logits.float()
+    logits = logits.float()
+    raw = plain.to(final.device).logits(final).to(logits.device)
     found = []
     for cap in (None, *(number for key, number in numbers.items() if "cap" in key)):
         uncapped = logits if cap is None else cap * torch.atanh(logits / cap)
@@ -251,7 +252,7 @@ def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tupl
         raise OnejumpError(
             f"model {source.location}: has {n_blocks} blocks, the config says {blocks}; set blocks: {n_blocks}"
         )
-    name, revision = source.identity(model)
+    name, revision = source.identity()
     facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())

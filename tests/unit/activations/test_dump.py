@@ -289,7 +289,7 @@ def test_an_overflow_of_float16_is_refused_with_the_advice_to_use_another_dtype(
 def not_finite(folder, dtype, family="llama"):
     """Dump a model with broken weights, with an unembedding that is right for it in all that dump_shard checks."""
     source = ModelSource(str(folder / "model"))
-    model, revision = source.identity(source.load_model())
+    model, revision = source.identity()
     unembedding, anatomy = extract_unembedding(tiny_model(family))
     facts = {"model": model, "revision": revision, "dtype": dtype, "n_blocks": 3, "parameters": 0}
     unembedding.save(folder / "h", facts | {"anatomy": anatomy.paths})

@@ -140,7 +140,7 @@ def test_the_head_file_tells_model_revision_dtype_blocks_and_parameters(tmp_path
     model = source.load_model()
     metadata = Unembedding.read_facts(tmp_path / "h")
     assert metadata == Unembedding.load(tmp_path / "h").metadata
-    assert (metadata["model"], metadata["revision"]) == source.identity(model)
+    assert (metadata["model"], metadata["revision"]) == source.identity()
     assert (metadata["dtype"], metadata["n_blocks"]) == ("float32", 3)
     assert metadata["parameters"] == sum(p.numel() for p in model.parameters())
 

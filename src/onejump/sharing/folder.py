@@ -1,0 +1,91 @@
+"""A published jump as a folder: what its files are called, writing them, and reading them with all checks.
+
+`jump.safetensors` holds folded jumps, `z = h P + q` and `y = z B + a_k norm(h)`: P [J, H, r], q [J, r], B [J, r, H],
+for one jump at all levels (J = 1) or one a level (J = K), and, where there are gates, `gates` [K]; and `probe` [H], by
+which the base model is recognised. `jump_config.json` says everything else.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onejump.files.atomic import OnejumpError, read_json, temporary_folder, write_text
+from onejump.files.sealed import read_sealed_json, write_sealed_json
+from onejump.files.tensors import TensorFile, write_tensors
+from onejump.jumps.jump import FoldedJump
+
+FORMAT = 1  # changes when an older onejump would misread the files
+CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
+TARGETS = ("pre_norm", "post_norm")
+
+
+def write_published(
+    folder: Path, config: Mapping, jumps: list[FoldedJump], probe: Tensor, card: str, figure: bytes
+) -> None:
+    """Write a published jump, whole or not at all; an older one in the folder is replaced.
+
+    Args:
+        folder: where to.
+        config: what `jump_config.json` says besides the format and the digest of the tensors.
+        jumps: one for all levels, or one for each.
+        probe: [H] float32.
+        card: the text of README.md.
+        figure: the SVG file that the card shows.
+
+    Raises:
+        OnejumpError: the folder holds something else.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OnejumpError(f"{folder}: exists and is no published jump; name a new folder")
+    tensors = {name: torch.stack([getattr(jump, name) for jump in jumps]) for name in ("P", "q", "B")}
+    if jumps[0].gates:
+        tensors["gates"] = torch.tensor([_at(jumps, level).gate(level) for level in range(config["levels"])])
+    with temporary_folder(folder) as scratch:
+        temporary = scratch / folder.name
+        temporary.mkdir()
+        sha256 = write_tensors(temporary / TENSORS, tensors | {"probe": probe}, {"kind": "published jump"})
+        write_sealed_json(temporary / CONFIG, {"format": FORMAT, **config, "tensors_sha256": sha256})
+        write_text(temporary / CARD, card)
+        (temporary / FIGURE).write_bytes(figure)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+
+
+def read_published(folder: Path) -> tuple[dict, list[FoldedJump], Tensor]:
+    """What `write_published` wrote: the config, the jumps and the probe.
+
+    Raises:
+        OnejumpError: a file is missing, damaged, of another format, or does not fit the other.
+    """
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise OnejumpError(
+                f"{folder}: has no {name}, so it is no published jump; give a folder that `onejump publish` made"
+            )
+    found = read_json(folder / CONFIG).get("format")
+    if found != FORMAT:
+        raise OnejumpError(
+            f"{folder / CONFIG}: has format {found}, expected {FORMAT}; use the version of onejump that wrote it"
+        )
+    config, file = read_sealed_json(folder / CONFIG), TensorFile(folder / TENSORS)
+    if config["target"] not in TARGETS:
+        raise OnejumpError(
+            f"{folder / CONFIG}: its jump predicts the target {config['target']}, expected {' or '.join(TARGETS)}"
+        )
+    if config["tensors_sha256"] != file.sha256:
+        raise OnejumpError(
+            f"{folder / TENSORS}: is not the file that {CONFIG} beside it was written with; download both again"
+        )
+    tensors = file.tensors()
+    gates = tuple(tensors["gates"].tolist()) if "gates" in tensors else ()
+    parts = zip(tensors["P"], tensors["q"], tensors["B"], strict=True)
+    return config, [FoldedJump(*part, gates) for part in parts], tensors["probe"]
+
+
+def _at(jumps: list[FoldedJump], level: int) -> FoldedJump:
+    return jumps[level if len(jumps) > 1 else 0]

@@ -1,0 +1,148 @@
+"""A published jump in use: `onejump.Jump`."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from onejump.files.atomic import OnejumpError
+from onejump.jumps.jump import FoldedJump
+from onejump.models.anatomy import Anatomy
+from onejump.models.fused import FusedUnembedding, fuse
+from onejump.models.unembedding import Unembedding
+from onejump.sharing.base_model import require_base_model
+from onejump.sharing.folder import read_published
+from onejump.sharing.hub import folder_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+
+class PublishedJump:
+    """What a language model would predict if it stopped at a level: a jump, and the base model that it was fitted for.
+
+    Level k is the output of the model's first k blocks: `hidden_states[k]` of Transformers, for k in 0..K-1.
+
+    Attributes:
+        config: what `jump_config.json` says: base model, target, rank, what the jump was fitted on, metrics.
+        levels: the levels that the jump can be used at, 0..K-1.
+    """
+
+    def __init__(self, config: dict, jumps: list[FoldedJump], probe: Tensor) -> None:
+        """Of what `read_published` returns; users call `from_pretrained`."""
+        self.config, self.levels = config, range(config["levels"])
+        self._jumps, self._probe = jumps, probe
+        self._fused: list[FusedUnembedding] = []
+        self._unembedding: Unembedding | None = None
+        self._anatomy: Anatomy | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | PathLike, revision: str | None = None) -> "PublishedJump":
+        """Load a published jump. Nothing of it is run as code.
+
+        Args:
+            folder_or_id: a folder that `onejump publish` made, or a repository on the hub, `owner/name`.
+            revision: a commit, tag or branch on the hub.
+
+        Raises:
+            OnejumpError: there is no such jump, or it is damaged or of another format.
+        """
+        return cls(*read_published(folder_of(str(folder_or_id), revision)))
+
+    def attach(self, model: nn.Module) -> "PublishedJump":
+        """Take final norm and output head from the base model, after a proof that it is the base model.
+
+        The jump then computes on the device of the model's output head. It holds a float32 copy of the output embedding
+        if the model has another dtype; the model is left as it is.
+
+        Args:
+            model: a causal language model of Transformers, on any device or several, in any dtype, in evaluation mode.
+
+        Returns:
+            The jump itself.
+
+        Raises:
+            OnejumpError: it is another model, or its config or its weights are not those that the jump was fitted for.
+        """
+        facts = self.config
+        given = (facts["base_model"], facts["probe"]["input_ids"], self._probe, facts["published_with"])
+        unembedding, anatomy = require_base_model(model, *given)
+        device = unembedding.weight.device
+        unembedding = unembedding.to(device)
+        jumps = [jump.to(device) for jump in self._jumps]
+        self._fused = fuse(unembedding, [jump.B for jump in jumps], facts["target"])
+        self._jumps, self._unembedding, self._anatomy = jumps, unembedding, anatomy
+        return self
+
+    def logits(self, h: Tensor, level: int) -> Tensor:
+        """What the model is predicted to predict from hidden states of a level.
+
+        Args:
+            h: [..., H], of any float dtype, on any device.
+            level: k in 0..K-1.
+
+        Returns:
+            [..., V] float32, on the device of the model's output head.
+
+        Raises:
+            OnejumpError: no model is attached, or the level or the width of h is not one of the base model's.
+        """
+        unembedding = self._attached()
+        if level not in self.levels:
+            raise OnejumpError(f"level {level} is out of range; this jump has levels 0..{len(self.levels) - 1}")
+        if h.ndim == 0 or h.shape[-1] != unembedding.hidden_size:
+            found = list(h.shape)
+            raise OnejumpError(f"hidden states are {found}, expected a last dimension of {unembedding.hidden_size}")
+        x = h.to(unembedding.weight.device, torch.float32).reshape(-1, h.shape[-1])
+        own = unembedding.linear(unembedding.normalise(x)) if self.config["gated"] else None
+        return self._exit(x, level, own).reshape(*h.shape[:-1], len(unembedding.weight))
+
+    def trajectory(
+        self, text_or_ids: str | Sequence[int] | Tensor, tokenizer: "PreTrainedTokenizerBase | None" = None
+    ) -> "pd.DataFrame":
+        """What the model would predict at each level after each token of a text, by the jump and by identity.
+
+        Args:
+            text_or_ids: a text, or the ids of its T tokens, [T] or [1, T].
+            tokenizer: of the base model; needed for a text. With it, tokens have names.
+
+        Returns:
+            A row for each position 0..T-1, level and method: `jump` and `identity` at levels 0..K-1, `model`, the full
+            model's own prediction, at level K. Columns: position, token, level, method, predicted and predicted_id (the
+            most probable next token), probability (its own), kl (divergence from the full model's prediction, in nats),
+            entropy (in nats).
+
+        Raises:
+            OnejumpError: no model is attached, or this is no text of the base model.
+        """
+        from onejump.sharing.trajectory import token_ids, trajectory  # pandas takes half a second to import
+
+        unembedding = self._attached()
+        ids = token_ids(text_or_ids, tokenizer, self._anatomy.model.get_input_embeddings().weight.shape[0])
+
+        def exits(x: Tensor, level: int) -> dict[str, Tensor]:
+            own = unembedding.linear(unembedding.normalise(x))
+            identity = unembedding.finish(own if unembedding.bias is None else own + unembedding.bias)
+            return {"jump": self._exit(x, level, own), "identity": identity}
+
+        return trajectory(self._anatomy, unembedding, exits, ids, tokenizer)
+
+    def _attached(self) -> Unembedding:
+        """The unembedding of the base model."""
+        if self._unembedding is None:
+            raise OnejumpError("the jump has no model; call jump.attach(model) with its base model first")
+        return self._unembedding
+
+    def _exit(self, x: Tensor, level: int, own: Tensor | None) -> Tensor:
+        """Logits [n, V] of hidden states x [n, H], of which `own` [n, V] is what an open gate lets through."""
+        number = level if len(self._jumps) > 1 else 0
+        jump, fused = self._jumps[number], self._fused[number]
+        return fused.project(fused.normalise(jump(x)), jump.gate(level) * own if jump.gates else None)
+
+    def __repr__(self) -> str:
+        """The jump in a line."""
+        kind, base = self.config["jump"], self.config["base_model"]["model"]
+        return f"<onejump.Jump {kind} of {base}, levels 0..{len(self.levels) - 1}, rank {self.config['rank']}>"

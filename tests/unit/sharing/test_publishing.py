@@ -1,0 +1,155 @@
+"""What is published, and what cannot be: refused in one line, with nothing left behind."""
+
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from published_study import CONFIG, Study
+from refusals import error_of, files_under
+from safetensors.torch import load_file
+from tiny_models import save_tiny_model
+
+import onejump
+from onejump.files.sealed import write_sealed_json
+from onejump.jumps.storage import load_jump
+from onejump.models.unembedding import Unembedding
+
+
+@pytest.fixture
+def broken(study, tmp_path) -> Study:
+    """The study, to be damaged."""
+    return Study(shutil.copytree(study.folder, tmp_path / "results" / "study"), study.dump)
+
+
+def refusal(study, tmp_path, **options) -> str:
+    out = tmp_path / "out" / "jump"
+    said = error_of(lambda: study.publish(out, **options))
+    assert files_under(tmp_path / "out") == []
+    return said
+
+
+@pytest.mark.parametrize(("variant", "kind"), [("paper", "joint"), ("paper", "ojfa"), ("gated", "all")])
+def test_the_jumps_are_those_of_the_study(study, tmp_path, variant, kind):
+    config = onejump.Jump.from_pretrained(study.publish(tmp_path / "jump", variant, kind)).config
+    branch = study.folder / "tiny" / "seed-0" / variant
+    unembedding = Unembedding.load(study.folder / "tiny" / "unembedding.safetensors")
+    names = {
+        "joint": ["joint"],
+        "ojfa": [f"level-{config['own_level'] or 0:02d}"],
+        "all": ["level-00", "level-01", "level-02"],
+    }
+    found = load_file(tmp_path / "jump" / "jump.safetensors")
+    for number, name in enumerate(names[kind]):
+        jump, _ = load_jump(branch / "jumps" / f"{name}.safetensors", unembedding)
+        h = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+        y = (h @ found["P"][number] + found["q"][number]) @ found["B"][number]
+        torch.testing.assert_close(y, jump(h).detach(), rtol=1e-4, atol=1e-4)
+        if variant == "gated":
+            assert found["gates"][number] == jump.gates[0]
+    assert ("gates" in found) == (variant == "gated") == config["gated"]
+    assert len(found["P"]) == len(names[kind])
+    assert (config["own_level"] is not None) == (kind == "ojfa")
+
+
+def test_the_card_says_what_hub_and_reader_need(study, tmp_path):
+    licences = {"licence": "apache-2.0", "text_licence": "CC BY-SA 4.0", "base_id": "someone/tiny"}
+    text = (study.publish(tmp_path / "jump", **licences) / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "onejump",
+        "tags": ["onejump", "early-exit", "logit-lens", "interpretability", "safetensors"],
+        "base_model": "someone/tiny",
+        "license": "apache-2.0",
+        "language": "en",
+    }
+    assert "| on the hub | someone/tiny, whose weights need not be those of the file above |" in body
+    assert "| licence of the text | CC BY-SA 4.0 |" in body and "](figure.svg)" in body
+    config = onejump.Jump.from_pretrained(tmp_path / "jump").config
+    for level in range(3):
+        assert f"\n| {level} | {config['metrics']['jump']['precision'][level]:.3f} [" in body
+    assert "\n\n\n" not in body
+
+
+def test_what_nobody_said_is_not_claimed(study, tmp_path):
+    text = (study.publish(tmp_path / "jump") / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert not yaml.safe_load(front).keys() & {"base_model", "license"}
+    assert "| licence of the text | not stated by who published the jump |" in body
+
+
+def test_no_place_on_the_publishers_machine_is_published(study, tmp_path):
+    for name in ("README.md", "jump_config.json"):
+        text = (study.publish(tmp_path / "jump") / name).read_text()
+        assert "one.txt" in text and "/home/someone" not in text and str(study.folder.parents[2]) not in text
+
+
+def test_no_more_of_the_text_is_published_than_the_base_model_is_recognised_by(study, folder):
+    rows = pd.read_parquet(study.folder / "tiny" / "seed-0" / "positions.parquet").query("split == 'test'")
+    enough = [list(ids) for ids in rows["input_ids"] if len(ids) >= 8]
+    probe = onejump.Jump.from_pretrained(folder).config["probe"]["input_ids"]
+    assert probe in enough and len(probe) == min(map(len, enough))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "other"}, "study study: has no variant 'other', only paper, gated, alone"),
+        ({"model": "large"}, "study study: has no model 'large', only tiny"),
+        ({"seed": 3}, "study study: alone has seeds [0], not 3"),
+        ({"jump": "ojfa"}, "variant alone: has the joint jump alone, not ojfa; publish joint"),
+        ({"jump": "all"}, "variant alone: has the joint jump alone, not all; publish joint"),
+    ],
+)
+def test_what_the_study_does_not_have_is_refused(study, tmp_path, options, said):
+    assert refusal(study, tmp_path, **options) == said
+
+
+def test_another_base_model_is_refused(study, tmp_path):
+    save_tiny_model("llama", tmp_path / "model", seed=1)
+    said = refusal(study, tmp_path, base=str(tmp_path / "model"))
+    assert said.startswith(f"--base {tmp_path / 'model'}: is model ")
+    assert ", but the study's model is model " in said and said.endswith("; name that model")
+
+
+def test_a_base_model_that_is_nowhere_is_refused(study, tmp_path):
+    said = refusal(study, tmp_path, base=str(tmp_path / "none"))
+    assert said.startswith(f"model {tmp_path / 'none'}: no such folder")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("summary/levels.parquet", "figures/tiny.seed-0.alone.joint_jump.svg", "tiny/unembedding.safetensors"),
+        *("tiny/seed-0/alone/jumps/joint.safetensors", "tiny/seed-0/positions.parquet"),
+        "tiny/seed-0/activations/test/shard-00.safetensors",
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_file_of_the_study_that_is_not_right_is_named(broken, tmp_path, name, how):
+    file = broken.folder / name
+    if how == "missing":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    assert name in refusal(broken, tmp_path)
+
+
+def test_a_jump_fitted_to_another_target_than_the_config_says_is_refused(broken, tmp_path):
+    variants = CONFIG["variants"] | {"alone": CONFIG["variants"]["alone"] | {"target": "pre_norm"}}
+    write_sealed_json(broken.folder / "config.json", CONFIG | {"variants": variants})
+    said = refusal(broken, tmp_path)
+    assert "is the jump of level joint for the post_norm target, expected level joint and pre_norm" in said
+
+
+def test_a_study_that_has_no_summary_of_the_variant_is_refused(broken, tmp_path):
+    variants = CONFIG["variants"] | {"late": CONFIG["variants"]["alone"] | {"fit_seed": 1}}
+    write_sealed_json(broken.folder / "config.json", CONFIG | {"variants": variants})
+    jumps = broken.folder / "tiny" / "seed-0"
+    shutil.copytree(jumps / "alone", jumps / "late")
+    figures = broken.folder / "figures"
+    shutil.copy(figures / "tiny.seed-0.alone.joint_jump.svg", figures / "tiny.seed-0.late.joint_jump.svg")
+    said = refusal(broken, tmp_path, variant="late")
+    assert said == f"{broken.folder}/summary/levels.parquet: has no rows of tiny 0 late; run the study to its end"

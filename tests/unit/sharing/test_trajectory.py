@@ -1,0 +1,148 @@
+"""Each number of a trajectory, against distributions in float64 from Transformers' own hidden states."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from refusals import error_of, files_under
+from tiny_models import WORDS, tiny_tokenizer
+
+import onejump
+from onejump.cli import cli
+from onejump.report.lens import render_lens
+from onejump.sharing import trajectory
+
+IDS = [5, 23, 42, 8, 77]
+NORMS = {"gpt2": "transformer.ln_f", "phi": "model.final_layernorm"}
+COLUMNS = ["position", "token", "level", "method", "predicted", "predicted_id", "probability", "kl", "entropy"]
+
+
+@pytest.fixture(scope="module")
+def attached(study_of, tmp_path_factory):
+    """A function from family, variant and kind to an attached jump and its model."""
+
+    def load(family: str, variant: str = "alone", kind: str = "joint"):
+        study = study_of(family)
+        model = study.load_model()
+        folder = study.publish(tmp_path_factory.mktemp("jump") / "jump", variant, kind)
+        return onejump.Jump.from_pretrained(folder).attach(model), model
+
+    return load
+
+
+def naive_readings(logits: torch.Tensor, full: torch.Tensor) -> tuple[int, float, float, float]:
+    p, q = (np.exp(x) / np.exp(x).sum() for x in (logits.double().numpy(), full.double().numpy()))
+    return int(p.argmax()), p.max(), (q * np.log(q / p)).sum(), -(p * np.log(p)).sum()
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "kind"),
+    [("llama", "alone", "joint"), ("gpt2", "gated", "all"), ("phi", "alone", "joint"), ("gemma2", "paper", "ojfa")],
+)
+def test_every_number_is_by_definition(attached, family, variant, kind):
+    jump, model = attached(family, variant, kind)
+    table = jump.trajectory(IDS).set_index(["position", "level", "method"])
+    with torch.no_grad():
+        found = model(torch.tensor([IDS]), output_hidden_states=True)
+        head = model.get_output_embeddings()
+        norm = model.get_submodule(NORMS.get(family, "model.norm"))
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        for position in range(len(IDS)):
+            full = found.logits[0, position]
+            exits = {(3, "model"): full}
+            for level in range(3):
+                h = found.hidden_states[level][0, position]
+                identity = head(norm(h))
+                exits[level, "identity"] = identity if cap is None else cap * torch.tanh(identity / cap)
+                exits[level, "jump"] = jump.logits(h, level)
+            for (level, method), logits in exits.items():
+                token, *numbers = naive_readings(logits, full)
+                row = table.loc[(position, level, method)]
+                assert (row["predicted_id"], row["predicted"], row["token"]) == (token, str(token), str(IDS[position]))
+                assert row[["probability", "kl", "entropy"]].tolist() == pytest.approx(numbers, rel=1e-4, abs=1e-5)
+    assert len(table) == len(IDS) * (2 * 3 + 1)
+
+
+def test_columns_and_order(attached):
+    table = attached("llama")[0].trajectory(IDS)
+    assert list(table.columns) == COLUMNS
+    assert table["position"].is_monotonic_increasing
+    assert table.query("position == 2")["level"].tolist() == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_a_text_is_its_tokens(attached):
+    jump, _ = attached("llama")
+    tokenizer = tiny_tokenizer(bos=True)
+    ids = tokenizer("bab dek")["input_ids"]
+    table, by_id = jump.trajectory("bab dek", tokenizer), jump.trajectory(ids)
+    assert table.drop(columns=["token", "predicted"]).equals(by_id.drop(columns=["token", "predicted"]))
+    tokens = table.drop_duplicates("position")["token"].tolist()
+    assert tokens == [tokenizer.decode([i]) for i in ids] and tokens[0] == "<s>"
+    assert table["predicted"].tolist() == [tokenizer.decode([i]) for i in table["predicted_id"]]
+
+
+def test_sums_over_a_large_vocabulary_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    logits, full = (torch.randn(4, 49152, generator=generator) for _ in range(2))
+    logits[:, 0] += 12
+    full[:, 0] += 12
+    found = trajectory._readings(trajectory.log_softmax(logits), trajectory.log_softmax(full), 0, 0, "jump")
+    expected = [naive_readings(*rows) for rows in zip(logits, full, strict=True)]
+    for name, column in (("probability", 1), ("kl", 2), ("entropy", 3)):
+        np.testing.assert_allclose(found[name], [numbers[column] for numbers in expected], atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor(IDS), torch.tensor([IDS]), np.array(IDS), tuple(IDS)])
+def test_ids_may_come_in_any_form(attached, ids):
+    jump, _ = attached("llama")
+    assert jump.trajectory(ids).equals(jump.trajectory(IDS))
+
+
+def test_long_texts_are_read_in_parts(attached, monkeypatch):
+    jump, _ = attached("llama")
+    whole = jump.trajectory(IDS)
+    monkeypatch.setattr(trajectory, "CHUNK", 2 * 97)
+    parts = jump.trajectory(IDS)
+    numbers = COLUMNS[-3:]
+    assert parts.drop(columns=numbers).equals(whole.drop(columns=numbers))
+    np.testing.assert_allclose(parts[numbers], whole[numbers], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("bab", "a text needs a tokenizer; give that of the base model, or token ids"),
+        ([], "the text has no token; give one with at least one"),
+        ([[1, 2], [3, 4]], "token ids are [2, 2], expected those of one text, [T] or [1, T]"),
+        ([1, 97], "token 97 is not one of the model's 0..96; use its own tokenizer"),
+        ([-1], "token -1 is not one of the model's 0..96; use its own tokenizer"),
+    ],
+)
+def test_what_is_no_text_of_the_model_is_refused(attached, given, said):
+    jump, _ = attached("llama")
+    assert error_of(lambda: jump.trajectory(given)) == said
+
+
+def test_without_a_model_there_is_no_trajectory(folder):
+    jump = onejump.Jump.from_pretrained(folder)
+    assert error_of(lambda: jump.trajectory(IDS)).startswith("the jump has no model; ")
+
+
+def test_the_command_writes_the_page(study, folder, tmp_path):
+    text = " ".join(WORDS[:6])
+    options = ["--jump", str(folder), "--model", study.dump.source.location, "--device", "cpu"]
+    done = CliRunner().invoke(
+        cli, ["lens", text, *options, "--out", str(tmp_path / "page.html")], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    jump = onejump.Jump.from_pretrained(folder).attach(study.load_model())
+    table = jump.trajectory(text, tiny_tokenizer())
+    assert (tmp_path / "page.html").read_text() == render_lens(table, jump.config)
+
+
+def test_the_command_refuses_another_model(study_of, folder, tmp_path):
+    options = ["--jump", str(folder), "--model", study_of("gpt2").dump.source.location]
+    options += ["--out", str(tmp_path / "page.html")]
+    said = error_of(lambda: CliRunner().invoke(cli, ["lens", "bab", *options], catch_exceptions=False))
+    assert ", which this jump was fitted for: in its config, " in said
+    assert files_under(tmp_path) == []
