@@ -16,14 +16,15 @@ class Pass(greenlet):
     """A forward pass, as an iterator over h^0 .. h^K [B, T, H]: what enters each part of the model, in order.
 
     Attributes:
-        level: number of the states given so far; the pass stands before part `level` - 1.
+        level: of the states given last: the pass stands before this part; -1 before the first ones.
         arguments: args and kwargs of that part.
+        given: what the block before has given, as it was: a tensor, or a tuple with one.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[nn.Module], input_ids: Tensor) -> None:
         """Prepare a pass of `model`; it begins when its first state is asked for."""
         super().__init__(lambda: model(input_ids=input_ids, use_cache=False))
-        self.level, self.arguments, self._parts = 0, None, parts
+        self.level, self.arguments, self.given, self._parts = -1, None, None, parts
 
     def __iter__(self) -> "Pass":
         """The pass itself."""
@@ -31,14 +32,26 @@ class Pass(greenlet):
 
     def __next__(self) -> Tensor:
         """Go on to the next part, and return what enters it; at the end the rest of the model is left out."""
-        if self.level == len(self._parts):
+        if self.level + 1 == len(self._parts):
             self.throw()  # unwinds the model's frames
             raise StopIteration
         return self.switch()
 
-    def stands_before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def skip_to(self, level: int, given: object) -> None:
+        """From the start, stand before a part as if each block before it had given this, without running them."""
+        skipped = self._parts[:level]
+        try:
+            for block in skipped:
+                block.forward = lambda *_, **__: given
+            while self.level < level:
+                next(self)
+        finally:
+            for block in skipped:
+                vars(block).pop("forward", None)
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Stand still, if it is the next part's turn: NanoChat's final norm also comes before its blocks."""
-        if module is self._parts[self.level]:
+        if module is self._parts[self.level + 1]:
             self.level, self.arguments = self.level + 1, (args, kwargs)
             self.parent.switch(first_tensor(args, kwargs))
 
@@ -55,13 +68,18 @@ def passes(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[Callable[[T
 
     def enter(module, args, kwargs) -> None:
         if isinstance(current := getcurrent(), Pass):
-            current.stands_before(module, args, kwargs)
+            current.enter(module, args, kwargs)
+
+    def leave(module, args, output) -> None:
+        if isinstance(current := getcurrent(), Pass):
+            current.given = output
 
     def begin(input_ids: Tensor) -> Pass:
         begun.append(Pass(model, parts, input_ids))
         return begun[-1]
 
     hooks = [part.register_forward_pre_hook(enter, with_kwargs=True) for part in parts]
+    hooks += [block.register_forward_hook(leave) for block in parts[:-1]]
     with removed(hooks):
         try:
             yield begin
