@@ -5,6 +5,7 @@ instance), so that weights are those of the model loaded whole. What belongs to 
 without memory, and as a tensor when the block is loaded.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
-from onejump.models.devices import DTYPES
+from onejump.models.architecture import by_blocks
+from onejump.models.devices import DTYPES, free_bytes
 from onejump.models.passes import removed
 from onejump.models.sources import ModelSource, first_sentence
 from onejump.models.weights import Weights
@@ -68,6 +70,8 @@ class Blocks:
         self._source, self._weights, self._dtype, self._device = source, weights, DTYPES[dtype], torch.device(device)
         outline = self._outline()
         path = path or _largest_list(outline)
+        if path not in dict(outline.named_modules()):
+            raise OnejumpError(f"model {source.location}: has no {path}, as its unembedding says; extract it again")
         places = _places(outline, path, unused)
         targets = self._targets(outline, places)
         self._names: dict[int, list[str]] = {k: [] for k in range(len(outline.get_submodule(path)))}
@@ -186,6 +190,35 @@ class Blocks:
     def _drop(self) -> None:
         while self._empty:
             setattr(*self._empty.pop())
+
+
+def load_model(
+    source: ModelSource,
+    load: str,
+    dtype: str,
+    device: torch.device | str = "cpu",
+    path: str | None = None,
+    unused: Sequence[str] = (),
+) -> tuple[nn.Module, Blocks | None]:
+    """A model whole, or as `Blocks`, by `load`: one of LOADS; see `by_blocks`. The rest is as `Blocks` takes it.
+
+    Raises:
+        OnejumpError: it cannot be loaded, or not in the way that is asked for.
+    """
+    files = source.find_weights() if load != "whole" and source.gpus == 1 else []
+    if files:
+        weights = Weights(files)
+        needed = weights.parameters * DTYPES[dtype].itemsize
+        if by_blocks(load, needed, free=free_bytes(torch.device(device))):
+            blocks = Blocks(source, weights, dtype, device, path, unused)
+            return blocks.model, blocks
+    if load == "blocks":
+        why = f"gpus is {source.gpus}" if source.gpus > 1 else "it has no safetensors files"
+        raise OnejumpError(f"model {source.location}: cannot be loaded block by block, since {why}; {WHOLE}")
+    model = source.load_model(dtype, device)
+    if files is None:
+        print(f"onejump: model {source.location}: has no safetensors files, so it is held whole", file=sys.stderr)
+    return model, None
 
 
 def _largest_list(model: nn.Module) -> str:

@@ -7,6 +7,7 @@ no later stage needs the model.
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.anatomy import Anatomy, probe, relative_difference, tolerance_of
+from onejump.models.blocks import load_model
 from onejump.models.sources import ModelSource
 
 SMALL = 1e-10  # beside the square root of any norm's eps
@@ -228,22 +230,26 @@ def _finish_like(plain: Unembedding, final: Tensor, logits: Tensor, model: nn.Mo
     return min(found, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
-def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tuple[Unembedding, dict]:
+def describe(
+    source: ModelSource, dtype: str, blocks: int | None = None, load: str = "whole"
+) -> tuple[Unembedding, dict]:
     """Load a model and take out its unembedding, with the facts to save beside it.
 
     Args:
         source: the model.
         dtype: of its weights, a key of DTYPES.
         blocks: number of blocks that the model must have, or None.
+        load: how the model is held, one of LOADS.
 
     Returns:
         The unembedding, and model, revision, dtype, n_blocks, parameters, block_parameters (of one block) and anatomy.
 
     Raises:
-        OnejumpError: as `ModelSource.load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
+        OnejumpError: as `load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
     """
-    model = source.load_model(dtype)
-    unembedding, anatomy = extract_unembedding(model)
+    model, streamed = load_model(source, load, dtype)
+    with nullcontext() if streamed is None else streamed.on_demand():
+        unembedding, anatomy = extract_unembedding(model)
     n_blocks = len(anatomy.blocks)
     if blocks not in (None, n_blocks):
         raise OnejumpError(
