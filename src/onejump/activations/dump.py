@@ -96,11 +96,14 @@ def gather_levels(
     while True:
         batches = _batches(sentences, saved["token_budget"])
         if blocks is None:
-            way, unit, total = _batch_by_batch(anatomy, batches, levels, saved), "token", sum(map(len, sentences))
+            tokens = [int(batch.lengths.sum()) for batch in batches]
+            way, unit, total = _batch_by_batch(anatomy, batches, levels, saved), "token", sum(tokens)
+            done = sum(tokens[: saved["n_done"]])
         else:
             way, unit, total = _block_by_block(anatomy, batches, levels, saved, blocks), "level", len(levels)
+            done = saved["n_done"]
         try:
-            with torch.inference_mode(), progress_bar(None, progress, unit, total=total) as bar:
+            with torch.inference_mode(), progress_bar(None, progress, unit, total, done) as bar:
                 for amount, save in way:
                     bar.update(amount)
                     if checkpoint is not None and checkpoint.due and (state := save()) is not None:
@@ -147,7 +150,6 @@ def _batch_by_batch(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, sav
     """Fill the levels; yields the tokens of each batch when it is done, and what saves that much."""
     if saved["n_done"]:
         levels.copy_(saved["levels"])
-        yield sum(int(batch.lengths.sum()) for batch in batches[: saved["n_done"]]), lambda: None
     for n_done, batch in enumerate(batches[saved["n_done"] :], saved["n_done"] + 1):
         with _on_device(batch):
             # One transfer a batch; a model spread over devices has its levels on several.
@@ -171,10 +173,10 @@ def _block_by_block(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, sav
         if n_done := saved["n_done"]:
             levels[:n_done] = saved["levels"]
             resume(under_way, n_done - 1, saved["given"], anatomy.device)
-            yield n_done, lambda: None
 
         def save() -> dict | None:
-            if (given := resumable(under_way, starting(batches[-1]))) is None:
+            done = level + 1 == len(levels)
+            if done or (given := resumable(under_way, starting(batches[-1]))) is None:
                 return None
             return {"levels": levels[: level + 1], "n_done": level + 1, "given": given}
 

@@ -179,7 +179,13 @@ class Blocks:
             weight_mapping=get_model_conversion_mapping(model),
         )
         logging.disable_progress_bar()  # a bar for each block
-        found, _ = convert_and_load_state_dict_in_model(model, tensors, plan)
+        try:
+            found, _ = convert_and_load_state_dict_in_model(model, tensors, plan)
+        except torch.OutOfMemoryError as error:
+            raise OnejumpError(
+                f"block {k} does not fit on the device beside the sentences' states; set more shards (shards), or use "
+                "a smaller dtype"
+            ) from error
         tensors.clear()
         lost = sorted({name for _, name, tensor in _tensors(block) if tensor.is_meta})
         if lost or found.conversion_errors or found.mismatched_keys:

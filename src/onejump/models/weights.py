@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from onejump.files.atomic import OnejumpError
+from onejump.models.sources import first_sentence, unusable_files
 
 
 class Weights:
@@ -75,4 +76,5 @@ def _copied(mapped: Tensor) -> Tensor:
 def _unusable(file: Path, error: Exception) -> OnejumpError:
     if not file.is_file():
         return OnejumpError(f"{file}: no such file, but the model's index names it; download the model again")
-    return OnejumpError(f"{file}: not a whole safetensors file ({error}); download it again")
+    hints = list(unusable_files([file])) or ["download it again"]
+    return OnejumpError("; ".join([f"{file}: not a whole safetensors file ({first_sentence(error)})", *hints]))
