@@ -31,7 +31,7 @@ class _Unread:
         self._weights, self._name, self._absent = weights, name, absent
 
     def __getitem__(self, _) -> "Tensor | _Unread":
-        return self if self._absent else self._weights.read(self._name)
+        return self if self._absent else self._weights.map(self._name)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Tensor:
         """Only the shape, wherever it is wanted."""

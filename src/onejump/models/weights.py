@@ -46,8 +46,8 @@ class Weights:
         """A tensor's shape and dtype, without memory."""
         return self._empty[name]
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor into memory of its own, in the dtype that the file has.
+    def map(self, name: str) -> Tensor:
+        """One tensor as it lies in its file, of which only what is used is read, and may be forgotten again.
 
         Raises:
             OnejumpError: the file has become unreadable.
@@ -55,11 +55,15 @@ class Weights:
         from safetensors import SafetensorError, safe_open
 
         try:
-            # Opened each time: what has been mapped counts as memory as long as the file is open.
+            # Opened each time: what has been read counts as memory as long as the file is open.
             with safe_open(self._files[name], framework="pt") as file:
-                return _copied(file.get_tensor(name))
+                return file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise _unusable(self._files[name], error) from error
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor into memory of its own, in the dtype that the file has; raises as `map`."""
+        return _copied(self.map(name))
 
 
 def _copied(mapped: Tensor) -> Tensor:

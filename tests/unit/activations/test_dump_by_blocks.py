@@ -63,13 +63,13 @@ def saved(model: torch.nn.Module, folder: Path, dtype: str = "float32", **how) -
 
 def reads_of(monkeypatch) -> Counter:
     """How often each tensor is read from the files."""
-    counts, read = Counter(), Weights.read
+    counts, mapped = Counter(), Weights.map
 
     def counted(self, name):
         counts[name] += 1
-        return read(self, name)
+        return mapped(self, name)
 
-    monkeypatch.setattr(Weights, "read", counted)
+    monkeypatch.setattr(Weights, "map", counted)
     return counts
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from refusals import error_of
+from safetensors import safe_open
 from tiny_architectures import TRIED, tiny_architecture
 from tiny_models import save_tiny_model, tiny_model
 
@@ -63,6 +64,20 @@ def test_an_unembedding_is_taken_out_without_the_whole_model(family, tmp_path):
     assert torch.equal(found.norm_weight, expected.norm_weight)
     assert (found.eps, found.scale, found.softcap) == (expected.eps, expected.scale, expected.softcap)
     assert all(parameter.is_meta for parameter in same.blocks.parameters())
+
+
+def test_a_tensor_that_is_read_lies_in_its_cache_line_as_in_the_file(tmp_path):
+    """Some products differ in their last bits otherwise, as they would from those of a model loaded whole."""
+    source = in_parts(tmp_path)
+    weights, places = Weights(source.find_weights()), set()
+    for file in source.find_weights():
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no dict
+                mapped, found = opened.get_tensor(name), weights.read(name)
+                assert torch.equal(found, mapped)
+                assert found.data_ptr() % 64 == mapped.data_ptr() % 64
+                places.add(found.data_ptr() % 64)
+    assert len(places) > 1
 
 
 def test_weights_that_several_blocks_share_stay_loaded(tmp_path):
