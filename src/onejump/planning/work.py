@@ -248,7 +248,6 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         host=s.kept(K + 1, n, H) + (K + 1) * n * H + s.ahead,  # a byte a number: is it finite?
         # Of sentences under way, what enters the first block is kept beside what enters the next one.
         device=s.held + s.kept(2 * s.by_blocks, n, s.tokens, H),
-        unembedding=1,
         loads_model=True,
     ),
     "fit_jump": _fit,
