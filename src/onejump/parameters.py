@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError
+from onejump.models.architecture import LOADS
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ ScoreLevels = Annotated[Literal["1..K", "0..K-1"], Option("Levels that D_m is av
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
 Bos = Annotated[Literal["tokenizer", "always", "never"], Option("Whether sentences begin with BOS.")]
 Gpus = Annotated[int, Option("GPUs to spread the model's blocks over.", minimum=1)]
+Load = Annotated[
+    Literal[*LOADS], Option("Hold the whole model, or a block at a time; auto for whole up to 4 GB, if memory allows.")
+]
 SentencesFile = Annotated[Path, Option("sentences.parquet of the corpus, or texts.parquet.")]
 PositionsFile = Annotated[Path, Option("positions.parquet of the activations.")]
 UnembeddingFile = Annotated[Path, Option("unembedding.safetensors of the model.")]

@@ -8,7 +8,7 @@ that evaluate exits are in exit_stages.py, those of a whole study in study_stage
 from pathlib import Path
 from typing import Annotated, Literal
 
-from onejump.files.atomic import OnejumpError, errors_name
+from onejump.files.atomic import OnejumpError, errors_name, require_room
 from onejump.parameters import (
     Bos,
     Compute,
@@ -17,6 +17,7 @@ from onejump.parameters import (
     Dump,
     Gpus,
     Jumps,
+    Load,
     Model,
     Option,
     Out,
@@ -78,11 +79,12 @@ def extract_unembedding(
     out: Out,
     dtype: Dtype = "float32",
     blocks: Annotated[int | None, Option("Number of blocks that the model must have.")] = None,
+    load: Load = "auto",
 ) -> None:
     """Take final norm and output head out of a model, and check them against it."""
     from onejump.models.unembedding import describe
 
-    unembedding, facts = describe(model.source(), dtype, blocks)
+    unembedding, facts = describe(model.source(), dtype, blocks, load)
     unembedding.save(out, facts)
 
 
@@ -153,6 +155,7 @@ def dump_activations(
     dtype: Dtype = "float32",
     token_budget: Annotated[int | None, Option("Most tokens in a padded batch.", minimum=1)] = None,
     gpus: Gpus = 1,
+    load: Load = "auto",
 ) -> None:
     """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
     device = compute.start()
@@ -165,6 +168,7 @@ def dump_activations(
     from onejump.files.tables import read_table
     from onejump.files.tensors import write_tensors
     from onejump.models.anatomy import Anatomy
+    from onejump.models.blocks import load_model
     from onejump.models.devices import by_device
     from onejump.models.unembedding import Unembedding
 
@@ -173,19 +177,23 @@ def dump_activations(
         rows = dump.shard_rows(table, split, shard)
     sentence_ids, sentences = rows["sentence_id"].to_numpy(), rows["input_ids"].to_pylist()
     source, facts = model.source(gpus), Unembedding.read_facts(unembedding)
-    loaded = source.load_model(dtype, device)
+    parts = facts["anatomy"]
+    loaded, blocks = load_model(source, load, dtype, device, parts["blocks"], unused=parts["head"])
     name, revision = source.identity()
     with errors_name(unembedding):
         dump.check_identity((name, revision, dtype), facts)
     with errors_name(positions_file):
         dump.check_tokens(loaded, sentences)
+    anatomy = Anatomy(loaded, **parts)
+    require_room(out, (len(anatomy.blocks) + 1) * len(rows) * anatomy.hidden_size * loaded.dtype.itemsize)
     metadata = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
     metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, rows["position"].to_numpy())}
     budget = token_budget or by_device(dump.TOKEN_BUDGETS, device)
+    metadata |= {"load": "whole" if blocks is None else "blocks"}
     inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(out, inputs, device)
-    anatomy = Anatomy(loaded, **facts["anatomy"])
-    levels, budget = dump.gather_levels(anatomy, sentences, budget, f"{split} shard {shard}", checkpoint)
+    label = f"{split} shard {shard}"
+    levels, budget = dump.gather_levels(anatomy, sentences, budget, label, checkpoint, blocks)
     dump.check_finite(levels, sentence_ids, dtype)
     ids = {"sentence_id": torch.from_numpy(sentence_ids.copy())}
     write_tensors(out, {level_name(k): h for k, h in enumerate(levels)} | ids, metadata | {"token_budget": budget})

@@ -6,9 +6,10 @@ from device_stages import require_alike, stages_of
 from safetensors.torch import load_file
 from tiny_models import ALL_FAMILIES, N_BLOCKS, dump_shard, make_dump
 
+from onejump import stages
 from onejump.files.tensors import TensorFile
 from onejump.models.devices import DEVICE_LINE, DTYPES, resolve_device
-from onejump.parameters import Compute
+from onejump.parameters import Compute, Model
 
 DEVICE = "cuda"
 # How far hidden states may be from those of the CPU, beside the largest of their level.
@@ -56,6 +57,9 @@ def test_a_dump_has_the_states_of_the_cpu(family, dtype, tmp_path):
     found, expected = levels_of(shard), levels_of(made.test[0])
     largest = expected.abs().amax((1, 2), keepdim=True)
     assert ((found - expected).abs() / largest).max() < TOLERANCES[dtype]
+    options = Model(made.source.location), Compute(DEVICE), made.unembedding, made.positions, "test", 0
+    stages.dump_activations(*options, tmp_path / "blocks", dtype, load="blocks")
+    assert torch.equal(levels_of(tmp_path / "blocks"), found)
 
 
 def test_out_of_memory_halves_the_batches(device, tmp_path, caplog):

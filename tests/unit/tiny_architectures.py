@@ -17,6 +17,14 @@ VERDICTS = SUPPORTED, REFUSED, DOES_NOT_RUN, WRONG, CRASHED = "supported", "refu
 TOLERANCE = 1e-3
 N_BLOCKS, HIDDEN_SIZE, VOCABULARY = 4, 32, 97
 
+# Norms of each kind and place, factors, soft caps, projections, experts, recurrences, shared blocks, vision towers.
+TRIED = [
+    "bart", "bert", "bigbird_pegasus", "biogpt", "bloom", "cohere", "ctrl", "deepseek_v3", "falcon_h1", "gemma2",
+    "gemma3", "gemma4_text", "gpt_neo", "gpt_oss", "granite", "granitemoehybrid", "jamba", "lfm2", "llama4_text",
+    "mamba2", "minicpm3", "modernbert-decoder", "nanochat", "nemotron", "olmo", "openai-gpt", "opt",
+    "recurrent_gemma", "roberta", "rwkv", "whisper", "xglm", "xlstm", "zamba2",
+]  # fmt: skip
+
 # Value -> the keys of a config that have it here, under all their names.
 SIZES = [
     (N_BLOCKS, "num_hidden_layers n_layer n_layers num_layers num_blocks decoder_layers encoder_layers"),

@@ -35,13 +35,14 @@ rule extract_unembedding:
         "../../envs/study.yaml"
     resources:
         **planned("extract_unembedding"),
+        load=model_choice("load"),  # no parameter, since it changes no result
     params:
         model=model_args,
         dtype=model_choice("dtype"),
         blocks=model_choice("blocks"),
         code=stage_digest("extract_unembedding"),
     shell:
-        "onejump extract-unembedding {params.model} --dtype {params.dtype} --blocks {params.blocks} --out {output.unembedding:q} 2> {log:q}"
+        "onejump extract-unembedding {params.model} --dtype {params.dtype} --blocks {params.blocks} --load {resources.load} --out {output.unembedding:q} 2> {log:q}"
 
 
 # Of studies with `corpus.generated`: the text is the model's own, so each model and seed has one.
@@ -119,6 +120,7 @@ rule dump_activations:
     resources:
         **planned("dump_activations"),
         gpu=model_choice("gpus"),
+        load=model_choice("load"),
     params:
         model=model_args,
         dtype=model_choice("dtype"),
@@ -129,4 +131,4 @@ rule dump_activations:
     shell:
         "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
         " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"
-        " --gpus {resources.gpu} --threads {threads} --out {output.shard:q} 2> {log:q}"
+        " --gpus {resources.gpu} --load {resources.load} --threads {threads} --out {output.shard:q} 2> {log:q}"

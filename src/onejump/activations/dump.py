@@ -1,18 +1,24 @@
 """Forward passes that keep h^0 .. h^K at one position of each sentence."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from onejump.activations.resuming import resumable, resume
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.models.anatomy import Anatomy
+from onejump.models.blocks import Blocks
+from onejump.models.passes import Pass
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +38,43 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> list[np.
     return [*batches, np.array(batch)] if batch else batches
 
 
+class _Batch(NamedTuple):
+    """Sentences that run together: their rows, their tokens [n, T] padded on the right, and their lengths."""
+
+    rows: Tensor
+    input_ids: Tensor
+    lengths: Tensor
+
+    def last(self, h: Tensor) -> Tensor:
+        """Hidden states [n, T, H] at the last token of each sentence: [n, H]."""
+        return h[torch.arange(len(h), device=h.device), self.lengths.to(h.device) - 1]
+
+
+class _DoesNotFit(Exception):
+    """The device has no room for a batch."""
+
+    def __init__(self, batch: _Batch) -> None:
+        super().__init__()
+        self.n_sentences, self.longest = batch.input_ids.shape
+
+
 def gather_levels(
     anatomy: Anatomy,
     sentences: Sequence[Sequence[int]],
     token_budget: int,
     progress: str | None = None,
     checkpoint: Checkpoint | None = None,
+    blocks: Blocks | None = None,
 ) -> tuple[Tensor, int]:
     """h^0 .. h^K at the last token of each sentence.
 
-    Padding is on the right, where a causal model cannot see it, so no attention mask is needed. Each hook keeps one
+    Padding is on the right, where a causal model cannot see it, so no attention mask is needed. Each pass keeps one
     row a sentence, and the output head never runs. Batches run from long to short, so that what does not fit in the
     device's memory shows early; then all starts again with half the tokens a batch, because the states depend on the
     batches: in float32 by rounding, in bfloat16 visibly.
+
+    A whole model runs batch by batch. Of a model whose blocks are loaded one at a time, all batches stand before a
+    block, it is loaded, they pass, and it is dropped: the states are the same, bit for bit.
 
     Args:
         anatomy: Of a model in evaluation mode.
@@ -52,66 +82,114 @@ def gather_levels(
         token_budget: Most tokens in a padded batch.
         progress: Label of the progress bar, or None for no bar.
         checkpoint: Where an interrupted dump resumes, with the same result; or None.
+        blocks: The model's blocks, if they are loaded one at a time; else None.
 
     Returns:
         [K+1, N, H] on the CPU, in the model's dtype, and the token budget that gives exactly these states.
 
     Raises:
-        OnejumpError: A single sentence does not fit on the device.
+        OnejumpError: A single sentence does not fit on the device, or a block cannot be loaded.
     """
-    lengths = np.array([len(ids) for ids in sentences])
     levels = torch.empty(*_shape(anatomy, sentences), dtype=anatomy.model.dtype)
-    n_done = 0
-    if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        levels, n_done, token_budget = saved["levels"], saved["n_done"], saved["token_budget"]
-    batches = length_sorted_batches(lengths, token_budget)[::-1]
-    done = sum(int(lengths[rows].sum()) for rows in batches[:n_done])
-    bar = progress_bar(None, progress, "token", total=int(lengths.sum()), done=done)
-    with torch.inference_mode(), bar:
-        while n_done < len(batches):
-            rows = batches[n_done]
-            try:
-                levels[:, torch.as_tensor(rows)] = _last_rows(anatomy, [sentences[row] for row in rows])
-            except torch.OutOfMemoryError as error:
-                longest = int(lengths[rows].max())
-                if len(rows) == 1:
-                    raise OnejumpError(
-                        f"one sentence of {longest} tokens does not fit on the device beside the model; "
-                        "spread it over more GPUs (gpus), or use a smaller dtype"
-                    ) from error
-                failed, token_budget = token_budget, len(rows) * longest // 2
-                logger.warning("out of memory with %d tokens a batch; starting again with %d", failed, token_budget)
-                torch.cuda.empty_cache()
-                batches, n_done = length_sorted_batches(lengths, token_budget)[::-1], 0
-                bar.reset()
-                continue
-            bar.update(int(lengths[rows].sum()))
-            n_done += 1
-            if checkpoint is not None and checkpoint.due:
-                checkpoint.save({"levels": levels, "n_done": n_done, "token_budget": token_budget})
-    return levels, token_budget
+    start = {"n_done": 0, "token_budget": token_budget}
+    saved = (checkpoint.load() if checkpoint is not None else None) or start
+    while True:
+        batches = _batches(sentences, saved["token_budget"])
+        if blocks is None:
+            tokens = [int(batch.lengths.sum()) for batch in batches]
+            way, unit, total = _batch_by_batch(anatomy, batches, levels, saved), "token", sum(tokens)
+            done = sum(tokens[: saved["n_done"]])
+        else:
+            way, unit, total = _block_by_block(anatomy, batches, levels, saved, blocks), "level", len(levels)
+            done = saved["n_done"]
+        try:
+            with torch.inference_mode(), progress_bar(None, progress, unit, total, done) as bar:
+                for amount, save in way:
+                    bar.update(amount)
+                    if checkpoint is not None and checkpoint.due and (state := save()) is not None:
+                        checkpoint.save(state | {"token_budget": saved["token_budget"]})
+            return levels, saved["token_budget"]
+        except _DoesNotFit as failure:
+            saved = start | {"token_budget": _halved(failure, saved["token_budget"], blocks)}
+        torch.cuda.empty_cache()
+
+
+def _batches(sentences: Sequence[Sequence[int]], token_budget: int) -> list[_Batch]:
+    """The sentences in batches, from long to short."""
+    lengths, batches = torch.tensor([len(ids) for ids in sentences]), []
+    for rows in map(torch.as_tensor, reversed(length_sorted_batches(lengths.numpy(), token_budget))):
+        padded = pad_sequence([torch.as_tensor(sentences[row]) for row in rows], batch_first=True)
+        batches.append(_Batch(rows, padded, lengths[rows]))
+    return batches
+
+
+def _halved(failure: _DoesNotFit, token_budget: int, blocks: Blocks | None) -> int:
+    """The token budget after one that gave a batch which did not fit."""
+    if failure.n_sentences == 1:
+        beside, advice = "the model", "spread it over more GPUs (gpus), set load: blocks,"
+        if blocks is not None:
+            beside, advice = "a block and the other sentences' states", "set more shards (shards),"
+        raise OnejumpError(
+            f"one sentence of {failure.longest} tokens does not fit on the device beside {beside}; {advice} or use a "
+            "smaller dtype"
+        ) from failure
+    halved = failure.n_sentences * failure.longest // 2
+    logger.warning("out of memory with %d tokens a batch; starting again with %d", token_budget, halved)
+    return halved
+
+
+@contextmanager
+def _on_device(batch: _Batch) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _DoesNotFit(batch) from error
+
+
+def _batch_by_batch(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, saved: dict) -> Iterator:
+    """Fill the levels; yields the tokens of each batch when it is done, and what saves that much."""
+    if saved["n_done"]:
+        levels.copy_(saved["levels"])
+    for n_done, batch in enumerate(batches[saved["n_done"] :], saved["n_done"] + 1):
+        with _on_device(batch):
+            # One transfer a batch; a model spread over devices has its levels on several.
+            size = len(levels), len(batch.rows), anatomy.hidden_size
+            gathered = torch.empty(size, dtype=levels.dtype, device=anatomy.device)
+            with anatomy.passes() as begin:
+                for level, h in enumerate(begin(batch.input_ids.to(anatomy.device))):
+                    gathered[level] = batch.last(h).to(gathered.device)
+            levels[:, batch.rows] = gathered.cpu()
+        yield int(batch.lengths.sum()), lambda n_done=n_done: {"levels": levels, "n_done": n_done}
+
+
+def _block_by_block(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, saved: dict, blocks: Blocks) -> Iterator:
+    """Fill the levels; yields 1 for each when it is done, and what saves all up to there."""
+    with anatomy.passes() as begin:
+
+        def starting(batch: _Batch) -> Pass:
+            return begin(batch.input_ids.to(anatomy.device))
+
+        under_way = [starting(batch) for batch in batches]
+        if n_done := saved["n_done"]:
+            levels[:n_done] = saved["levels"]
+            resume(under_way, n_done - 1, saved["given"], anatomy.device)
+
+        def save() -> dict | None:
+            done = level + 1 == len(levels)
+            if done or (given := resumable(under_way, starting(batches[-1]))) is None:
+                return None
+            return {"levels": levels[: level + 1], "n_done": level + 1, "given": given}
+
+        for level in range(n_done, len(levels)):
+            with blocks.loaded(level - 1) if level else nullcontext():
+                for batch, one in zip(batches, under_way, strict=True):
+                    with _on_device(batch):
+                        levels[level, batch.rows] = batch.last(next(one)).cpu()
+            yield 1, save
 
 
 def _shape(anatomy: Anatomy, sentences: Sequence) -> tuple[int, int, int]:
     return len(anatomy.blocks) + 1, len(sentences), anatomy.hidden_size
-
-
-def _last_rows(anatomy: Anatomy, sentences: Sequence[Sequence[int]]) -> Tensor:
-    """h^0 .. h^K at the last token of each sentence of one batch: [K+1, n, H] on the CPU."""
-    lengths = [len(ids) for ids in sentences]
-    padded = torch.zeros(len(sentences), max(lengths), dtype=torch.long)
-    for i, ids in enumerate(sentences):
-        padded[i, : len(ids)] = torch.as_tensor(ids)
-    model = anatomy.model
-    gathered = torch.empty(*_shape(anatomy, sentences), dtype=model.dtype, device=model.device)
-
-    def take(level: int, h: Tensor) -> None:
-        # A model spread over devices has its levels on several.
-        batch = torch.arange(len(sentences), device=h.device)
-        gathered[level] = h[batch, torch.as_tensor(lengths, device=h.device) - 1].to(gathered.device)
-
-    anatomy.run(padded.to(model.device), take)
-    return gathered.cpu()
 
 
 def shard_rows(positions: pa.Table, split: str, shard: int) -> pa.Table:

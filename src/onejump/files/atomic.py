@@ -91,6 +91,13 @@ def read_json(path: str | Path, kind: type = dict):
     return value
 
 
+def require_room(path: str | Path, size: int) -> None:
+    """Raise OnejumpError if a file of `size` bytes does not fit on the disk of `path`."""
+    folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise OnejumpError(f"{path}: needs {size / 1e9:,.2f} GB, but its disk has {free / 1e9:,.2f} GB free; make room")
+
+
 def require_file(path: str | Path) -> Path:
     """Return `path` if it is a file, else raise OnejumpError."""
     path = Path(path)

@@ -85,8 +85,10 @@ class Checkpoint:
 def _take_apart(value, tensors: dict[str, Tensor]):
     """Move the tensors of a nested value into `tensors`, and return the rest as JSON; dict keys may be numbers."""
     if isinstance(value, Tensor):
-        name = f"tensor.{len(tensors)}"
-        tensors[name] = value.clone()  # safetensors refuses tensors that share memory
+        name, value = f"tensor.{len(tensors)}", value.cpu()
+        memory = value.untyped_storage().data_ptr()
+        shared = any(memory == tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+        tensors[name] = value.clone() if shared else value  # safetensors refuses tensors that share memory
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[key, _take_apart(item, tensors)] for key, item in value.items()]}

@@ -1,20 +1,17 @@
 """Blocks, final norm and output head of a causal language model, found by watching a forward pass, not by name."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
+from onejump.models.passes import Pass, first_tensor, passes, removed
 
 LENGTH, CUT = 8, 5  # tokens of the sentences that are watched, and of the part they share
-
-
-class _Stop(Exception):
-    """Ends a forward pass before the unembedding."""
 
 
 class Anatomy:
@@ -37,42 +34,61 @@ class Anatomy:
         self.head: list[nn.Linear] = [model.get_submodule(path) for path in head]
         self.hidden_size = self.head[0].in_features
 
-    def run(self, input_ids: Tensor, take: Callable[[int, Tensor], None]) -> None:
-        """Run the blocks but not the unembedding, and call `take(k, h)` with h^k [B, T, H] for k = 0..K.
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go; blocks that are not loaded are nowhere."""
+        return self.model.get_input_embeddings().weight.device
+
+    def passes(self) -> AbstractContextManager[Callable[[Tensor], Pass]]:
+        """Forward passes through the blocks but not the unembedding, as `passes` makes them; they give h^0 .. h^K.
 
         h^k is what enters block k, and h^K what enters the final norm: Transformers' own `hidden_states[-1]` is taken
         after that norm.
         """
-        parts, level = [*self.blocks, self.norm or self.head[0]], 0
+        return passes(self.model, [*self.blocks, self.norm or self.head[0]])
 
-        def enter(module, args, kwargs) -> None:
-            nonlocal level
-            if module is parts[level]:  # NanoChat's final norm also comes before its blocks
-                take(level, _first_tensor(args, kwargs))
-                level += 1
-            if level == len(parts):
-                raise _Stop
+    def run(self, input_ids: Tensor, take: Callable[[int, Tensor], None]) -> None:
+        """One such pass on token ids [B, T]; calls `take(k, h)` with h^k [B, T, H] for k = 0..K."""
+        with self.passes() as begin:
+            for level, h in enumerate(begin(input_ids)):
+                take(level, h)
 
-        hooks = [part.register_forward_pre_hook(enter, with_kwargs=True) for part in parts]
-        with _removed(hooks), suppress(_Stop):
-            self.model(input_ids=input_ids, use_cache=False)
+
+class Probe(NamedTuple):
+    """What one forward pass of a model on its probe ids shows.
+
+    Attributes:
+        anatomy: the model's parts, as proved on the pass.
+        final: h^K [2, LENGTH, H] of the probe ids, on the CPU.
+        logits: the model's own [2, LENGTH, V].
+    """
+
+    anatomy: Anatomy
+    final: Tensor
+    logits: Tensor
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
-    """Find a model's parts, and prove on forward passes that hidden states go through them.
+    """The parts of a model alone; raises as `probe`."""
+    return probe(model).anatomy
+
+
+def probe(model: nn.Module) -> Probe:
+    """Find a model's parts, and prove on a forward pass that hidden states go through them.
 
     Each block is called once, takes and gives [B, T, H], and takes what the one before gave; the final norm (or the
     output head, where there is none) takes what the last one gave. Layers that a model such as BERT has between the
-    two count as part of its last block, and must depend on nothing but what it gives. No state may depend on later
-    tokens.
+    two count as part of its last block, and must depend on nothing but what it gives: a second pass shows it. No state
+    may depend on later tokens.
 
     Raises:
         OnejumpError: one of these is not so; the message names the model's class and what was found.
     """
     name, ids = type(model).__name__, probe_ids(model)
     unsupported = f"{name} is not supported"
-    path = _find_blocks(model, ids)
-    given, calls = _watch_tail(model, path, ids)
+    seen = _watch(model, ids)
+    path = _find_blocks(seen, name, ids.shape)
+    given, calls = seen.given[model.get_submodule(path)[-1]], seen.after[path]
     if relative_difference(given[1, :CUT], given[0, :CUT]) > tolerance_of(model):
         raise OnejumpError(f"{name} is not causal: its states depend on later tokens; use a causal model")
     rest, head = list(calls), []
@@ -88,14 +104,16 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     final = rest[-1] if rest else head[0]
     if not _same(final.taken, given) and not _decides(given, final, model, path, ids):
         raise OnejumpError(f"{unsupported}: what its last block gives is not what {final.path} takes, nor decides it")
-    return Anatomy(model, path, final.path if rest else None, [call.path for call in head])
+    anatomy = Anatomy(model, path, final.path if rest else None, [call.path for call in head])
+    return Probe(anatomy, final.taken, seen.logits)
 
 
 def probe_ids(model: nn.Module) -> Tensor:
     """Two sentences [2, LENGTH] of token ids that share their first CUT; the second is padded as the dump pads."""
     n_tokens = model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(0, n_tokens, (LENGTH,), generator=torch.Generator().manual_seed(0))
-    return torch.stack([ids, torch.where(torch.arange(LENGTH) < CUT, ids, 0)]).to(model.device)
+    device = model.get_input_embeddings().weight.device
+    return torch.stack([ids, torch.where(torch.arange(LENGTH) < CUT, ids, 0)]).to(device)
 
 
 def tolerance_of(model: nn.Module) -> float:
@@ -108,41 +126,105 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
 
 
-def _find_blocks(model: nn.Module, ids: Tensor) -> str:
-    """The path of the one list of modules that hidden states go through, each member once and in order."""
-    name = f"{type(model).__name__} is not supported"
+class _Call(NamedTuple):
+    """A call of a module that has no modules inside, with the first tensor it took."""
+
+    path: str
+    module: nn.Module
+    taken: Tensor
+
+
+class _Seen(NamedTuple):
+    """What a forward pass shows.
+
+    Attributes:
+        lists: path -> each list of modules that is not inside another.
+        taken, given: module of a list -> the first tensors of its calls, and of its last output.
+        after: path of a list -> the calls after its last module that change something, in order.
+        logits: the model's.
+    """
+
+    lists: dict[str, nn.ModuleList]
+    taken: dict[nn.Module, list[Tensor | None]]
+    given: dict[nn.Module, Tensor | None]
+    after: dict[str, list[_Call]]
+    logits: Tensor
+
+
+def _watch(model: nn.Module, ids: Tensor, change: Mapping[nn.Module, Callable] | None = None) -> _Seen:
+    """Watch one forward pass.
+
+    Args:
+        model: the model.
+        ids: [B, T] token ids.
+        change: module -> what is applied to what it gives, before the model goes on with it; or None.
+
+    Raises:
+        OnejumpError: the model cannot run on token ids alone.
+    """
     lists = {path: m for path, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     lists = {path: m for path, m in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
-    taken, given = {}, {}
+    taken, given, after, hooks, change = {}, {}, {}, [], change or {}
 
     def enter(block, args, kwargs) -> None:
-        taken.setdefault(block, []).append(_copy(_first_tensor(args, kwargs)))
+        taken.setdefault(block, []).append(_copy(first_tensor(args, kwargs)))
 
-    def leave(block, args, output) -> None:
-        given[block] = _copy(_first_tensor(output))
+    def leave_for(path: str) -> Callable:
+        def leave(block, args, output):
+            h = first_tensor(output)
+            given[block], after[path] = _copy(h), []
+            if block in change:
+                return change[block](h) if output is h else (change[block](h), *output[1:])
 
-    hooks = []
+        return leave
+
+    def called_for(name: str) -> Callable:
+        def called(module, args, kwargs, output) -> None:
+            first = first_tensor(args, kwargs)
+            if after and first is not None and not _same(first, first_tensor(output)):
+                call = _Call(name, module, _copy(first))
+                for calls in after.values():
+                    calls.append(call)
+
+        return called
+
     for block in {block for blocks in lists.values() for block in blocks}:
-        hooks += [block.register_forward_pre_hook(enter, with_kwargs=True), block.register_forward_hook(leave)]
-    with torch.inference_mode(), _removed(hooks):
+        hooks.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            hooks.append(module.register_forward_hook(called_for(name), with_kwargs=True))
+    for path, blocks in lists.items():  # after what is called inside, which is not after it
+        for block in dict.fromkeys(blocks):
+            hooks.append(block.register_forward_hook(leave_for(path)))
+    with torch.inference_mode(), removed(hooks):
         try:
-            model(input_ids=ids, use_cache=False)
-        except torch.OutOfMemoryError:
+            logits = model(input_ids=ids, use_cache=False).logits
+        except (torch.OutOfMemoryError, OnejumpError):
             raise
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise OnejumpError(f"{name}: a forward pass on token ids alone fails ({reason})") from error
+            name = type(model).__name__
+            raise OnejumpError(
+                f"{name} is not supported: a forward pass on token ids alone fails ({reason})"
+            ) from error
+    return _Seen(lists, taken, given, after, logits)
+
+
+def _find_blocks(seen: _Seen, name: str, shape: torch.Size) -> str:
+    """The path of the one list of modules that hidden states go through, each member once and in order."""
     faults = {
-        path: _fault(path, blocks, taken, given, ids.shape)
-        for path, blocks in lists.items()
-        if any(block in taken for block in blocks)
+        path: _fault(path, blocks, seen.taken, seen.given, shape)
+        for path, blocks in seen.lists.items()
+        if any(block in seen.taken for block in blocks)
     }
     sound = [path for path, fault in faults.items() if fault is None]
     if len(sound) > 1:
-        raise OnejumpError(f"{name}: looked for one list of blocks, found {' and '.join(sound)}")
+        raise OnejumpError(f"{name} is not supported: looked for one list of blocks, found {' and '.join(sound)}")
     if not sound:
-        longest = max(faults, key=lambda path: len(lists[path]), default=None)
-        raise OnejumpError(f"{name}: looked for a torch.nn.ModuleList of blocks, {faults.get(longest, 'found none')}")
+        longest = max(faults, key=lambda path: len(seen.lists[path]), default=None)
+        raise OnejumpError(
+            f"{name} is not supported: looked for a torch.nn.ModuleList of blocks, {faults.get(longest, 'found none')}"
+        )
     return sound[0]
 
 
@@ -162,66 +244,13 @@ def _fault(path: str, blocks: nn.ModuleList, taken: Mapping, given: Mapping, sha
     return None
 
 
-class _Call(NamedTuple):
-    """A call of a module that has no modules inside, with the first tensor it took."""
-
-    path: str
-    module: nn.Module
-    taken: Tensor
-
-
-def _watch_tail(model: nn.Module, path: str, ids: Tensor, change: Callable | None = None) -> tuple[Tensor, list[_Call]]:
-    """What the last block gives, and the calls after it that change something, in order.
-
-    Args:
-        model: the model.
-        path: of its blocks.
-        ids: [B, T] token ids.
-        change: applied to what the last block gives, before the model goes on with it; or None.
-    """
-    given, calls = [], []
-
-    def leave(block, args, output):
-        h = _first_tensor(output)
-        given.append(_copy(h))
-        if change is not None:
-            return change(h) if output is h else (change(h), *output[1:])
-
-    def hook_for(name: str) -> Callable:
-        def called(module, args, kwargs, output) -> None:
-            taken = _first_tensor(args, kwargs)
-            if given and taken is not None and not _same(taken, _first_tensor(output)):
-                calls.append(_Call(name, module, _copy(taken)))
-
-        return called
-
-    last = model.get_submodule(path)[-1]
-    inside = set(last.modules())
-    hooks = [last.register_forward_hook(leave)]
-    for name, module in model.named_modules():
-        if module not in inside and not list(module.children()):
-            hooks.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
-    with torch.inference_mode(), _removed(hooks):
-        model(input_ids=ids, use_cache=False)
-    return given[0], calls
-
-
 def _decides(given: Tensor, final: _Call, model: nn.Module, path: str, ids: Tensor) -> bool:
     """Whether what the last block gives for a token is all that the call depends on there: both are turned round."""
     if final.taken.shape != given.shape:
         return False
-    _, calls = _watch_tail(model, path, ids, lambda h: h.flip(0, 1))
+    calls = _watch(model, ids, {model.get_submodule(path)[-1]: lambda h: h.flip(0, 1)}).after[path]
     turned = next((call.taken for call in calls if call.path == final.path), None)
     return turned is not None and relative_difference(turned.flip(0, 1), final.taken) <= tolerance_of(model)
-
-
-def _first_tensor(values, named: Mapping | None = None) -> Tensor | None:
-    """The hidden states among a module's arguments or in its output."""
-    if isinstance(values, Tensor):
-        return values
-    named = named or {}
-    values = values.values() if isinstance(values, Mapping) else values
-    return next((v for v in (*values, named.get("hidden_states"), *named.values()) if isinstance(v, Tensor)), None)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -233,13 +262,3 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _copy(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
-
-
-@contextmanager
-def _removed(hooks: Iterable) -> Iterator[None]:
-    """Remove the hooks at the end, whatever happens."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -8,6 +8,7 @@ prints under `onejump`, so that a plan needs no PyTorch.
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 from onejump.files.atomic import OnejumpError, read_json, write_json
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
+LOADS = ("auto", "whole", "blocks")  # how a model is held while it runs
+LARGEST_WHOLE = 4e9  # bytes of weights that `auto` holds at once, so that a job stays within a common 8 GB
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Architecture:
     def parameters(self) -> int:
         """All weights."""
         return self.n_blocks * self.block_parameters + self.other_parameters
+
+
+def by_blocks(load: str, weights: float, gpus: int = 1, free: float = math.inf) -> bool:
+    """Whether a model is held one block at a time.
+
+    `auto` holds the whole model where its weights take at most LARGEST_WHOLE and half of the free memory, or where they
+    are spread over several GPUs. A plan, which does not know the free memory, never plans too little.
+
+    Args:
+        load: one of LOADS.
+        weights: bytes of all weights in memory.
+        gpus: that the blocks are spread over.
+        free: bytes of the device that are free.
+    """
+    return load == "blocks" or (load == "auto" and gpus == 1 and weights > min(LARGEST_WHOLE, free / 2))
 
 
 def architecture_file(name: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -40,6 +41,22 @@ def float64_device(device: torch.device) -> torch.device:
     except (TypeError, RuntimeError):
         return torch.device("cpu")
     return device
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a process can still take on the device; of the host, also within the limits of its cgroups."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [float("inf")]
+    with suppress(OSError, ValueError):  # not on Linux
+        available = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        found.append(1024.0 * int(available.group(1)))
+    with suppress(OSError):
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip())
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # no limit is the word max
+                found.append(float(int((folder / "memory.max").read_text())))
+    return min(found)
 
 
 def by_device(values: Mapping[str, int], device: torch.device) -> int:

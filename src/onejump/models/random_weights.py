@@ -36,6 +36,10 @@ class RandomSource(ModelSource):
                 setattr(module, name, buffer.to(device))
         return model.eval()
 
+    def find_weights(self) -> list:
+        """No files: all blocks together need no more memory than one."""
+        return []
+
     def load_tokenizer(self) -> Callable:
         """Words to token ids, by their checksums."""
         size = self._config["vocab_size"]

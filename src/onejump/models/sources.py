@@ -1,7 +1,7 @@
 """Where a model comes from, how it is loaded, and how it is identified."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from onejump.models.devices import DTYPES
 
 PROVENANCE_FILE = "onejump.json"
 LFS_POINTER = b"version https://git-lfs"
+# What a loader of Transformers is to tell, instead of giving random values to what the files lack.
+REPORTING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,19 @@ class ModelSource:
     gpus: int = 1  # number of GPUs to spread the blocks over
 
     def _load(self, factory, **options):
+        kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
+        options |= {"trust_remote_code": self.trust_remote_code}
+        return self._find(f"be loaded as {kind}", factory.from_pretrained, **options)
+
+    def _find(self, what: str, function, *names: str, **options):
+        """Call a function of Transformers that finds something of the model, and explain its errors."""
         if is_folder("model", self.location):
             options["local_files_only"] = True
-        options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
-            return factory.from_pretrained(self.location, **options)
+            return function(self.location, *names, revision=self.revision, **options)
         except Exception as error:  # damaged files and code that comes with a model raise almost anything
-            kind = factory.__name__.removeprefix("AutoModelFor").removeprefix("Auto")
-            reason = (
-                trouble_with_the_hub(error, self.location, self.revision)
-                or f"cannot be loaded as {kind} ({first_sentence(error)})"
-            )
+            trouble = trouble_with_the_hub(error, self.location, self.revision)
+            reason = trouble or f"cannot {what} ({first_sentence(error)})"
             unusable = unusable_files(sorted(Path(self.location).glob("*")))
             raise OnejumpError("; ".join([f"model {self.location}: {reason}", *unusable])) from error
 
@@ -50,27 +54,52 @@ class ModelSource:
         from transformers import AutoModelForCausalLM
 
         options = {"device_map": "auto"} if self.gpus > 1 else {}
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, loading = self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], **options)
+        model = self._complete(*self._load(AutoModelForCausalLM, dtype=DTYPES[dtype], **REPORTING, **options))
+        return model if self.gpus > 1 else model.to(device)
+
+    def _complete(self, model: nn.Module, loading: Mapping) -> nn.Module:
+        """A model in evaluation mode, if its files have all its weights; else an OnejumpError."""
         lost = set(loading["missing_keys"])
         lost |= {
             f"{name} of shape {tuple(wanted)} (has {tuple(own)})" for name, own, wanted in loading["mismatched_keys"]
         }
         if lost:
             raise OnejumpError(f"model {self.location}: lacks {', '.join(sorted(lost))}; download it again")
-        return model.eval() if self.gpus > 1 else model.to(device).eval()
+        return model.eval()
+
+    def load_tensors(self, kind: type, config, tensors: Mapping, dtype: str) -> nn.Module:
+        """A model of that class made of these tensors, in evaluation mode; raises as `load_model`."""
+        options = {"config": config, "state_dict": tensors, "dtype": DTYPES[dtype], **REPORTING}
+        return self._complete(*kind.from_pretrained(None, **options))
+
+    def find_weights(self) -> list[Path] | None:
+        """The model's safetensors files, fetched if they are on the hub; None if it has none.
+
+        Raises:
+            OnejumpError: the model cannot be found.
+        """
+        from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+        from transformers.utils.hub import get_checkpoint_shard_files
+
+        what, lenient = "be looked into", {"_raise_exceptions_for_missing_entries": False}
+        if single := self._find(what, cached_file, SAFE_WEIGHTS_NAME, **lenient):
+            return [Path(single)]
+        if not (index := self._find(what, cached_file, SAFE_WEIGHTS_INDEX_NAME, **lenient)):
+            return None
+        files, _ = self._find(what, get_checkpoint_shard_files, index)
+        return list(map(Path, files))
+
+    def load_config(self):
+        """The model's config; raises as `load_model`."""
+        from transformers import AutoConfig
+
+        return self._load(AutoConfig)
 
     def load_tokenizer(self):
         """Load the tokenizer; raises as `load_model`."""
         from transformers import AutoTokenizer
 
         return self._load(AutoTokenizer)
-
-    def load_config(self):
-        """Load the config alone; raises as `load_model`."""
-        from transformers import AutoConfig
-
-        return self._load(AutoConfig)
 
     def load_max_positions(self) -> int | None:
         """Longest input in tokens that the model's config allows, or None if it sets no limit."""

@@ -7,6 +7,7 @@ no later stage needs the model.
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile, write_tensors
-from onejump.models.anatomy import Anatomy, find_anatomy, probe_ids, relative_difference, tolerance_of
+from onejump.models.anatomy import Anatomy, probe, relative_difference, tolerance_of
+from onejump.models.blocks import load_model
 from onejump.models.sources import ModelSource
 
 SMALL = 1e-10  # beside the square root of any norm's eps
@@ -148,9 +150,9 @@ def extract_unembedding(model: nn.Module) -> tuple[Unembedding, Anatomy]:
     A factor on the logits is estimated on that pass, and a soft cap is one of the config's, whatever their names.
 
     Raises:
-        OnejumpError: as `find_anatomy`, or norm and output head are of no known form.
+        OnejumpError: as `probe`, or norm and output head are of no known form.
     """
-    anatomy, ids, levels = find_anatomy(model), probe_ids(model), {}
+    anatomy, final, logits = probe(model)
     norm, hidden_size, name = anatomy.norm, anatomy.hidden_size, f"{type(model).__name__} is not supported"
     with torch.no_grad():  # tensors of inference mode could not be used where gradients are asked for
         form = ("none", torch.ones(hidden_size), None, 0.0) if norm is None else _read_norm(norm, hidden_size)
@@ -158,11 +160,9 @@ def extract_unembedding(model: nn.Module) -> tuple[Unembedding, Anatomy]:
             kind = type(norm).__name__
             raise OnejumpError(f"{name}: its final norm {kind} is neither RMSNorm nor LayerNorm (with w, 1 + w or 1)")
         weight, bias = _compose(anatomy.head)
-        anatomy.run(ids, levels.__setitem__)
-        logits = model(input_ids=ids, use_cache=False).logits
         n_tokens = logits.shape[-1]  # some models cut off rows that only fill up the matrix
         plain = Unembedding(*form, weight[:n_tokens], None if bias is None else bias[:n_tokens])
-        unembedding, difference = _finish_like(plain, levels[max(levels)], logits, model)
+        unembedding, difference = _finish_like(plain, final.to(logits.device), logits, model)
     if not difference <= tolerance_of(model):  # NaN too
         raise OnejumpError(
             f"{name}: final norm, output head, a factor and a soft cap do not give the model's own logits (relative "
@@ -217,8 +217,7 @@ def _finish_like(plain: Unembedding, final: Tensor, logits: Tensor, model: nn.Mo
     config = model.config.get_text_config(decoder=True).to_dict()
     numbers = {key: abs(float(v)) for key, v in config.items() if type(v) in (int, float) and v}
     factors = [1.0, *numbers.values(), *(1 / number for number in numbers.values())]
-    logits = logits.float()
-    raw = plain.to(final.device).logits(final).to(logits.device)
+    raw, logits = plain.to(logits.device).logits(final), logits.float()
     found = []
     for cap in (None, *(number for key, number in numbers.items() if "cap" in key)):
         uncapped = logits if cap is None else cap * torch.atanh(logits / cap)
@@ -231,22 +230,26 @@ def _finish_like(plain: Unembedding, final: Tensor, logits: Tensor, model: nn.Mo
     return min(found, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
-def describe(source: ModelSource, dtype: str, blocks: int | None = None) -> tuple[Unembedding, dict]:
+def describe(
+    source: ModelSource, dtype: str, blocks: int | None = None, load: str = "whole"
+) -> tuple[Unembedding, dict]:
     """Load a model and take out its unembedding, with the facts to save beside it.
 
     Args:
         source: the model.
         dtype: of its weights, a key of DTYPES.
         blocks: number of blocks that the model must have, or None.
+        load: how the model is held, one of LOADS.
 
     Returns:
         The unembedding, and model, revision, dtype, n_blocks, parameters, block_parameters (of one block) and anatomy.
 
     Raises:
-        OnejumpError: as `ModelSource.load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
+        OnejumpError: as `load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
     """
-    model = source.load_model(dtype)
-    unembedding, anatomy = extract_unembedding(model)
+    model, streamed = load_model(source, load, dtype)
+    with nullcontext() if streamed is None else streamed.on_demand():
+        unembedding, anatomy = extract_unembedding(model)
     n_blocks = len(anatomy.blocks)
     if blocks not in (None, n_blocks):
         raise OnejumpError(

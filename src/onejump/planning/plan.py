@@ -20,13 +20,15 @@ def sizes_of(name: str, config: Mapping) -> Sizes:
     model, corpus = config["models"][name], config["corpus"]
     architecture = replace(find_architecture(name, model), n_blocks=model["blocks"])
     transfer = min(config["evaluation"]["transfer_sentences"], corpus["test"])
+    held = {"load": model["load"], "gpus": model["gpus"]}
     if "generated" not in corpus:
-        return Sizes(architecture, model["dtype"], corpus["train"], corpus["test"], model["shards"], transfer)
+        return Sizes(architecture, model["dtype"], corpus["train"], corpus["test"], model["shards"], transfer, **held)
     # Each sentence is there twice, and its continuation is read in the middle, on average, after all of the sentence.
     written = corpus["generated"]["tokens"]
     tokens = (3 * Sizes.tokens + written / 2) / 2
     rows = 2 * corpus["train"], 2 * corpus["test"]
-    return Sizes(architecture, model["dtype"], *rows, model["shards"], transfer, written=written, tokens=tokens)
+    written = {"written": written, "tokens": tokens}
+    return Sizes(architecture, model["dtype"], *rows, model["shards"], transfer, **written, **held)
 
 
 def fitted_by(chosen: Mapping) -> dict:
@@ -92,8 +94,10 @@ def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
     dump, generation = (works.pop(stage).device for stage in ("dump_activations", "generate_text"))
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
-        many = f"{math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
-        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set gpus: {many}")
+        advice = f"gpus: {math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
+        if s.by_blocks and not s.written:
+            advice = "more shards, since each holds the states of its sentences"
+        found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set {advice}")
     for stage, work in works.items():
         if work.device > room:
             found.append(f"{stage} needs {work.device / GB:,.0f} GB on one GPU, more than {gpu.name} has")
@@ -112,8 +116,8 @@ def render(config: Mapping, gpu: Machine) -> str:
         s, own = sizes_of(name, config), [one[1:] for one in jobs if one[0] == name]
         a, (K, H, V, r, *_) = s.architecture, s.dims
         text += [
-            f"{name}: {a.name}, K={K} H={H} r={r} V={V}, {a.parameters / 1e9:.2f}e9 weights, {s.dtype}; "
-            f"{s.kept(K + 1, s.train + s.test, H) / GB:,.2f} GB of activations",
+            f"{name}: {a.name}, K={K} H={H} r={r} V={V}, {a.parameters / 1e9:.2f}e9 weights, {s.dtype}"
+            f"{', a block at a time' * s.by_blocks}; {s.kept(K + 1, s.train + s.test, H) / GB:,.2f} GB of activations",
             "  rule                  jobs      PFLOP   read GB  written GB  host GB   GPU GB    hours",
             *(_row(stage, [one for one in own if one[0] == stage], gpu) for stage in {one[0]: 0 for one in own}),
             f"{_row('in all', own, gpu)} on {gpu.name}",

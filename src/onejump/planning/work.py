@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from onejump.jumps import settings
-from onejump.models.architecture import Architecture
+from onejump.models.architecture import Architecture, by_blocks
 from onejump.planning.machines import TWO_CORES, Machine
 
 PROMPTS = 64  # that generation continues at once on a CPU; a test compares
@@ -83,6 +83,7 @@ class Sizes:
         written: tokens that the model writes after each prompt, 0 for none.
         tokens: of a sentence up to a position chosen uniformly in it, on average; 16 is Wikipedia's.
         rehearsed: whether the weights are random and share the memory of the largest matrix, the embedding.
+        load, gpus: how the model is held, and on how many GPUs.
     """
 
     architecture: Architecture
@@ -98,6 +99,8 @@ class Sizes:
     written: int = 0
     tokens: float = 16.0
     rehearsed: bool = False
+    load: str = "auto"
+    gpus: int = 1
 
     @property
     def dims(self) -> tuple[int, int, int, int, int, int, int]:
@@ -111,6 +114,22 @@ class Sizes:
         """Bytes of the model in memory."""
         a = self.architecture
         return self.kept(a.vocabulary, a.hidden_size) if self.rehearsed else self.kept(a.parameters)
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether one block at a time is in memory where the model's unembedding and activations are taken."""
+        return not self.rehearsed and by_blocks(self.load, self.weights, self.gpus)
+
+    @property
+    def held(self) -> float:
+        """Bytes of weights in memory there: of the whole model, or of a block and what is outside the blocks."""
+        a = self.architecture
+        return self.kept(a.other_parameters + a.block_parameters) if self.by_blocks else self.weights
+
+    @property
+    def ahead(self) -> float:
+        """Bytes of the block that is read meanwhile, in the host's memory."""
+        return self.kept(self.architecture.block_parameters) * self.by_blocks
 
     def kept(self, *shape: float) -> float:
         """Bytes of an array in the model's dtype."""
@@ -208,11 +227,11 @@ def _shortlist(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int)
 
 
 STAGES: Mapping[str, Callable[..., Work]] = {
-    # Three passes over eight tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
+    # A pass over sixteen tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
     "extract_unembedding": lambda s, K, H, V, r, n, N, T: Work(
-        {s.dtype: 48 * s.architecture.parameters, "touched": 3 * s.kept(s.architecture.parameters)}
+        {s.dtype: 32 * s.architecture.parameters, "touched": s.kept(s.architecture.parameters)}
         | {"read": s.weights * (not s.rehearsed), "written": s.kept(V, H)},
-        host=s.weights + _f32(V, H) * (s.dtype != "float32"),
+        host=s.held + s.ahead + _f32(V, H) * (s.dtype != "float32"),
         loads_model=True,
     ),
     "generate_text": _generate,
@@ -226,9 +245,9 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         {s.dtype: 2 * n * s.tokens * K * s.architecture.block_parameters}
         | {"touched": s.kept(n, s.tokens, K, s.architecture.block_parameters / H)}
         | {"read": s.weights * (not s.rehearsed), "written": s.kept(K + 1, n, H)},
-        host=s.kept(K + 1, n, H) + (K + 1) * n * H,  # a byte a number: is it finite?
-        device=s.weights,
-        unembedding=1,
+        host=s.kept(K + 1, n, H) + (K + 1) * n * H + s.ahead,  # a byte a number: is it finite?
+        # Of sentences under way, what enters the first block is kept beside what enters the next one.
+        device=s.held + s.kept(2 * s.by_blocks, n, s.tokens, H),
         loads_model=True,
     ),
     "fit_jump": _fit,

@@ -117,5 +117,5 @@ def _offloaded(model: nn.Module, anatomy: Mapping) -> Iterator[str]:
 def _final_state(anatomy: Anatomy, unembedding: Unembedding, ids: Sequence[int]) -> Tensor:
     """The normalised final state of the last token, [H] float32 on the CPU."""
     states = {}
-    anatomy.run(torch.tensor([list(ids)], device=anatomy.model.device), states.__setitem__)
+    anatomy.run(torch.tensor([list(ids)], device=anatomy.device), states.__setitem__)
     return unembedding.normalise(states[len(anatomy.blocks)][0, -1].cpu())

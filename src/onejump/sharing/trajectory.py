@@ -54,7 +54,7 @@ def trajectory(
         tokenizer: names tokens; without one, they are their ids.
     """
     states, device = {}, unembedding.weight.device
-    anatomy.run(torch.tensor([list(ids)], device=anatomy.model.device), states.__setitem__)
+    anatomy.run(torch.tensor([list(ids)], device=anatomy.device), states.__setitem__)
     K, rows = len(anatomy.blocks), max(1, CHUNK // len(unembedding.weight))
     parts = []
     for first in range(0, len(ids), rows):

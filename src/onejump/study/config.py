@@ -115,6 +115,8 @@ def _conflicts(config: Mapping) -> Iterator[str]:
     if grid > corpus["test"]:
         yield f"evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
     for model, facts in config["models"].items():
+        if facts["load"] == "blocks" and facts["gpus"] > 1:
+            yield f"models.{model}.load is blocks, which needs one GPU, but gpus is {facts['gpus']}; set gpus: 1"
         for split, shards in facts["shards"].items():
             if shards > corpus[split]:
                 yield f"models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = {corpus[split]}"

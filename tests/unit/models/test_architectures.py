@@ -6,20 +6,13 @@ from pathlib import Path
 import pytest
 import tiny_architectures
 import torch
-from tiny_architectures import ARCHITECTURES, REFUSED, SUPPORTED, VERDICTS, WRONG, attempt
+from tiny_architectures import ARCHITECTURES, REFUSED, SUPPORTED, TRIED, VERDICTS, WRONG, attempt
 
 from onejump.models.unembedding import extract_unembedding
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 ROWS = dict(re.findall(r"^\| `([^`]+)` \| \w+ \| (.+) \|$", PAGE.read_text(), re.MULTILINE))
 
-# Norms of each kind and place, factors, soft caps, projections, experts, recurrences, shared blocks, vision towers.
-TRIED = [
-    "bart", "bert", "bigbird_pegasus", "biogpt", "bloom", "cohere", "ctrl", "deepseek_v3", "falcon_h1", "gemma2",
-    "gemma3", "gemma4_text", "gpt_neo", "gpt_oss", "granite", "granitemoehybrid", "jamba", "lfm2", "llama4_text",
-    "mamba2", "minicpm3", "modernbert-decoder", "nanochat", "nemotron", "olmo", "openai-gpt", "opt",
-    "recurrent_gemma", "roberta", "rwkv", "whisper", "xglm", "xlstm", "zamba2",
-]  # fmt: skip
 REFUSED_BY_NAME = [
     "deepseek_v4", "gemma3n_text", "hrm_text", "hy_v4", "inkling2_text", "mllama", "prophetnet", "qwen4_exp_text",
     "xlnet",

@@ -101,15 +101,34 @@ def test_a_config_that_lacks_a_key_is_refused_as_the_workflow_does():
 
 def test_what_does_not_scale_is_said():
     assert limits(sizes("llama-2-7b"), MACHINES["a100-80gb"], 1) == []
-    gpus, curve, rows = limits(sizes("llama-3-70b"), MACHINES["a100-80gb"], 1)
+    whole = replace(sizes("llama-3-70b"), load="whole")
+    gpus, curve, rows = limits(whole, MACHINES["a100-80gb"], 1)
     assert "set gpus: 3" in gpus
     assert "evaluate_ranks needs 90 GB on one GPU" in curve
     assert "9,000 training sentences do not span H = 8,192" in rows
-    assert limits(sizes("llama-3-70b"), MACHINES["a100-80gb"], 3) == [curve, rows]
-    said = " ".join(limits(sizes("llama-3-405b"), MACHINES["h100"], 8))
+    assert limits(whole, MACHINES["a100-80gb"], 3) == [curve, rows]
+    assert limits(sizes("llama-3-70b"), MACHINES["a100-80gb"], 1) == [curve, rows]  # a block at a time
+    crowded = replace(sizes("llama-3-70b"), train=10**6, shards={"train": 1, "test": 1})
+    assert "set more shards" in limits(crowded, replace(MACHINES["a100-80gb"], device_bytes=24e9), 1)[0]
+    writing = replace(sizes("llama-3-70b"), written=32, tokens=40.0)  # token by token, the whole model is needed
+    assert "set gpus: 3" in limits(writing, MACHINES["a100-80gb"], 1)[0]
+    said = " ".join(limits(replace(sizes("llama-3-405b"), load="whole"), MACHINES["h100"], 8))
     assert "more than a common node has" in said
     assert "fit_jtc needs 275 GB of host memory" in said
     assert "on one GPU" not in " ".join(limits(sizes("llama-3-405b"), TWO_CORES, 1))
+
+
+def test_a_block_at_a_time_needs_little_memory_and_auto_takes_it_for_large_models_alone():
+    for stage in ("extract_unembedding", "dump_activations"):
+        whole, blocks, auto = (
+            work_of(stage, replace(sizes("llama-2-7b"), load=load)) for load in ("whole", "blocks", "auto")
+        )
+        assert auto == blocks
+        assert whole.amounts == blocks.amounts
+        assert blocks.host_bytes() < 6e9 < 13e9 < whole.host_bytes()
+        assert work_of(stage, sizes("smollm2-135m")) == work_of(stage, replace(sizes("smollm2-135m"), load="whole"))
+        assert work_of(stage, replace(sizes("llama-2-7b"), gpus=2)) == whole  # spread over them
+    assert work_of("generate_text", sizes("llama-2-7b")).device > 13e9
 
 
 def test_resources_grow_with_each_attempt_and_with_the_model():

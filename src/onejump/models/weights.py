@@ -1,0 +1,84 @@
+"""The weights of a model as its safetensors files hold them, read tensor by tensor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onejump.files.atomic import OnejumpError
+from onejump.models.sources import first_sentence, unusable_files
+
+
+class Weights:
+    """The tensors of a model's files by name; only headers are read before a tensor is asked for."""
+
+    def __init__(self, files: Sequence[str | Path]) -> None:
+        """Look into the files.
+
+        Raises:
+            OnejumpError: one is missing or not whole.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        self._files: dict[str, Path] = {}
+        self._empty: dict[str, Tensor] = {}
+        for file in map(Path, files):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 - it is no dict
+                        self._files[name] = file
+                        self._empty[name] = torch.empty_like(opened.get_tensor(name), device="meta")
+            except (SafetensorError, OSError) as error:
+                raise _unusable(file, error) from error
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return list(self._files)
+
+    @property
+    def parameters(self) -> int:
+        """The number of all weights."""
+        return sum(tensor.numel() for tensor in self._empty.values())
+
+    def empty(self, name: str) -> Tensor:
+        """A tensor's shape and dtype, without memory."""
+        return self._empty[name]
+
+    def map(self, name: str) -> Tensor:
+        """One tensor as it lies in its file, of which only what is used is read, and may be forgotten again.
+
+        Raises:
+            OnejumpError: the file has become unreadable.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            # Opened each time: what has been read counts as memory as long as the file is open.
+            with safe_open(self._files[name], framework="pt") as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unusable(self._files[name], error) from error
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor into memory of its own, in the dtype that the file has; raises as `map`."""
+        return _copied(self.map(name))
+
+
+def _copied(mapped: Tensor) -> Tensor:
+    """A copy that lies as its original in a cache line: products of some matrices depend on it in their last bits.
+
+    A model loaded whole has its weights where the file has them.
+    """
+    line, size = 64, mapped.element_size()
+    room = torch.empty(mapped.numel() + line // size, dtype=mapped.dtype)
+    first = (mapped.data_ptr() - room.data_ptr()) % line // size
+    return room[first : first + mapped.numel()].view(mapped.shape).copy_(mapped)
+
+
+def _unusable(file: Path, error: Exception) -> OnejumpError:
+    if not file.is_file():
+        return OnejumpError(f"{file}: no such file, but the model's index names it; download the model again")
+    hints = list(unusable_files([file])) or ["download it again"]
+    return OnejumpError("; ".join([f"{file}: not a whole safetensors file ({first_sentence(error)})", *hints]))
