@@ -52,8 +52,10 @@ def command_of(stage: Callable) -> click.Command:
     return click.Command(stage.__name__.replace("_", "-"), callback=run, params=options, help=text)
 
 
-def _option(name: str, annotation: object, default: object) -> click.Option:
+def _option(name: str, annotation: object, default: object) -> click.Parameter:
     kind, about = typing.get_args(annotation)
+    if about.positional:
+        return click.Argument([name])
     several = typing.get_origin(kind) is list
     if several:
         (kind,), name = typing.get_args(kind), name.removesuffix("s")
@@ -137,29 +139,6 @@ def inspect(files) -> None:
 
     for file in files:
         click.echo(describe(file))
-
-
-@cli.command()
-@click.argument("text")
-@click.option("--jump", required=True, help="A published jump: its folder, or hub id 'owner/name'.")
-@click.option("--model", required=True, help="Its base model: folder in Transformers' format, or hub id 'owner/name'.")
-@click.option("--revision", default=None, help="Commit, tag or branch of the model on the hub.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--out", type=FILE, required=True, help="HTML file to write.")
-def lens(text, jump, model, revision, dtype, device, out) -> None:
-    """Show what the model would predict at every level after each token of TEXT, by a jump and by identity."""
-    from onejump.files.atomic import write_text
-    from onejump.models.devices import resolve_device
-    from onejump.models.sources import ModelSource
-    from onejump.report.lens import render_lens
-    from onejump.sharing.published import PublishedJump
-
-    published = PublishedJump.from_pretrained(jump)
-    source = ModelSource(model, revision)
-    published.attach(source.load_model(dtype, resolve_device(device)))
-    table = published.trajectory(text, source.load_tokenizer())
-    write_text(out, render_lens(table, published.config))
 
 
 @cli.command()

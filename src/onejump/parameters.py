@@ -11,12 +11,16 @@ from onejump.models.architecture import LOADS
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says about a parameter, and the range of numbers it takes."""
+    """What the command line says about a parameter, and the range of numbers it takes.
+
+    A positional one has no name there, and is told of by the help of the whole command.
+    """
 
     help: str
     minimum: int | None = None
     maximum: int | None = None
     folder: bool = False
+    positional: bool = False
 
 
 def pairs(first: str, firsts: list, second: str, seconds: list) -> list[tuple]:

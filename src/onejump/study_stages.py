@@ -1,11 +1,11 @@
-"""The stages of a whole study, one function each, as in stages.py: its tables, figures and report."""
+"""The stages of a whole study, one function each, as in stages.py: tables, figures, report, and jumps for others."""
 
 import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError
-from onejump.parameters import ConfigFile, Option, Out, OutFolder, Results, Seed
+from onejump.parameters import Compute, ConfigFile, Dtype, Model, Option, Out, OutFolder, Results, Seed
 
 
 def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
@@ -89,3 +89,22 @@ def publish(
     publish(layout, branch, jump, base, licences, out)
     if push is not None:
         print(hub.push(out, push))
+
+
+def lens(
+    text: Annotated[str, Option("The text.", positional=True)],
+    jump: Annotated[str, Option("A published jump of the model: its folder, or hub id 'owner/name'.")],
+    model: Model,
+    compute: Compute,
+    out: Annotated[Path, Option("HTML file to write.")],
+    dtype: Dtype = "float32",
+) -> None:
+    """Show what the model would predict at every level after each token of TEXT, by a jump and by identity."""
+    device = compute.start()
+    from onejump.files.atomic import write_text
+    from onejump.report.lens import render_lens
+    from onejump.sharing.published import PublishedJump
+
+    published, source = PublishedJump.from_pretrained(jump), model.source()
+    published.attach(source.load_model(dtype, device))
+    write_text(out, render_lens(published.trajectory(text, source.load_tokenizer()), published.config))

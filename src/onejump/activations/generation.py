@@ -95,7 +95,8 @@ def _continue_in_parts(model, prompts: list[list[int]], uniform: Tensor, *rules)
                 f"one prompt of {len(prompts[0])} tokens does not fit on the device beside the model; spread it over "
                 "more GPUs (gpus), or use a smaller dtype"
             ) from error
-    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:  # of code that comes with a model
+    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        # What `generate` raises for a model whose own code does not do what it asks for; --debug shows where.
         raise OnejumpError(f"model {type(model).__name__} cannot generate ({first_sentence(error)})") from error
     half = len(prompts) // 2
     parts = (slice(half), slice(half, None))

@@ -88,10 +88,10 @@ def _columns(one: EvaluationGrids, other: EvaluationGrids) -> Columns:
 
 def _statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
     """Statistics of means [b, c] of the columns: values [b], or [b, K] for extremes over levels."""
-    found = {}
     if "gain" in mean:
         gain, of_null = mean["gain"][:, 0], mean["null's gain"][:, 0]
         return {("G4", "share_of_gain", "precision", None): np.where(gain > 0, of_null / gain, np.nan)}
+    found = {}
     for metric in WITH_INTERVALS:
         found["G1", "difference", metric, None] = mean[f"ojfa {metric}"][:, 0]
         found["G2", "difference", metric, None] = mean[f"n_njtc {metric}"][:, 0]

@@ -73,7 +73,9 @@ def switches_table(grids: EvaluationGrids, held_out: EvaluationGrids, costs: Cos
     over levels of a check's multiply-adds. The rest is as in `methods_table`.
     """
     rows, metrics = [], {}
-    for method in filter(lambda name: name != "identity", held_out.methods):
+    for method in held_out.methods:
+        if method == "identity":
+            continue
         own, identity = (held_out.metric(name, "correct").mean(1) for name in (method, "identity"))
         switched = identity > own
         metrics[method] = {

@@ -44,7 +44,7 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that a process can still take on the device; of the host, also within the limits of its cgroups."""
+    """Memory that is free on the device; of the host, no more than its cgroups let a process take in all."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [float("inf")]

@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-TEMPLATES = Path(__file__).parent / "templates"
+from onejump.report.rendering import render, verbatim
+
 METHODS = {"jump": "Jump", "identity": "Identity (logit lens)"}
 MEASURES = {"probability": "Probability", "kl": "KL to the final prediction", "entropy": "Entropy"}
 LARGEST_KL = 10.0  # nats, where the shading ends
@@ -35,10 +34,9 @@ def render_lens(table: pd.DataFrame, config: Mapping) -> str:
             (level, [_cell(row, last, largest) for row, last in zip(by_level[level], final.itertuples(), strict=True)])
             for level in reversed(range(K))
         ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.loader = FileSystemLoader(TEMPLATES)
     data = json.dumps({"tokens": tokens, "levels": K, "readings": readings}, ensure_ascii=False)
-    return environment.get_template("lens.html.j2").render(
+    return render(
+        "lens.html.j2",
         config=config,
         tokens=tokens,
         levels=K,
@@ -48,9 +46,9 @@ def render_lens(table: pd.DataFrame, config: Mapping) -> str:
         final=[_cell(row, row, largest) for row in final.itertuples()],
         largest_kl=LARGEST_KL,
         data=Markup(data.replace("<", "\\u003c")),
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        lens_style=Markup((TEMPLATES / "lens.css").read_text(encoding="utf-8")),
-        script=Markup((TEMPLATES / "lens.js").read_text(encoding="utf-8")),
+        style=verbatim("style.css"),
+        lens_style=verbatim("lens.css"),
+        script=verbatim("lens.js"),
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from onejump.analysis.columns import METRIC_COLUMNS, TEMPERATURE
@@ -19,8 +18,8 @@ from onejump.exits.columns import FLOOR_METHODS, SHORTLIST_AGREEMENT
 from onejump.files.atomic import OnejumpError
 from onejump.jumps.settings import GAP_CONVERGED, RIDGES
 from onejump.report.branch import KEY_METHODS, branch_facts, joint_facts
-from onejump.report.formats import FORMATS
 from onejump.report.inline_svg import InlineFigures
+from onejump.report.rendering import render, verbatim
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
 from onejump.study.fits import FITS
@@ -32,7 +31,6 @@ SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint", "joint_shortli
 # Of the table that sets text of the corpus beside the model's own.
 ON_BOTH_TEXTS = ("identity", "joint", "n_njtc", "jtc")
 PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
-TEMPLATES = Path(__file__).parent / "templates"
 
 CLAIMS = {
     "C1": "over 30 times fewer parameters",
@@ -79,10 +77,8 @@ def render_report(
     branches = [branch for branch in everything if "jump" in branch]
     verdicts = _verdicts(layout)
     fits = {choices["fit"] for choices in config["variants"].values()}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.loader = FileSystemLoader(TEMPLATES)
-    environment.filters |= FORMATS
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         study=config["study"],
         models=models,
         branches=branches,
@@ -122,8 +118,8 @@ def render_report(
         # The page links to files beside it, but can be read without them.
         links=links,
         glyphs=figures.glyphs(),
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
+        style=verbatim("style.css"),
+        script=verbatim("script.js"),
     )
 
 

@@ -2,14 +2,14 @@
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from models_by_blocks import CPU, saved, sentences_of
 from refusals import error_of
 from safetensors.torch import load_file, save_file
-from tiny_architectures import TRIED, VOCABULARY, tiny_architecture
+from tiny_architectures import TRIED, tiny_architecture
 from tiny_models import make_dump, save_tiny_model, tiny_model
 
 from onejump import stages
@@ -17,48 +17,15 @@ from onejump.activations.dump import gather_levels
 from onejump.activations.resuming import resumable
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.tensors import TensorFile
-from onejump.models.anatomy import Anatomy, find_anatomy
+from onejump.models.anatomy import Anatomy
 from onejump.models.blocks import Blocks
 from onejump.models.sources import ModelSource
 from onejump.models.weights import Weights
 from onejump.parameters import Compute, Model
 
-CPU = torch.device("cpu")
-BUDGET = 24
-
 
 class PowerCut(BaseException):
     """The end of a job at any moment."""
-
-
-def sentences_of(lengths=(5, 1, 9, 3, 12, 7, 2, 9)) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
-
-
-@dataclass
-class Saved:
-    """A model in files, and its parts as they are found when it is loaded whole."""
-
-    source: ModelSource
-    anatomy: Anatomy
-
-    def blocks(self, dtype: str = "float32") -> Blocks:
-        paths = self.anatomy.paths
-        return Blocks(self.source, Weights(self.source.find_weights()), dtype, CPU, paths["blocks"], paths["head"])
-
-    def streamed(self, blocks: Blocks, budget: int = BUDGET, checkpoint=None) -> torch.Tensor:
-        anatomy = Anatomy(blocks.model, **self.anatomy.paths)
-        return gather_levels(anatomy, sentences_of(), budget, None, checkpoint, blocks)[0]
-
-    def whole(self, budget: int = BUDGET) -> torch.Tensor:
-        return gather_levels(self.anatomy, sentences_of(), budget)[0]
-
-
-def saved(model: torch.nn.Module, folder: Path, dtype: str = "float32", **how) -> Saved:
-    model.save_pretrained(folder, **how)
-    source = ModelSource(str(folder))
-    return Saved(source, find_anatomy(source.load_model(dtype)))
 
 
 def reads_of(monkeypatch) -> Counter:

@@ -11,7 +11,8 @@ from tiny_architectures import ARCHITECTURES, REFUSED, SUPPORTED, TRIED, VERDICT
 from onejump.models.unembedding import extract_unembedding
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
-ROWS = dict(re.findall(r"^\| `([^`]+)` \| \w+ \| (.+) \|$", PAGE.read_text(), re.MULTILINE))
+FOUND = re.findall(r"^\| `([^`]+)` \| \w+ \| (.+) \| ([^|]*) \|$", PAGE.read_text(), re.MULTILINE)
+ROWS = {model_type: said for model_type, said, _ in FOUND}
 
 REFUSED_BY_NAME = [
     "deepseek_v4", "gemma3n_text", "hrm_text", "hy_v4", "inkling2_text", "mllama", "prophetnet", "qwen4_exp_text",
@@ -49,3 +50,5 @@ def test_the_page_lists_every_architecture_and_no_failure():
     assert ROWS.keys() == ARCHITECTURES.keys()
     assert set(verdicts) <= set(VERDICTS[:3])
     assert verdicts.count(SUPPORTED) >= 160
+    by_blocks = [blocks for _, said, blocks in FOUND if said.startswith(SUPPORTED)]
+    assert by_blocks.count("yes") >= 160 and all(blocks == "yes" or blocks.startswith("no: ") for blocks in by_blocks)

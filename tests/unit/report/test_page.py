@@ -149,6 +149,18 @@ def test_the_first_paragraph_says_where_a_null_explains_the_gain(page):
     assert f"as with {', '.join(f'{model}, bias' for model in MODELS)}, the gain is not the jump’s." in text
 
 
+def test_a_jump_without_a_gain_over_identity_has_no_share_of_it(study, tmp_path):
+    base = tmp_path / "demo"
+    shutil.copytree(study, base)
+    table = read_frame(base / "summary" / "one_jump_spread.parquet")
+    table.loc[table["claim"] == "G4", ["mean", "low", "high"]] = float("nan")
+    write_frame(base / "summary" / "one_jump_spread.parquet", table)
+    page = Page(rendered(base))
+    assert page.find("p", id="nulls") == []
+    (found,) = page.find("table", id="gains-table")
+    assert "G4 no null explains its gain over identityalonebiasprecision– < 0.9" in page.text(found)
+
+
 def test_with_one_seed_gains_are_those_of_the_seed(study):
     page = Page(rendered(study, config=config(MODELS, ALL_VARIANTS, SEEDS[1:])))
     (table,) = page.find("table", id="gains-table")

@@ -2,7 +2,7 @@
 // Read a cell of a table, with the pointer or the arrow keys: both methods and the final prediction at its token and level.
 const { tokens, levels, readings } = JSON.parse(document.getElementById("data").textContent);
 const readout = document.querySelector(".readout");
-const NAMES = { jump: "jump", identity: "identity" };
+const METHODS = ["jump", "identity"];
 const tell = ([token, probability, kl, entropy]) =>
   `“${token}” ${probability.toFixed(3)}, KL ${kl.toFixed(2)}, entropy ${entropy.toFixed(2)}`;
 for (const region of document.querySelectorAll(".lens")) {
@@ -14,7 +14,7 @@ for (const region of document.querySelectorAll(".lens")) {
     at.classList.add("at");
     const level = levels - row, [token, probability, , entropy] = readings.model[column];
     const exits = level < levels
-      ? Object.keys(NAMES).map(method => `${NAMES[method]} ${tell(readings[method][level][column])}`) : [];
+      ? METHODS.map(method => `${method} ${tell(readings[method][level][column])}`) : [];
     readout.textContent = [`After “${tokens[column]}”, level ${level}`, ...exits,
       `full model “${token}” ${probability.toFixed(3)}, entropy ${entropy.toFixed(2)}`].join(" · ");
   };
