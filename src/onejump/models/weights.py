@@ -1,6 +1,7 @@
-"""The weights of a model as its safetensors files hold them, read tensor by tensor."""
+"""The weights of a model as its safetensors files hold them: read tensor by tensor, written file by file."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -64,6 +65,43 @@ class Weights:
     def read(self, name: str) -> Tensor:
         """Read one tensor into memory of its own, in the dtype that the file has; raises as `map`."""
         return _copied(self.map(name))
+
+
+class WeightsWriter:
+    """Writes a model's weights into a folder, a file for each group, and their index when all are there."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write into this folder, which exists and holds no weights."""
+        self._folder = folder
+        self._files: list[tuple[Path, list[str]]] = []
+        self._bytes = 0
+
+    def __enter__(self) -> "WeightsWriter":
+        """The writer itself."""
+        return self
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write one group; tensors that lie in the same memory must not be in it twice."""
+        from safetensors.torch import save_file
+
+        file = self._folder / f"part-{len(self._files):05d}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
+        self._files.append((file, list(tensors)))
+        self._bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Give the files the names that Transformers looks for."""
+        from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+        if kind is not None:
+            return
+        places = {}
+        for number, (file, names) in enumerate(self._files, 1):
+            final = f"model-{number:05d}-of-{len(self._files):05d}.safetensors"
+            file.rename(self._folder / final)
+            places |= dict.fromkeys(names, final)
+        index = {"metadata": {"total_size": self._bytes}, "weight_map": places}
+        (self._folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _copied(mapped: Tensor) -> Tensor:

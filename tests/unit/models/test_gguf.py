@@ -4,11 +4,13 @@ import json
 import os
 import stat
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from levels_by_hand import random_ids
 from refusals import OTHER_SHA256, error_of, files_under
+from safetensors.torch import load_file
 from tiny_gguf import write_tiny_gguf
 from tiny_models import tiny_tokenizer
 
@@ -17,6 +19,7 @@ from onejump.files.digests import sha256_of_file
 from onejump.files.sealed import read_sealed_json, write_sealed_json
 from onejump.models.gguf import convert_gguf
 from onejump.models.sources import ModelSource
+from onejump.models.weights import WeightsWriter
 
 
 @pytest.fixture
@@ -46,9 +49,30 @@ def test_a_gguf_model_becomes_a_folder_that_loads_as_the_same_model(path, tmp_pa
     assert "onejump:" not in capsys.readouterr().err
 
 
-def test_the_library_is_left_as_it_was(path, tmp_path):
-    import gguf
+@pytest.mark.parametrize("family", ["llama", "qwen3moe"])
+def test_one_block_at_a_time_is_converted(path, tmp_path, monkeypatch, family):
+    """Between two files of weights, no more tensors are unpacked than those of a block, or those of none."""
+    unpacked, groups, dequantize, add = [], [], gguf.dequantize, WeightsWriter.add
+    monkeypatch.setattr(gguf, "dequantize", lambda *args: unpacked.append(args) or dequantize(*args))
 
+    def counted(self, tensors) -> None:
+        groups.append((len(unpacked), {name.split(".")[2] if "layers" in name else "" for name in tensors}))
+        unpacked.clear()
+        add(self, tensors)
+
+    monkeypatch.setattr(WeightsWriter, "add", counted)
+    model = write_tiny_gguf(path, family=family)
+    convert_gguf(path, tmp_path / "out")
+    blocks = [[], *([str(k)] for k in range(model.config.num_hidden_layers))]
+    assert [sorted(names - {""}) for _, names in groups] == blocks
+    assert max(number for number, _ in groups) < 14
+    files = [load_file(file) for file in (tmp_path / "out").glob("*.safetensors")]
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(files) == len(blocks) and index["weight_map"].keys() == {name for file in files for name in file}
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for file in files for tensor in file.values())
+
+
+def test_the_library_is_left_as_it_was(path, tmp_path):
     before = gguf.GGUFReader, gguf.get_tensor_name_map
     write_tiny_gguf(path)
     convert_gguf(path, tmp_path / "out")
@@ -212,7 +236,7 @@ def converted(path, tmp_path):
 
 
 def flip_a_weight(folder):
-    weights = folder / "model.safetensors"
+    weights = sorted(folder.glob("*.safetensors"))[-1]
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
