@@ -31,9 +31,8 @@ from synthetic import Size, make_dump
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_table
-from onejump.models.architecture import architecture_file
-from onejump.models.random_weights import PREFIX
-from onejump.planning.rehearsal import watch
+from onejump.models.random_weights import save_random_model
+from onejump.planning.rehearsal import WORDS, watch
 
 LEVELS, VOCABULARY, TRANSFER = 2, 8192, 300
 WIDTH, WIDTHS = 576, (64, 576, 1600, 4096)
@@ -150,7 +149,7 @@ def run_stage(stage: str, *arguments: object) -> tuple[float, float]:
 def sentences(folder: Path, size: Size) -> Path:
     """Write sentences.parquet with random words."""
     rng, n = np.random.default_rng(0), size.train + size.test
-    texts = [" ".join(f"word{i}" for i in rng.integers(2000, size=rng.integers(1, 50))) for _ in range(n)]
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 50))) for _ in range(n)]
     columns = {"sentence_id": pa.array(range(n), pa.int32()), "split": ["train"] * size.train + ["test"] * size.test}
     documents = [f"document {i}" for i in rng.integers(n // 10 + 1, size=n)]
     write_table(folder / "sentences.parquet", pa.table(columns | {"document": documents, "text": texts}))
@@ -168,14 +167,10 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     cosines, evaluation, references = folder / "cosines.safetensors", folder / "e.parquet", folder / "r.parquet"
     unused, text = ["--out", folder / "unused"], ["--sentences-file", sentences(folder, size)]
 
-    took["choose-positions"] = run_stage(
-        "choose-positions",
-        "--model",
-        f"{PREFIX}{architecture_file('smollm2-135m')}",
-        "--sentences",
-        text[1],
-        *unused,
-    )
+    small = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    save_random_model(small | {"vocab_size": len(WORDS) + 1}, "float32", WORDS, folder / "model")
+    text_of = ["--model", folder / "model", "--sentences", text[1]]
+    took["choose-positions"] = run_stage("choose-positions", *text_of, *unused)
     for level, file in enumerate(files):
         exact = ["--level", level, "--fit", "exact", "--out", file]
         took["fit-jump exact"] = run_stage("fit-jump", *train, *exact)

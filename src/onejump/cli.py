@@ -16,6 +16,7 @@ import click
 
 from onejump import exit_stages, stages, study_stages
 from onejump.files.atomic import OnejumpError
+from onejump.models.architecture import LOADS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -93,9 +94,10 @@ for _stage in STAGES:
 @click.option("--levels", type=click.IntRange(min=1), default=2, help="Exit levels whose jumps are fitted.")
 @click.option("--longest", type=click.IntRange(min=1), default=6, help="Words of the longest sentence.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
+@click.option("--load", type=click.Choice(LOADS), default="auto", help="How the model is held.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, help="CPU threads.")
 @click.option("--out", type=FOLDER, default=Path("results/rehearsal"), help="Folder for all files.")
-def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
+def rehearse(models, train, test, levels, longest, dtype, load, threads, out) -> None:
     """Run MODELS at their true dimensions, with random weights, and set predicted beside measured.
 
     Each is named by a config that comes with the project (gpt2-xl, phi-3-mini, llama-2-7b, llama-3-70b,
@@ -107,7 +109,7 @@ def rehearse(models, train, test, levels, longest, dtype, threads, out) -> None:
 
     for model in models:
         shards = {"train": 2, "test": 1}
-        sizes = Sizes(load_architecture(model), dtype, train, test, shards, min(test, 16), rehearsed=True)
+        sizes = Sizes(load_architecture(model), dtype, train, test, shards, min(test, 16), load=load)
         click.echo(f"\n{model}, {dtype}, {train} / {test} sentences\n{HEADING}")
         for row in rehearse(sizes, out / Path(model).stem, levels, threads, longest):
             click.echo(as_line(row))

@@ -96,11 +96,9 @@ class Model:
 
     def source(self, gpus: int = 1):
         """The model's source, its blocks to be spread over so many GPUs."""
-        from onejump.models.random_weights import PREFIX, RandomSource
         from onejump.models.sources import ModelSource
 
-        source = RandomSource if self.model.startswith(PREFIX) else ModelSource
-        return source(self.model, self.revision, self.trust_remote_code, gpus)
+        return ModelSource(self.model, self.revision, self.trust_remote_code, gpus)
 
 
 @dataclass(frozen=True)

@@ -150,14 +150,14 @@ def dump_activations(
     unembedding: UnembeddingFile,
     positions_file: PositionsFile,
     split: Annotated[Literal["train", "test"], Option("Split of the sentences.")],
-    shard: Annotated[int, Option("Number of the shard.")],
-    out: Out,
+    shards: Annotated[list[int], Option("Number of a shard; repeat it, with an --out each, for several.")],
+    outs: Annotated[list[Path], Option("File to write; one for each --shard.")],
     dtype: Dtype = "float32",
     token_budget: Annotated[int | None, Option("Most tokens in a padded batch.", minimum=1)] = None,
     gpus: Gpus = 1,
     load: Load = "auto",
 ) -> None:
-    """Run the model over one shard of sentences and save h^0 .. h^K at the chosen positions."""
+    """Run the model over shards of sentences and save h^0 .. h^K at the chosen positions."""
     device = compute.start()
     import torch
 
@@ -172,31 +172,37 @@ def dump_activations(
     from onejump.models.devices import by_device
     from onejump.models.unembedding import Unembedding
 
+    wanted = pairs("--shard", shards, "--out", outs)
     table = read_table(positions_file)
     with errors_name(positions_file):
-        rows = dump.shard_rows(table, split, shard)
-    sentence_ids, sentences = rows["sentence_id"].to_numpy(), rows["input_ids"].to_pylist()
+        parts = [dump.shard_rows(table, split, shard) for shard in shards]
+    sentences = [ids for rows in parts for ids in rows["input_ids"].to_pylist()]
     source, facts = model.source(gpus), Unembedding.read_facts(unembedding)
-    parts = facts["anatomy"]
-    loaded, blocks = load_model(source, load, dtype, device, parts["blocks"], unused=parts["head"])
+    paths = facts["anatomy"]
+    loaded, blocks = load_model(source, load, dtype, device, paths["blocks"], unused=paths["head"])
     name, revision = source.identity()
     with errors_name(unembedding):
         dump.check_identity((name, revision, dtype), facts)
     with errors_name(positions_file):
         dump.check_tokens(loaded, sentences)
-    anatomy = Anatomy(loaded, **parts)
-    require_room(out, (len(anatomy.blocks) + 1) * len(rows) * anatomy.hidden_size * loaded.dtype.itemsize)
-    metadata = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
-    metadata |= {"split": split, "shard": shard, "rows_sha256": rows_digest(sentence_ids, rows["position"].to_numpy())}
+    anatomy = Anatomy(loaded, **paths)
+    first = wanted[0][1]
+    require_room(first, (len(anatomy.blocks) + 1) * len(sentences) * anatomy.hidden_size * loaded.dtype.itemsize)
+    common = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
+    common |= {"split": split, "load": "whole" if blocks is None else "blocks"}
+    ids = [rows["sentence_id"].to_numpy() for rows in parts]
+    rows_of = [rows_digest(some, rows["position"].to_numpy()) for some, rows in zip(ids, parts, strict=True)]
     budget = token_budget or by_device(dump.TOKEN_BUDGETS, device)
-    metadata |= {"load": "whole" if blocks is None else "blocks"}
-    inputs = metadata | {"tokens_sha256": tokens_digest(sentences), "token_budget": budget}
-    checkpoint = Checkpoint(out, inputs, device)
-    label = f"{split} shard {shard}"
-    levels, budget = dump.gather_levels(anatomy, sentences, budget, label, checkpoint, blocks)
-    dump.check_finite(levels, sentence_ids, dtype)
-    ids = {"sentence_id": torch.from_numpy(sentence_ids.copy())}
-    write_tensors(out, {level_name(k): h for k, h in enumerate(levels)} | ids, metadata | {"token_budget": budget})
+    inputs = common | {"rows_sha256": rows_of, "tokens_sha256": tokens_digest(sentences), "token_budget": budget}
+    checkpoint = Checkpoint(first, inputs, device)
+    label, sizes = f"{split} shard {', '.join(map(str, shards))}", [len(rows) for rows in parts]
+    levels, budget = dump.gather_levels(anatomy, sentences, budget, label, checkpoint, blocks, sizes)
+    dumped = levels.split(sizes, dim=1)
+    for some, states in zip(ids, dumped, strict=True):
+        dump.check_finite(states, some, dtype)
+    for (shard, out), some, states, digest in zip(wanted, ids, dumped, rows_of, strict=True):
+        tensors = {level_name(k): h for k, h in enumerate(states)} | {"sentence_id": torch.from_numpy(some.copy())}
+        write_tensors(out, tensors, common | {"shard": shard, "rows_sha256": digest, "token_budget": budget})
     checkpoint.remove()
 
 

@@ -57,8 +57,8 @@ def test_a_dump_has_the_states_of_the_cpu(family, dtype, tmp_path):
     found, expected = levels_of(shard), levels_of(made.test[0])
     largest = expected.abs().amax((1, 2), keepdim=True)
     assert ((found - expected).abs() / largest).max() < TOLERANCES[dtype]
-    options = Model(made.source.location), Compute(DEVICE), made.unembedding, made.positions, "test", 0
-    stages.dump_activations(*options, tmp_path / "blocks", dtype, load="blocks")
+    options = Model(made.source.location), Compute(DEVICE), made.unembedding, made.positions, "test", [0]
+    stages.dump_activations(*options, [tmp_path / "blocks"], dtype, load="blocks")
     assert torch.equal(levels_of(tmp_path / "blocks"), found)
 
 

@@ -201,7 +201,15 @@ def dump_shard(
 ) -> None:  # fmt: skip
     """The stage, for a source and a device."""
     stages.dump_activations(
-        Model(source.location), Compute(str(device)), unembedding, positions, split, shard, path, dtype, token_budget
+        Model(source.location),
+        Compute(str(device)),
+        unembedding,
+        positions,
+        split,
+        [shard],
+        [path],
+        dtype,
+        token_budget,
     )
 
 

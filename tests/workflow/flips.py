@@ -50,7 +50,8 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     calls = {
         "choose_positions": call(stages.choose_positions, source, file["sentences"], out / "positions.parquet", 2, 1),
         "dump_activations": call(
-            stages.dump_activations, source, compute, file["unembedding"], file["positions"], "test", 0, out / "shard"
+            *(stages.dump_activations, source, compute, file["unembedding"], file["positions"], "test", [0]),
+            [out / "shard"],
         ),
         "fit_jtc": call(stages.fit_jtc, train, compute, out / "jtc"),
         "score_jumps": call(stages.score_jumps, train, compute, jumps, out / "scores", out / "cosines"),

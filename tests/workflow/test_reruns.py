@@ -6,7 +6,11 @@ from collections import Counter
 from copy import deepcopy
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from studies import ROOT, Study
+
+from onejump.files.tensors import TensorFile
 
 pytestmark = pytest.mark.xdist_group("study")  # one worker, one finished study
 
@@ -102,6 +106,26 @@ def test_levels_fitted_in_fewer_jobs_are_the_same_files_and_rerun_nothing(finish
     assert len(re.findall("^localrule fit_jump_01_02:", output, re.M)) == 3
     assert {path: path.read_bytes() for path in jumps} == before
     assert not [rule for rule, *_ in planned(study) if rule.startswith("fit")]
+
+
+def test_shards_dumped_in_one_job_by_blocks_have_the_same_states_and_rerun_nothing(finished_study, tmp_path):
+    models = deepcopy(finished_study.config["models"])
+    models["tiny-llama"]["load"] = "blocks"
+    study = Study(tmp_path / "study", finished_study.config | {"models": models})
+    shutil.copytree(finished_study.folder, study.folder)
+    assert not [rule for rule, *_ in planned(study) if rule.startswith(("dump", "fit", "evaluate"))]
+    shards = sorted(study.results("tiny-llama/seed-0/activations/train").glob("*.safetensors"))
+    before = [load_file(path) for path in shards]
+    assert len(before) == 2
+    for path in shards:
+        path.unlink()
+    output = study.snakemake(*(str(path.relative_to(study.folder)) for path in shards)).stdout
+    assert len(re.findall("^localrule dump_activations_train_00_01:", output, re.M)) == 1
+    for path, expected in zip(shards, before, strict=True):
+        found = load_file(path)
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+        assert TensorFile(path).metadata["load"] == "blocks"
+    assert not [rule for rule, *_ in planned(study) if rule.startswith("dump")]
 
 
 def test_an_edit_of_the_report_reruns_the_report_alone(finished_study, edited_library):

@@ -103,32 +103,49 @@ rule choose_positions:
         " --test-shards {params.test} --bos {params.bos} {params.generated} --seed {params.seed} --out {output.positions:q} 2> {log:q}"
 
 
-rule dump_activations:
-    input:
-        **patterns("unembedding", "positions"),
-        model=model_files,
-    output:
-        shard=LAYOUT.pattern("shard"),
-    log:
-        f"{LOGS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.log",
-    benchmark:
-        f"{BENCHMARKS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{{shard}}.tsv"
-    cache: CACHING
-    conda:
-        "../../envs/study.yaml"
-    threads: 1  # on CPUs two shards at once are faster than one on two cores
-    resources:
-        **planned("dump_activations"),
-        gpu=model_choice("gpus"),
-        load=model_choice("load"),
-    params:
-        model=model_args,
-        dtype=model_choice("dtype"),
-        split=lambda wildcards: wildcards.split,
-        shard=lambda wildcards: int(wildcards.shard),
-        again=again("activations"),
-        code=stage_digest("dump_activations"),
-    shell:
-        "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
-        " --positions-file {input.positions:q} --split {params.split} --shard {params.shard}"
-        " --gpus {resources.gpu} --load {resources.load} --threads {threads} --out {output.shard:q} 2> {log:q}"
+# A split in one job where the model's blocks are loaded one at a time; `--set-scatter dumps=4` makes four.
+scattergather:
+    dumps=1,
+
+
+for (splits, end), (numbers, models) in dumping_jobs(len(gather.dumps("{scatteritem}"))).items():
+    name = "dump_activations" + re.sub(r"\W", "_", f".{splits}.{end}" * (end != "{shard}"))
+    WORK.setdefault(name, len(numbers) * WORK["dump_activations"])
+
+    rule:
+        name:
+            name
+        input:
+            **patterns("unembedding", "positions"),
+            model=model_files,
+        output:
+            **{f"shard_{number.strip('{}')}": LAYOUT.pattern("shard").replace("{shard}", number) for number in numbers},
+        log:
+            f"{LOGS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{end}.log",
+        benchmark:
+            f"{BENCHMARKS}/dump_activations/{{model}}.seed-{{seed}}.{{split}}-{end}.tsv"
+        wildcard_constraints:
+            model="|".join(map(re.escape, models)),
+            split=splits,
+        cache: CACHING
+        conda:
+            "../../envs/study.yaml"
+        threads: 1  # on CPUs two shards at once are faster than one on two cores
+        resources:
+            **planned("dump_activations", at_once=len(numbers)),
+            gpu=model_choice("gpus"),
+            load=model_choice("load"),
+        params:
+            model=model_args,
+            dtype=model_choice("dtype"),
+            split=lambda wildcards: wildcards.split,
+            # Told by the output, so that Snakemake takes a shard for the same whatever job dumps it; without the paths,
+            # which the key of a cache must not hold.
+            shards=shard_options,
+            again=again("activations"),
+            code=stage_digest("dump_activations"),
+        shell:
+            "onejump dump-activations {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
+            " --positions-file {input.positions:q} --split {params.split} {params.shards}"
+            " $(printf -- '--out %s ' {output})"
+            " --gpus {resources.gpu} --load {resources.load} --threads {threads} 2> {log:q}"

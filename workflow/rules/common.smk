@@ -108,19 +108,46 @@ def fitting_jobs(most):
     found = {("fit_joint_jump", ""): (["joint"], list(config["models"]))}
     for model, facts in config["models"].items():
         names = [level_name(level) for level in range(facts["blocks"])]
-        bounds = [i * len(names) // most for i in range(most + 1)]
-        packs = [names[first:end] for first, end in itertools.pairwise(bounds)]
-        for pack in packs if most < len(names) else [["level-{level}"]]:
+        for pack in spread(names, most) if most < len(names) else [["level-{level}"]]:
             numbers = [name.removeprefix("level-") for name in (pack[0], pack[-1])]
             end = ".level-" + "-".join(dict.fromkeys(numbers))
             found.setdefault(("fit_jump", end), (pack, []))[1].append(model)
     return found
 
 
+def spread(items, jobs):
+    """Items in as many packs of about the same size."""
+    bounds = [i * len(items) // jobs for i in range(jobs + 1)]
+    return [items[first:end] for first, end in itertools.pairwise(bounds)]
+
+
 def level_options(wildcards, output):
     """The level and the file of each jump that a job fits."""
     levels = [Path(path).stem.removeprefix("level-") for path in output]
     return " ".join(f"--level {level} --out {shlex.quote(path)}" for level, path in zip(levels, output))
+
+
+def dumping_jobs(jobs):
+    """The jobs that dump activations, as (splits, end of names) -> (numbers of shards, models).
+
+    Where a model's blocks are loaded one at a time, `jobs` share the shards of a split, and each reads the weights
+    once; of a model held whole there is a job a shard.
+    """
+    found = {}
+    for model, facts in config["models"].items():
+        if not SIZES[model].by_blocks:
+            found.setdefault(("train|test", "{shard}"), (["{shard}"], []))[1].append(model)
+            continue
+        for split, number in facts["shards"].items():
+            for pack in spread([f"{shard:02d}" for shard in range(number)], min(jobs, number)):
+                end = "-".join(dict.fromkeys([pack[0], pack[-1]]))
+                found.setdefault((split, end), (pack, []))[1].append(model)
+    return found
+
+
+def shard_options(wildcards, output):
+    """The number of each shard that a job dumps."""
+    return " ".join(f"--shard {int(Path(path).stem.removeprefix('shard-'))}" for path in output)
 
 
 def rank_option(wildcards):

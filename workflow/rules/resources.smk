@@ -18,17 +18,20 @@ AWAITED, LONG = 10, 5
 SIZES = {model: sizes_of(model, config) for model in config["models"]}
 
 
-def asked(stage, times, resource, wildcards, attempt):
-    """A resource of a stage's job, or of several of them in one job."""
-    changes = fitted_by(config["variants"][wildcards.variant]) if "variant" in wildcards.keys() else {}
-    changes |= {"split": wildcards.split} if "split" in wildcards.keys() else {}
+def asked(stage, times, sizes, resource, wildcards, attempt):
+    """A resource of a stage's job, or of several of them in one job; `sizes` are fields of `Sizes`."""
+    changes = dict(sizes)
+    if "variant" in wildcards.keys():
+        changes |= fitted_by(config["variants"][wildcards.variant])
+    if "split" in wildcards.keys():
+        changes["split"] = wildcards.split
     work = times * work_of(stage, dataclasses.replace(SIZES[wildcards.model], **changes))
     return work.resources(MACHINE, attempt)[resource]
 
 
-def planned(stage, times=1):
-    """Memory, minutes and disk of a stage's job, or of several of them in one job."""
-    return {name: partial(asked, stage, times, name) for name in ("mem_mb", "runtime", "disk_mb")}
+def planned(stage, times=1, **sizes):
+    """Memory, minutes and disk of a stage's job, or of several of them in one job; `sizes` are fields of `Sizes`."""
+    return {name: partial(asked, stage, times, sizes, name) for name in ("mem_mb", "runtime", "disk_mb")}
 
 
 # Seconds of a rule's average job.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.models.anatomy import Anatomy
-from onejump.models.blocks import Blocks
+from onejump.models.blocks import MORE_JOBS, Blocks
 from onejump.models.passes import Pass
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def gather_levels(
     progress: str | None = None,
     checkpoint: Checkpoint | None = None,
     blocks: Blocks | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[Tensor, int]:
     """h^0 .. h^K at the last token of each sentence.
 
@@ -83,6 +85,8 @@ def gather_levels(
         progress: Label of the progress bar, or None for no bar.
         checkpoint: Where an interrupted dump resumes, with the same result; or None.
         blocks: The model's blocks, if they are loaded one at a time; else None.
+        sizes: Numbers of sentences, one after the other, that are in no batch with others: those of each shard, so that
+            its states are the same whatever is dumped beside it. By default all are together.
 
     Returns:
         [K+1, N, H] on the CPU, in the model's dtype, and the token budget that gives exactly these states.
@@ -94,7 +98,7 @@ def gather_levels(
     start = {"n_done": 0, "token_budget": token_budget}
     saved = (checkpoint.load() if checkpoint is not None else None) or start
     while True:
-        batches = _batches(sentences, saved["token_budget"])
+        batches = _batches(sentences, saved["token_budget"], sizes or [len(sentences)])
         if blocks is None:
             tokens = [int(batch.lengths.sum()) for batch in batches]
             way, unit, total = _batch_by_batch(anatomy, batches, levels, saved), "token", sum(tokens)
@@ -114,13 +118,15 @@ def gather_levels(
         torch.cuda.empty_cache()
 
 
-def _batches(sentences: Sequence[Sequence[int]], token_budget: int) -> list[_Batch]:
+def _batches(sentences: Sequence[Sequence[int]], token_budget: int, sizes: Sequence[int]) -> list[_Batch]:
     """The sentences in batches, from long to short."""
     lengths, batches = torch.tensor([len(ids) for ids in sentences]), []
-    for rows in map(torch.as_tensor, reversed(length_sorted_batches(lengths.numpy(), token_budget))):
-        padded = pad_sequence([torch.as_tensor(sentences[row]) for row in rows], batch_first=True)
-        batches.append(_Batch(rows, padded, lengths[rows]))
-    return batches
+    for first, end in pairwise(accumulate(sizes, initial=0)):
+        for rows in length_sorted_batches(lengths[first:end].numpy(), token_budget):
+            rows = torch.as_tensor(rows) + first
+            padded = pad_sequence([torch.as_tensor(sentences[row]) for row in rows], batch_first=True)
+            batches.append(_Batch(rows, padded, lengths[rows]))
+    return sorted(batches, key=lambda batch: batch.input_ids.shape[1], reverse=True)
 
 
 def _halved(failure: _DoesNotFit, token_budget: int, blocks: Blocks | None) -> int:
@@ -128,7 +134,7 @@ def _halved(failure: _DoesNotFit, token_budget: int, blocks: Blocks | None) -> i
     if failure.n_sentences == 1:
         beside, advice = "the model", "spread it over more GPUs (gpus), set load: blocks,"
         if blocks is not None:
-            beside, advice = "a block and the other sentences' states", "set more shards (shards),"
+            beside, advice = "a block and the other sentences' states", MORE_JOBS + ","
         raise OnejumpError(
             f"one sentence of {failure.longest} tokens does not fit on the device beside {beside}; {advice} or use a "
             "smaller dtype"

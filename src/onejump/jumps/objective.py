@@ -83,8 +83,15 @@ class Problem:
         cut = validation_start(len(self.activations))
 
         def parts(levels_of: Activations | JumpInputs) -> tuple[Tensor, Tensor]:
-            x = torch.stack([levels_of.level(level) for level in self.levels]).to(self.device)
-            return x[:, :cut].contiguous(), x[:, cut:]
+            slices = (slice(cut), slice(cut, None))
+            # Filled level by level: the joint fit has no room for all levels twice.
+            shapes = [(len(self.levels), *final[rows].shape) for rows in slices]
+            x = tuple(torch.empty(shape, device=self.device) for shape in shapes)
+            for place, level in enumerate(self.levels):
+                h = levels_of.level(level)
+                for part, rows in zip(x, slices, strict=True):
+                    part[place] = h[rows]
+            return x
 
         x = parts(self.inputs)
         states = (None, None) if self.gate == "none" else x if self.inputs.kind == "states" else parts(self.activations)

@@ -21,6 +21,8 @@ from onejump.models.sources import ModelSource, first_sentence
 from onejump.models.weights import Weights
 
 WHOLE = "set load: whole"  # what to do about a model that cannot be loaded block by block
+# What to do where the states of all sentences of a job leave too little memory.
+MORE_JOBS = "let more jobs share the sentences (--set-scatter dumps=N, at most as many as shards)"
 UNUSED = "unused"  # the place of weights that are never loaded
 
 
@@ -183,8 +185,8 @@ class Blocks:
             found, _ = convert_and_load_state_dict_in_model(model, tensors, plan)
         except torch.OutOfMemoryError as error:
             raise OnejumpError(
-                f"block {k} does not fit on the device beside the sentences' states; set more shards (shards), or use "
-                "a smaller dtype"
+                f"block {k} does not fit on the device beside the sentences' states; {MORE_JOBS}, or use a smaller "
+                "dtype"
             ) from error
         tensors.clear()
         lost = sorted({name for _, name, tensor in _tensors(block) if tensor.is_meta})

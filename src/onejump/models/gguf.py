@@ -92,24 +92,21 @@ def _write_whole(model: nn.Module, source: Mapping, folder: Path) -> tuple[list[
 
 
 def _write_by_blocks(model: nn.Module, path: Path, reader: gguf.GGUFReader, folder: Path) -> None:
-    """Write the weights in one file for each block and one for the rest; `model` has no memory."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    model.save_pretrained(folder, state_dict={})  # its config
+    """Write the weights in one file for each block and each tensor of none; `model` has no memory."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    with WeightsWriter(folder) as weights:
+    with WeightsWriter(folder, model) as weights:
         for group in progress_bar(_by_block(reader.tensors), "weights", "block"):
             found = _converted(model, path, reader, group)
             if other := [name for name, tensor in found.items() if tensor.shape != shapes[name]]:
                 raise ValueError(f"{other[0]} has the shape {tuple(found[other[0]].shape)}")
-            weights.add(revert_weight_conversion(model, found))
+            weights.add(found)
 
 
 def _by_block(tensors: list) -> list[list]:
-    """A file's tensors, those of a block together, and those of no block."""
+    """A file's tensors, those of a block together, and each of no block alone."""
 
     def block(tensor) -> str:
-        return (re.match(r"blk\.\d+\.", tensor.name) or [""])[0]
+        return (re.match(r"blk\.\d+\.", tensor.name) or [tensor.name])[0]
 
     return [list(group) for _, group in groupby(sorted(tensors, key=block), block)]
 
@@ -120,6 +117,7 @@ def _converted(model: nn.Module, path: Path, reader: gguf.GGUFReader, tensors: l
 
     # The vocabulary would be read again for each block, and a progress bar drawn.
     fields = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
+    fields["tokenizer.ggml.tokens"] = SimpleNamespace(parts=[], data=[], types=[])
     part = SimpleNamespace(fields=fields, tensors=tensors)
     with _replaced(gguf, GGUFReader=lambda _: part), _replaced(loader, tqdm=lambda found, **_: found):
         options = {"return_tensors": True, "model_to_load": model, "torch_dtype": torch.float32}

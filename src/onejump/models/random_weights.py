@@ -1,57 +1,50 @@
-"""A model at its true dimensions with random weights, so that a study can be rehearsed without the real ones."""
+"""A model at its true dimensions with random weights in real files, so that a study is rehearsed without its own."""
 
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from onejump.files.atomic import read_json
+from onejump.files.atomic import require_room
 from onejump.models.devices import DTYPES
-from onejump.models.sources import ModelSource
+from onejump.models.weights import WeightsWriter
 
-PREFIX = "random:"
 # Prime, so that no two rows of a matrix are alike although the numbers repeat.
 POOL = 4_194_301
-# From one matrix's first number to the next one's: a whole number of cache lines, and no multiple of a usual width.
-STEP = 64 * 67
+STEP = 64 * 67  # from one matrix's first number to the next one's; no multiple of a usual width
+STD = 0.02
 
 
-@dataclass(frozen=True)
-class RandomSource(ModelSource):
-    """A model with random weights; its location is `random:FILE`, where FILE is a config.json."""
+def save_random_model(config: dict, dtype: str, words: Sequence[str], folder: Path) -> None:
+    """Write a causal language model to a new folder in Transformers' format.
 
-    @property
-    def _config(self) -> dict:
-        return read_json(self.location.removeprefix(PREFIX))
+    It has its config, random matrices, norms of 1 and biases of 0 in a safetensors file for each block and each tensor
+    outside the blocks, and a tokenizer of words. One of these files is in memory at a time.
 
-    def load_model(self, dtype: str = "float32", device: torch.device | str = "cpu") -> nn.Module:
-        """Build the model; all its matrices share one piece of memory, as large as the largest of them needs."""
-        model = empty_model(self._config, DTYPES[dtype])
-        _fill(model, device)
-        model.tie_weights()
-        for module in model.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(device))
-        return model.eval()
+    Args:
+        config: as in a config.json.
+        dtype: of the weights, a key of DTYPES.
+        words: what the tokenizer knows; fewer than the vocabulary has tokens.
+        folder: which does not exist.
 
-    def find_weights(self) -> list:
-        """No files: all blocks together need no more memory than one."""
-        return []
-
-    def load_tokenizer(self) -> Callable:
-        """Words to token ids, by their checksums."""
-        size = self._config["vocab_size"]
-        return lambda texts: {"input_ids": [[zlib.crc32(word.encode()) % size for word in t.split()] for t in texts]}
-
-    def load_max_positions(self) -> int | None:
-        """The longest input that the config allows, in tokens; None where it states none."""
-        return self._config.get("n_positions") or self._config.get("max_position_embeddings")
-
-    def identity(self) -> tuple[str, str]:
-        """The config file, and that the weights are random."""
-        return self.location.removeprefix(PREFIX), "random weights"
+    Raises:
+        OnejumpError: the weights do not fit on the disk.
+    """
+    model = empty_model(config, DTYPES[dtype])
+    model.tie_weights()
+    numbers = torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul(STD).to(DTYPES[dtype])
+    # Shared parameters are listed once; buffers that a model is built with have values.
+    tensors = dict(model.named_parameters())
+    tensors |= {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
+    require_room(folder, sum(tensor.nbytes for tensor in tensors.values()))
+    with WeightsWriter(folder, model) as weights:
+        starts = {name: number * STEP for number, name in enumerate(tensors)}
+        for _, names in groupby(tensors, _place):
+            weights.add({name: _filled(name, tensors[name], numbers, starts[name]) for name in names})
+    _tokenizer(words).save_pretrained(folder)
 
 
 def empty_model(config: dict, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -63,21 +56,26 @@ def empty_model(config: dict, dtype: torch.dtype = torch.float32) -> nn.Module:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
 
 
-def _fill(model: nn.Module, device: torch.device | str, std: float = 0.02) -> None:
-    """Give random matrices, norms of 1 and biases of 0 to a model whose parameters have no memory yet.
+def _place(name: str) -> str:
+    """What a tensor's name says of its place: the block, or the whole name."""
+    return (re.match(r".*?\.\d+\.", name) or [name])[0]
 
-    Each matrix is a window of one long row of normal numbers, and begins STEP after the one before it.
-    """
-    places = [(owner, *named) for owner in model.modules() for named in owner.named_parameters(recurse=False)]
-    sizes = [parameter.numel() for _, _, parameter in places if parameter.ndim > 1]
-    length = max(sizes) + STEP * len(sizes)
-    pool = (torch.randn(POOL, generator=torch.Generator().manual_seed(0)) * std).to(places[0][2].dtype)
-    numbers = pool.repeat(-(-length // POOL)).to(device)
-    start = 0
-    for owner, name, parameter in places:
-        shape, dtype = parameter.shape, parameter.dtype
-        if parameter.ndim > 1:
-            tensor, start = numbers[start : start + parameter.numel()].view(shape), start + STEP
-        else:
-            tensor = torch.full(shape, float("bias" not in name), dtype=dtype, device=device)
-        setattr(owner, name, nn.Parameter(tensor, requires_grad=False))
+
+def _filled(name: str, tensor: Tensor, numbers: Tensor, start: int) -> Tensor:
+    """A tensor with values: those that it has, or of a matrix the numbers from `start` on."""
+    if not tensor.is_meta:
+        return tensor
+    if tensor.ndim < 2:
+        return torch.full(tensor.shape, float("bias" not in name), dtype=tensor.dtype)
+    return numbers.roll(-start).repeat(-(-tensor.numel() // POOL))[: tensor.numel()].view(tensor.shape)
+
+
+def _tokenizer(words: Sequence[str]):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(WordLevel({word: token for token, word in enumerate(["<unk>", *words])}, "<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
 from onejump.models.sources import first_sentence, unusable_files
@@ -68,11 +68,15 @@ class Weights:
 
 
 class WeightsWriter:
-    """Writes a model's weights into a folder, a file for each group, and their index when all are there."""
+    """Writes a model into a folder: its config, a file for each group of weights, and at the end their index."""
 
-    def __init__(self, folder: Path) -> None:
-        """Write into this folder, which exists and holds no weights."""
-        self._folder = folder
+    def __init__(self, folder: Path, model: nn.Module) -> None:
+        """Write the config of a model, whose weights may be shapes alone, into a folder that has no weights."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a bar of no weights
+        model.save_pretrained(folder, state_dict={})
+        self._folder, self._model = folder, model
         self._files: list[tuple[Path, list[str]]] = []
         self._bytes = 0
 
@@ -81,9 +85,11 @@ class WeightsWriter:
         return self
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write one group; tensors that lie in the same memory must not be in it twice."""
+        """Write one group, under the model's own names; no two tensors may lie in the same memory."""
         from safetensors.torch import save_file
+        from transformers.core_model_loading import revert_weight_conversion
 
+        tensors = revert_weight_conversion(self._model, dict(tensors))
         file = self._folder / f"part-{len(self._files):05d}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
         self._files.append((file, list(tensors)))

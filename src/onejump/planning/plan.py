@@ -57,7 +57,8 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
             add("generate_text", model, seed)
         add("choose_positions", model, seed)
         for split, number in sizes[model].shards.items():
-            add("dump_activations", model, seed, split, number=number, split=split)
+            at_once = number if sizes[model].by_blocks else 1
+            add("dump_activations", model, seed, split, number=number // at_once, split=split, at_once=at_once)
         add("fit_joint_jump", model, seed, joint_of(variant, variants), **fitted)
         add("evaluate_references", model, seed, rows_of(chosen))
         add("evaluate_held_out", model, seed, variant, **fitted)
@@ -90,13 +91,18 @@ def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
 def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
     """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
     found, H, room = [], s.architecture.hidden_size, gpu.device_bytes or math.inf
-    works = {stage: work_of(stage, replace(s, fit="adam")) for stage in STAGES}
+    most = s.shards[s.split] if s.by_blocks else 1
+    works = {stage: work_of(stage, replace(s, fit="adam", at_once=most)) for stage in STAGES}
     dump, generation = (works.pop(stage).device for stage in ("dump_activations", "generate_text"))
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
         advice = f"gpus: {math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
         if s.by_blocks and not s.written:
-            advice = "more shards, since each holds the states of its sentences"
+            advice = "more shards, and as many jobs that share them (--set-scatter dumps=N)"
+            sizes = (work_of("dump_activations", replace(s, at_once=math.ceil(most / n))) for n in range(1, most + 1))
+            fitting = [n for n, work in enumerate(sizes, 1) if work.device * MARGIN <= room]
+            if fitting:
+                advice = f"--set-scatter dumps={fitting[0]}, so that so many jobs share the sentences"
         found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set {advice}")
     for stage, work in works.items():
         if work.device > room:

@@ -1,10 +1,12 @@
 """A study at a model's full dimensions with random weights: what fails or does not fit shows before paying for a GPU.
 
-Each stage runs as a process of its own, on the files of those before it, and what it takes is set beside the plan.
+The weights are written to real files first. Each stage runs as a process of its own, on the files of those before it,
+and what it takes is set beside the plan.
 """
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -20,11 +22,11 @@ import pyarrow as pa
 import torch
 
 from onejump.activations.dump import TOKEN_BUDGETS, length_sorted_batches
-from onejump.files.atomic import OnejumpError, write_json
+from onejump.files.atomic import OnejumpError, read_json, write_json
 from onejump.files.tables import read_table, write_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.models.architecture import architecture_file
-from onejump.models.random_weights import PREFIX
+from onejump.models.random_weights import save_random_model
 from onejump.planning.machines import MB, TWO_CORES, Machine, read_machine
 from onejump.planning.work import Sizes, Work, work_of
 from onejump.study.layout import level_name
@@ -40,7 +42,8 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
 
     Args:
         sizes: of the model and of the sentences to make up.
-        folder: for all files; machine.json, with the passes of each stage as measured, is written beside it.
+        folder: for all files; the model's are removed at the end. machine.json, with the passes of each stage as
+            measured, is written beside it.
         levels: exit levels whose jumps are fitted; the other jumps are copies of these.
         threads: of each stage.
         longest: words of the longest sentence.
@@ -52,10 +55,16 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
     file, rows = folder.parent / "machine.json", []
     known = read_machine(file) if file.is_file() else TWO_CORES
     machine = replace(measure_machine(threads), passes=known.passes)
-    write_table(folder / "sentences.parquet", _sentences(sizes.train, sizes.test, longest))
-    for stage, sized, options in _stages(sizes, folder, levels, {"threads": threads}):
-        rows.append(_run_stage(stage, work_of(stage, sized), machine, options))
-        yield rows[-1]
+    model = folder / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    save_random_model(read_json(architecture_file(sizes.architecture.name)), sizes.dtype, WORDS, model)
+    try:
+        write_table(folder / "sentences.parquet", _sentences(sizes.train, sizes.test, longest))
+        for stage, sized, options in _stages(sizes, folder, levels, {"threads": threads}):
+            rows.append(_run_stage(stage, work_of(stage, sized), machine, options))
+            yield rows[-1]
+    finally:
+        shutil.rmtree(model)
     write_json(folder / "rehearsal.json", rows)
     measured = {
         kind: median(row["passes"] for row in rows if row["kind"] == kind) for kind in {r["kind"] for r in rows}
@@ -71,18 +80,21 @@ def as_line(row: dict) -> str:
 
 def _stages(s: Sizes, f: Path, n_levels: int, threads: dict) -> Iterator[tuple[str, Sizes, dict]]:
     """Each stage, its sizes, and its options on the command line, in order."""
-    K, model = s.architecture.n_blocks, {"model": f"{PREFIX}{architecture_file(s.architecture.name)}"}
+    K, model = s.architecture.n_blocks, {"model": f / "model"}
     inputs = {"unembedding": f / "unembedding.safetensors", "positions_file": f / "positions.parquet"}
     positions = {"train_shards": s.shards["train"], "test_shards": s.shards["test"], "out": inputs["positions_file"]}
     yield "choose_positions", s, model | positions | {"sentences": f / "sentences.parquet"}
-    s, model = replace(s, tokens=_padded_tokens(inputs["positions_file"])), model | {"dtype": s.dtype}
+    s, model = replace(s, tokens=_padded_tokens(inputs["positions_file"])), model | {"dtype": s.dtype, "load": s.load}
     yield "extract_unembedding", s, model | {"blocks": K, "out": inputs["unembedding"]}
-    read = {split: inputs | threads | {"shard": []} for split in s.shards}
-    for split, shard in ((split, shard) for split, number in s.shards.items() for shard in range(number)):
-        out = f / "activations" / split / f"shard-{shard:02d}.safetensors"
-        dumped = {"split": split, "shard": shard, "out": out}
-        yield "dump_activations", replace(s, split=split), model | inputs | threads | dumped
-        read[split]["shard"].append(out)
+    read = {split: inputs | threads for split in s.shards}
+    for split, number in s.shards.items():
+        read[split]["shard"] = [f / "activations" / split / f"shard-{shard:02d}.safetensors" for shard in range(number)]
+        at_once = number if s.by_blocks else 1
+        for first in range(0, number, at_once):
+            shards = list(range(first, first + at_once))
+            dumped = {"split": split, "shard": shards, "out": [read[split]["shard"][shard] for shard in shards]}
+            sized = replace(s, split=split, at_once=at_once)
+            yield "dump_activations", sized, model | inputs | threads | dumped
     levels = sorted({round(i * (K - 1) / max(1, n_levels - 1)) for i in range(n_levels)})
     jumps = [f / "jumps" / f"{level_name(level)}.safetensors" for level in range(K)]
     for fit, level in ((fit, level) for fit in ("adam", "exact") for level in levels):

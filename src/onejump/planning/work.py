@@ -82,8 +82,8 @@ class Sizes:
             activations that are dumped.
         written: tokens that the model writes after each prompt, 0 for none.
         tokens: of a sentence up to a position chosen uniformly in it, on average; 16 is Wikipedia's.
-        rehearsed: whether the weights are random and share the memory of the largest matrix, the embedding.
         load, gpus: how the model is held, and on how many GPUs.
+        at_once: shards that one job dumps.
     """
 
     architecture: Architecture
@@ -98,9 +98,9 @@ class Sizes:
     split: str = "train"
     written: int = 0
     tokens: float = 16.0
-    rehearsed: bool = False
     load: str = "auto"
     gpus: int = 1
+    at_once: int = 1
 
     @property
     def dims(self) -> tuple[int, int, int, int, int, int, int]:
@@ -112,13 +112,12 @@ class Sizes:
     @property
     def weights(self) -> float:
         """Bytes of the model in memory."""
-        a = self.architecture
-        return self.kept(a.vocabulary, a.hidden_size) if self.rehearsed else self.kept(a.parameters)
+        return self.kept(self.architecture.parameters)
 
     @property
     def by_blocks(self) -> bool:
         """Whether one block at a time is in memory where the model's unembedding and activations are taken."""
-        return not self.rehearsed and by_blocks(self.load, self.weights, self.gpus)
+        return by_blocks(self.load, self.weights, self.gpus)
 
     @property
     def held(self) -> float:
@@ -183,7 +182,7 @@ def _kl(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -
 def _adam(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, levels: int) -> Work:
     batch, rows = settings.BATCH_SIZE, levels * N
     epoch = {"float32": rows * 12 * H * r, "touched": _f32(rows, H) * (1 + r / batch)}
-    return settings.EPOCHS * Work(epoch, device=_f32(2, rows + N, H) + _f32(40, batch, levels, H))
+    return settings.EPOCHS * Work(epoch, device=_f32(rows + 3 * N, H) + _f32(40, batch, levels, H))
 
 
 # Fit -> its work beside the optimum that it is measured by. One that is not here is planned as KL, which needs most.
@@ -207,9 +206,34 @@ def _generate(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) 
     passed = prompts / PROMPTS * s.written * s.weights + _f64(2, prompts * s.written, V)
     return Work(
         {s.dtype: 2 * prompts * length * (K * s.architecture.block_parameters + H * V), "touched": passed}
-        | {"read": s.weights * (not s.rehearsed), "written": _f32(2, prompts, length)},
+        | {"read": s.weights, "written": _f32(2, prompts, length)},
         host=4e3 * (N + T),
         device=s.weights + _f64(4, PROMPTS, V) + s.kept(2, K, PROMPTS, 3 * length, H),  # sentences of three times that
+        loads_model=True,
+    )
+
+
+def _extract(s: Sizes, K: int, H: int, V: int, *_: int) -> Work:
+    """A pass over sixteen tokens, on the CPU, and then a check of the unembedding in float32."""
+    single = _f32(V, H) * (s.dtype != "float32")
+    kept = s.kept(s.architecture.other_parameters) if s.by_blocks else s.held
+    return Work(
+        {s.dtype: 32 * s.architecture.parameters, "touched": s.kept(s.architecture.parameters)}
+        | {"read": s.weights, "written": s.kept(V, H)},
+        host=max(s.held + s.ahead, kept + single),
+        loads_model=True,
+    )
+
+
+def _dump(s: Sizes, K: int, H: int, rows: int) -> Work:
+    """A token multiplies each weight of a block once, and H of these products make one number that it computes."""
+    return Work(
+        {s.dtype: 2 * rows * s.tokens * K * s.architecture.block_parameters}
+        | {"touched": s.kept(rows, s.tokens, K, s.architecture.block_parameters / H)}
+        | {"read": s.weights, "written": s.kept(K + 1, rows, H)},
+        host=s.kept(K + 1, rows, H) + (K + 1) * rows / s.at_once * H + s.ahead,  # a byte a number: is it finite?
+        # Of sentences under way, what enters the first block is kept beside what enters the next one.
+        device=s.held + s.kept(2 * s.by_blocks, rows, s.tokens, H),
         loads_model=True,
     )
 
@@ -227,29 +251,14 @@ def _shortlist(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int)
 
 
 STAGES: Mapping[str, Callable[..., Work]] = {
-    # A pass over sixteen tokens, on the CPU. To be checked against the model, the unembedding becomes float32.
-    "extract_unembedding": lambda s, K, H, V, r, n, N, T: Work(
-        {s.dtype: 32 * s.architecture.parameters, "touched": s.kept(s.architecture.parameters)}
-        | {"read": s.weights * (not s.rehearsed), "written": s.kept(V, H)},
-        host=s.held + s.ahead + _f32(V, H) * (s.dtype != "float32"),
-        loads_model=True,
-    ),
+    "extract_unembedding": _extract,
     "generate_text": _generate,
     "choose_positions": lambda s, K, H, V, r, n, N, T: Work(
         {"touched": _f32(N + T, s.tokens), "written": _f32(N + T, s.tokens)},
         host=4e3 * (N + T),
-        loads_model=not s.rehearsed,
-    ),
-    # A token multiplies each weight of a block once, and H of these products make one number that the block computes.
-    "dump_activations": lambda s, K, H, V, r, n, N, T: Work(
-        {s.dtype: 2 * n * s.tokens * K * s.architecture.block_parameters}
-        | {"touched": s.kept(n, s.tokens, K, s.architecture.block_parameters / H)}
-        | {"read": s.weights * (not s.rehearsed), "written": s.kept(K + 1, n, H)},
-        host=s.kept(K + 1, n, H) + (K + 1) * n * H + s.ahead,  # a byte a number: is it finite?
-        # Of sentences under way, what enters the first block is kept beside what enters the next one.
-        device=s.held + s.kept(2 * s.by_blocks, n, s.tokens, H),
         loads_model=True,
     ),
+    "dump_activations": lambda s, K, H, V, r, n, N, T: _dump(s, K, H, s.at_once * n),
     "fit_jump": _fit,
     "fit_joint_jump": lambda s, K, *dims: _fit(s, K, *dims, levels=K),
     # Full-rank fits: all eigenvalues instead of a search for the largest.

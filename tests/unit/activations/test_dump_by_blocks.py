@@ -13,6 +13,7 @@ from tiny_architectures import TRIED, tiny_architecture
 from tiny_models import make_dump, save_tiny_model, tiny_model
 
 from onejump import stages
+from onejump.activations import dump as stages_dump
 from onejump.activations.dump import gather_levels
 from onejump.activations.resuming import resumable
 from onejump.files.checkpoints import Checkpoint
@@ -126,7 +127,7 @@ def test_a_dump_that_runs_out_of_memory_starts_again_with_smaller_batches(tmp_pa
     monkeypatch.setattr(layer, "forward", lambda *_, **__: limited(torch.empty(1, 99, 1)))
     message = error_of(lambda: one.streamed(blocks))
     assert message.startswith("one sentence of ")
-    assert "beside a block and the other sentences' states; set more shards" in message
+    assert "beside a block and the other sentences' states; let more jobs share the sentences" in message
 
 
 # ------------------------------------------------------------------------------------------------------- interruptions
@@ -221,7 +222,9 @@ def dump(tmp_path_factory):
 def run(dump, out: Path, load: str, source: ModelSource | None = None, **options) -> Path:
     model = Model((source or dump.source).location)
     stages.dump_activations(
-        *(model, Compute("cpu"), dump.unembedding, dump.positions, "train", 0, out, "float32", 64), load=load, **options
+        *(model, Compute("cpu"), dump.unembedding, dump.positions, "train", [0], [out], "float32", 64),
+        load=load,
+        **options,
     )
     return out
 
@@ -248,6 +251,69 @@ def test_a_dump_by_blocks_that_is_broken_off_ends_with_the_same_bytes(dump, tmp_
     assert run(dump, tmp_path / "out", "blocks").read_bytes() == expected
     assert "resuming from" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def three_shards(tmp_path_factory):
+    return make_dump(tmp_path_factory.mktemp("three"), 23, 9, "gemma3", shards={"train": 3, "test": 1}, token_budget=64)
+
+
+def contents(path: Path) -> tuple[dict, dict]:
+    """The metadata of a shard but for how the model was held, and its tensors as bytes."""
+    file = TensorFile(path)
+    facts = {key: value for key, value in file.metadata.items() if key not in ("load", "sha256")}
+    return facts, {name: file.tensor(name).numpy().tobytes() for name in file.names}
+
+
+def run_three(dump, folder: Path, load: str) -> list[tuple[dict, dict]]:
+    """The three shards, dumped in one job."""
+    outs = [folder / name for name in "abc"]
+    options = dump.unembedding, dump.positions, "train", [0, 1, 2], outs, "float32", 64
+    stages.dump_activations(Model(dump.source.location), Compute("cpu"), *options, load=load)
+    assert sorted(folder.iterdir()) == outs
+    return list(map(contents, outs))
+
+
+def test_several_shards_in_one_job_are_those_of_a_job_each_and_read_the_weights_once(
+    three_shards, tmp_path, monkeypatch
+):
+    expected = list(map(contents, three_shards.train))
+    assert run_three(three_shards, tmp_path / "whole", "whole") == expected
+    counts = reads_of(monkeypatch)
+    assert run_three(three_shards, tmp_path / "blocks", "blocks") == expected
+    assert set(counts.values()) == {1}
+
+
+def test_a_job_of_several_shards_that_is_broken_off_goes_on(three_shards, tmp_path, monkeypatch):
+    expected = run_three(three_shards, tmp_path / "expected", "blocks")
+    monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as context:
+        load = Blocks._load
+        context.setattr(Blocks, "_load", lambda self, k: load(self, k) if k < 2 else (_ for _ in ()).throw(PowerCut))
+        with pytest.raises(PowerCut):
+            run_three(three_shards, tmp_path / "out", "blocks")
+    assert not [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
+    assert run_three(three_shards, tmp_path / "out", "blocks") == expected
+
+
+def test_a_state_that_is_not_finite_leaves_no_shard_at_all(three_shards, tmp_path, monkeypatch):
+    gather = stages_dump.gather_levels
+
+    def broken(*given):
+        levels, budget = gather(*given)
+        levels[1, -1] = torch.nan
+        return levels, budget
+
+    monkeypatch.setattr(stages_dump, "gather_levels", broken)
+    message = error_of(lambda: run_three(three_shards, tmp_path / "out", "blocks"))
+    assert "NaN or infinite hidden state at level 1" in message
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_an_output_is_needed_for_each_shard(three_shards, tmp_path):
+    options = three_shards.unembedding, three_shards.positions, "train", [0, 1], [tmp_path / "a"]
+    message = error_of(lambda: stages.dump_activations(Model("x"), Compute("cpu"), *options))
+    assert message == "--out: 1 given for 2 --shard; give one for each"
 
 
 def test_states_that_do_not_fit_on_the_disk_are_refused_before_any_pass(dump, tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from onejump.models.anatomy import find_anatomy
 from onejump.models.architecture import LARGEST_WHOLE, by_blocks
 from onejump.models.blocks import Blocks, load_model
 from onejump.models.devices import free_bytes
-from onejump.models.random_weights import RandomSource
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import extract_unembedding
 from onejump.models.weights import Weights
@@ -187,9 +186,6 @@ def test_what_cannot_be_loaded_block_by_block_is_refused_with_what_to_set(tmp_pa
     refused = f"model {tmp_path}: cannot be loaded block by block, since "
     spread = ModelSource(source.location, gpus=2)
     assert error_of(lambda: load_model(spread, "blocks", "float32")) == f"{refused}gpus is 2; set load: whole"
-    random = RandomSource(f"random:{tmp_path}/config.json")
-    message = error_of(lambda: load_model(random, "blocks", "float32"))
-    assert message.endswith("cannot be loaded block by block, since it has no safetensors files; set load: whole")
     config = json.loads((tmp_path / "config.json").read_text())
     for key, value, why in (
         ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "its weights are quantised"),
@@ -198,6 +194,10 @@ def test_what_cannot_be_loaded_block_by_block_is_refused_with_what_to_set(tmp_pa
         (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
         assert error_of(lambda: load_model(source, "blocks", "float32")) == f"{refused}{why}; set load: whole"
     (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights")
+    message = error_of(lambda: load_model(source, "blocks", "float32"))
+    assert message == f"{refused}it has no safetensors files; set load: whole"
+    (tmp_path / "weights").rename(tmp_path / "model.safetensors")
 
     def unbuildable(*_, **__):
         raise RuntimeError("Tensor.item() cannot be called on meta tensors. More follows")
@@ -222,4 +222,4 @@ def test_a_block_that_does_not_fit_on_the_device_is_named(tmp_path, monkeypatch)
 
     monkeypatch.setattr("transformers.core_model_loading.convert_and_load_state_dict_in_model", full)
     message = error_of(lambda: blocks.loaded(0).__enter__())
-    assert message.startswith("block 0 does not fit on the device beside the sentences' states; set more shards")
+    assert message.startswith("block 0 does not fit on the device beside the sentences' states; let more jobs share")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from refusals import error_of
+from studies import ROOT
 from tiny_models import make_dump
 
 from onejump.activations import generation
@@ -14,7 +15,7 @@ from onejump.planning import work as planning
 from onejump.planning.machines import MACHINES, TWO_CORES, read_machine
 from onejump.planning.plan import limits, mean_seconds, plan_study, render, sizes_of
 from onejump.planning.work import STAGES, Sizes, Work, work_of
-from onejump.study.config import complete_config
+from onejump.study.config import complete_config, load_config
 from onejump.study.fits import FITS
 
 
@@ -28,6 +29,15 @@ def study(**models) -> dict:
 def sizes(name: str, dtype: str = "float16") -> Sizes:
     """A model at the paper's numbers of sentences."""
     return Sizes(load_architecture(name), dtype, 9000, 3000, {"train": 6, "test": 2}, 1000)
+
+
+def test_a_job_dumps_a_split_where_a_block_at_a_time_is_held_and_else_a_shard():
+    for load, expected in (("whole", [3, 2]), ("blocks", [1, 1])):
+        jobs = plan_study(study(a={"shards": {"train": 3, "test": 2}, "load": load}))
+        dumps = [(number, work) for _, stage, number, work in jobs if stage == "dump_activations"]
+        assert [number for number, _ in dumps] == expected
+        rows = [sum(n * work.amounts["written"] for n, work in dumps)]
+        assert rows == pytest.approx([12000 * 6 * 4096 * 4], rel=0.01)
 
 
 def test_the_papers_ranks_and_jump_sizes_follow_from_the_configs():
@@ -52,7 +62,7 @@ def test_the_disk_of_a_dump_is_what_the_files_take(tmp_path):
 
 def test_every_job_of_the_workflow_is_in_the_plan():
     jobs = {}
-    config = study(a={"shards": {"train": 3, "test": 2}})
+    config = study(a={"shards": {"train": 3, "test": 2}, "load": "whole"})
     config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
     config["corpus"]["generated"] = {"tokens": 8, "temperature": 1}
     config["variants"]["gated"] = config["variants"]["alone"] | {"gate": "level"}
@@ -108,8 +118,13 @@ def test_what_does_not_scale_is_said():
     assert "9,000 training sentences do not span H = 8,192" in rows
     assert limits(whole, MACHINES["a100-80gb"], 3) == [curve, rows]
     assert limits(sizes("llama-3-70b"), MACHINES["a100-80gb"], 1) == [curve, rows]  # a block at a time
+    small = replace(MACHINES["a100-80gb"], device_bytes=24e9)
     crowded = replace(sizes("llama-3-70b"), train=10**6, shards={"train": 1, "test": 1})
-    assert "set more shards" in limits(crowded, replace(MACHINES["a100-80gb"], device_bytes=24e9), 1)[0]
+    assert "set more shards, and as many jobs" in limits(crowded, small, 1)[0]
+    spread = replace(sizes("llama-3-70b"), train=30_000)
+    one, two = (work_of("dump_activations", replace(spread, at_once=n)).device * 4 / 3 for n in (6, 3))
+    assert one > 24e9 > two
+    assert "set --set-scatter dumps=2, so that" in limits(spread, small, 1)[0]
     writing = replace(sizes("llama-3-70b"), written=32, tokens=40.0)  # token by token, the whole model is needed
     assert "set gpus: 3" in limits(writing, MACHINES["a100-80gb"], 1)[0]
     said = " ".join(limits(replace(sizes("llama-3-405b"), load="whole"), MACHINES["h100"], 8))
@@ -129,6 +144,12 @@ def test_a_block_at_a_time_needs_little_memory_and_auto_takes_it_for_large_model
         assert work_of(stage, sizes("smollm2-135m")) == work_of(stage, replace(sizes("smollm2-135m"), load="whole"))
         assert work_of(stage, replace(sizes("llama-2-7b"), gpus=2)) == whole  # spread over them
     assert work_of("generate_text", sizes("llama-2-7b")).device > 13e9
+
+
+def test_the_papers_study_fits_into_8_gb_of_host_memory_and_an_8_gb_gpu():
+    gpu = replace(MACHINES["v100-32gb"], device_bytes=8e9)
+    for model, stage, _, work in plan_study(load_config(ROOT / "config" / "paper.yaml")):
+        assert work.host_bytes(gpu) < 8e9 and work.device < 8e9, (model, stage)
 
 
 def test_resources_grow_with_each_attempt_and_with_the_model():
