@@ -261,9 +261,11 @@ def test_blocks_may_be_offloaded(study, folder, tmp_path):
     device_map = dict.fromkeys([*(f"model.{name}" for name in names), "lm_head"], "cpu") | {"model.layers.0": "disk"}
     model, ids = study.load_model(device_map=device_map, offload_folder=tmp_path), random_ids((1, PROMPT))
     jump = onejump.Jump.from_pretrained(folder).attach(model)
-    for _ in range(2):
-        found = generated(model, jump, ids, exit_levels=1, draft_tokens=3)
-        assert torch.equal(found, study.load_model().generate(ids, **GREEDY))
+    own = [vars(block).get("forward") for block in model.model.layers]
+    assert any(own)
+    found = generated(model, jump, ids, exit_levels=1, draft_tokens=3)
+    assert torch.equal(found, study.load_model().generate(ids, **GREEDY))
+    assert [vars(block).get("forward") for block in model.model.layers] == own
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
