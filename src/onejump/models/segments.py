@@ -70,6 +70,7 @@ class Segments:
         self.cost, self.levels = Cost(), len(anatomy.blocks)
         self._begin, self._cache = begin, cache
         self._blocks, self._mask, self._positions = list(pairwise(bounds)), attention_mask, position_ids
+        self._device = anatomy.device if anatomy.device.type != "meta" else None  # then accelerate moves ids
         self._inputs = {"past_key_values": cache, "use_cache": True} | inputs
         self._ids: Tensor | None = None
         self._prompt = 0
@@ -130,8 +131,7 @@ class Segments:
 
     def _inputs_of(self, logits_to_keep: int) -> dict:
         """The inputs of a pass beside its tokens."""
-        changed = {"logits_to_keep": logits_to_keep} if "logits_to_keep" in self._inputs else {}
-        return self._inputs | changed
+        return self._inputs | ({"logits_to_keep": logits_to_keep} if "logits_to_keep" in self._inputs else {})
 
     def _tokens(self, first: int, last: int) -> dict[str, Tensor]:
         """The model's inputs for tokens first..last-1."""
@@ -142,7 +142,7 @@ class Segments:
         if self._positions is not None:
             later = self._positions[..., -1:] + torch.arange(1, more + 1, device=self._positions.device)
             inputs["position_ids"] = torch.cat([self._positions, later], -1)[..., first:last]
-        return inputs
+        return {name: tensor.to(device=self._device) for name, tensor in inputs.items()}
 
     @contextmanager
     def _only(self, first: int, last: int) -> Iterator[None]:

@@ -89,7 +89,9 @@ def generate_early(
     return found
 
 
-def generate_by(location: str | None, model, streamer: BaseStreamer | None = None, **arguments):
+def generate_by(
+    location: str | None, model, streamer: BaseStreamer | None = None, revision: str | None = None, **arguments
+):
     """What `custom_generate/generate.py` of a published jump does: `model.generate` with the jump at a location.
 
     Raises:
@@ -102,9 +104,9 @@ def generate_by(location: str | None, model, streamer: BaseStreamer | None = Non
     if arguments.get("assistant_model") is not None:
         raise OnejumpError("early exits do not work with assistant_model; leave that out")
     known, jump = vars(model).get("_onejump", (None, None))
-    if known != location:
-        jump = PublishedJump.from_pretrained(location).attach(model)
-        model._onejump = location, jump  # the proof that it is the base model takes a second
+    if known != (location, revision):
+        jump = PublishedJump.from_pretrained(location, revision).attach(model)
+        model._onejump = (location, revision), jump  # the proof that it is the base model takes a second
     decode = partial(jump.generate, streamer=streamer)  # Transformers itself hands no streamer to a callable
     given = {name: value for name, value in arguments.items() if value is not None}
     return type(model).generate(model, streamer=streamer, custom_generate=decode, **given)
