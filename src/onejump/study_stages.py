@@ -86,7 +86,7 @@ def publish(
     layout = Layout(read_sealed_json(config), results.parent)
     branch = {"model": model, "seed": seed, "variant": variant}
     licences = {"base_id": base_id, "jump": licence, "text": text_licence}
-    publish(layout, branch, jump, base, licences, out)
+    publish(layout, branch, jump, base, licences, out, push)
     if push is not None:
         print(hub.push(out, push))
 

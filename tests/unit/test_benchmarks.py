@@ -3,6 +3,7 @@
 import csv
 import os
 
+import generate
 import growth
 import guard
 import measure
@@ -13,10 +14,14 @@ import pytest
 import scores
 import startup
 import torch
+from handmade_jump import handmade_jump
+from levels_by_hand import random_ids
 from refusals import error_of
 from synthetic import Size
+from tiny_models import N_BLOCKS, sentence_table, tiny_model, tiny_tokenizer
 
 from onejump import stages
+from onejump.files.tables import write_table
 
 torch.set_num_threads(1)  # ratios are recorded on one core
 
@@ -111,6 +116,30 @@ def test_imports_of_a_stage_are_its_own_and_those_of_its_parameters():
     found = startup.imports_of(stages.fit_jump)
     assert "import torch" in found and "from onejump.jumps.fitting import fit_jump" in found
     assert "import torch" not in startup.imports_of(stages.select_jump)
+
+
+def test_ways_to_write_are_measured_by_what_they_run_and_write():
+    model, (T, P) = tiny_model("llama"), (12, generate.BEGINNING)
+    given = (model, handmade_jump(model), random_ids((1, P), 1), random_ids((3, P)), T)
+    rows = {row.way: row for row in generate.compare(*given)}
+    greedy, fixed, drafts = (rows[name] for name in ("greedy", "fixed exit", "drafts of the jump"))
+    assert (greedy.calls, greedy.blocks, greedy.ratio) == (N_BLOCKS, N_BLOCKS, 1)
+    level = int(fixed.choices.removeprefix("exit_levels "))
+    assert (fixed.calls, fixed.blocks, fixed.same) == (level, level, 0)
+    assert fixed.agreement < 1 and fixed.perplexity > greedy.perplexity
+    assert drafts.choices.startswith(f"exit_levels {level}, draft_tokens ") and drafts.blocks >= N_BLOCKS
+    for name in ("greedy", "drafts of the jump", "early exit of Transformers", "prompt lookup"):
+        assert (rows[name].same, rows[name].agreement) == (1, 1)
+        assert rows[name].perplexity == pytest.approx(greedy.perplexity, rel=1e-5)
+    assert (
+        rows["early exit of Transformers"].blocks > N_BLOCKS and 0 <= rows["early exit of Transformers"].acceptance < 1
+    )
+
+
+def test_too_few_beginnings_are_refused(tmp_path):
+    write_table(tmp_path / "corpus" / "seed-0" / "sentences.parquet", sentence_table(3, 2))
+    said = error_of(lambda: generate.beginnings(tmp_path, tiny_tokenizer(), 9))
+    assert "test sentences of 16 tokens, expected 9; ask for fewer" in said
 
 
 # --------------------------------------------------------------------------------------------------------------- page

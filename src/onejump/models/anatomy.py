@@ -39,7 +39,7 @@ class Anatomy:
         """Where token ids go; blocks that are not loaded are nowhere."""
         return self.model.get_input_embeddings().weight.device
 
-    def passes(self) -> AbstractContextManager[Callable[[Tensor], Pass]]:
+    def passes(self) -> AbstractContextManager[Callable[..., Pass]]:
         """Forward passes through the blocks but not the unembedding, as `passes` makes them; they give h^0 .. h^K.
 
         h^k is what enters block k, and h^K what enters the final norm: Transformers' own `hidden_states[-1]` is taken

@@ -21,9 +21,9 @@ class Pass(greenlet):
         given: what the block before has given, as it was: a tensor, or a tuple with one.
     """
 
-    def __init__(self, model: nn.Module, parts: Sequence[nn.Module], input_ids: Tensor) -> None:
-        """Prepare a pass of `model`; it begins when its first state is asked for."""
-        super().__init__(lambda: model(input_ids=input_ids, use_cache=False))
+    def __init__(self, model: nn.Module, parts: Sequence[nn.Module], input_ids: Tensor, **inputs) -> None:
+        """Prepare a pass of `model`, by default without a cache; it begins when its first state is asked for."""
+        super().__init__(lambda: model(input_ids=input_ids, **({"use_cache": False} | inputs)))
         self.level, self.arguments, self.given, self._parts = -1, None, None, parts
 
     def __iter__(self) -> "Pass":
@@ -39,15 +39,21 @@ class Pass(greenlet):
 
     def skip_to(self, level: int, given: object) -> None:
         """From the start, stand before a part as if each block before it had given this, without running them."""
-        skipped = self._parts[:level]
+        skipped = [(block, vars(block).get("forward")) for block in self._parts[:level]]
         try:
-            for block in skipped:
+            for block, _ in skipped:
                 block.forward = lambda *_, **__: given
             while self.level < level:
                 next(self)
         finally:
-            for block in skipped:
+            for block, own in skipped:  # accelerate gives each block of a model on several devices a forward of its own
                 vars(block).pop("forward", None)
+                if own is not None:
+                    block.forward = own
+
+    def finish(self) -> object:
+        """From before the last part, go on to the end; what the model returns."""
+        return self.switch()
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Stand still, if it is the next part's turn: NanoChat's final norm also comes before its blocks."""
@@ -57,8 +63,10 @@ class Pass(greenlet):
 
 
 @contextmanager
-def passes(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Pass]]:
+def passes(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[Callable[..., Pass]]:
     """Give a function that begins a pass on token ids [B, T]; at the end all passes are over, whatever happens.
+
+    Further inputs of the model may be given to it by name.
 
     Args:
         model: in evaluation mode.
@@ -74,8 +82,9 @@ def passes(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[Callable[[T
         if isinstance(current := getcurrent(), Pass):
             current.given = output
 
-    def begin(input_ids: Tensor) -> Pass:
-        begun.append(Pass(model, parts, input_ids))
+    def begin(input_ids: Tensor, **inputs) -> Pass:
+        begun[:] = [one for one in begun if not one.dead]
+        begun.append(Pass(model, parts, input_ids, **inputs))
         return begun[-1]
 
     hooks = [part.register_forward_pre_hook(enter, with_kwargs=True) for part in parts]

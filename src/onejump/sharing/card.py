@@ -1,4 +1,4 @@
-"""The model card of a published jump: README.md, as the hub shows it."""
+"""What people read and run of a published jump: README.md, as the hub shows it, and `custom_generate/generate.py`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-TEMPLATE = Path(__file__).parent / "card.md.j2"
 TAGS = ["onejump", "early-exit", "logit-lens", "interpretability", "safetensors"]
 WORDS = {"joint": "one jump for all levels", "ojfa": "one jump for all levels (OJFA)", "all": "a jump for each level"}
 
@@ -18,8 +17,18 @@ def render_card(config: Mapping) -> str:
     front |= {"license": config["licence"], "language": corpus["language"]}
     facts = {"words": WORDS[config["jump"]], "source": _in_words(corpus["source"])}
     facts["front"] = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False)
+    return _render("card.md.j2", config | facts)
+
+
+def render_generate(repository: str | None) -> str:
+    """The Python file that Transformers runs for `custom_generate`, in a repository of this name, if it has one."""
+    return _render("generate.py.j2", {"repository": repository})
+
+
+def _render(template: str, facts: Mapping) -> str:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(config | facts) + "\n"
+    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(facts) + "\n"
 
 
 def _in_words(value: object, name: str = "") -> str:

@@ -20,11 +20,12 @@ from onejump.jumps.jump import FoldedJump
 
 FORMAT = 1  # changes when an older onejump would misread the files
 CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
+GENERATE = "custom_generate/generate.py"  # where Transformers looks for it
 TARGETS = ("pre_norm", "post_norm")
 
 
 def write_published(
-    folder: Path, config: Mapping, jumps: list[FoldedJump], probe: Tensor, card: str, figure: bytes
+    folder: Path, config: Mapping, jumps: list[FoldedJump], probe: Tensor, card: str, figure: bytes, generate: str
 ) -> None:
     """Write a published jump, whole or not at all; an older one in the folder is replaced.
 
@@ -35,6 +36,7 @@ def write_published(
         probe: [H] float32.
         card: the text of README.md.
         figure: the SVG file that the card shows.
+        generate: the Python file for Transformers' `custom_generate`.
 
     Raises:
         OnejumpError: the folder holds something else.
@@ -52,6 +54,8 @@ def write_published(
         write_sealed_json(temporary / CONFIG, {"format": FORMAT, **config, "tensors_sha256": sha256})
         write_text(temporary / CARD, card)
         (temporary / FIGURE).write_bytes(figure)
+        (temporary / GENERATE).parent.mkdir()
+        write_text(temporary / GENERATE, generate)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
 

@@ -38,6 +38,7 @@ class PublishedJump:
         self._fused: list[FusedUnembedding] = []
         self._unembedding: Unembedding | None = None
         self._anatomy: Anatomy | None = None
+        self._resumable = False
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | PathLike, revision: str | None = None) -> "PublishedJump":
@@ -75,6 +76,7 @@ class PublishedJump:
         jumps = [jump.to(device) for jump in self._jumps]
         self._fused = fuse(unembedding, [jump.B for jump in jumps], facts["target"])
         self._jumps, self._unembedding, self._anatomy = jumps, unembedding, anatomy
+        self._resumable = False
         return self
 
     def logits(self, h: Tensor, level: int) -> Tensor:
@@ -129,6 +131,50 @@ class PublishedJump:
             return {"jump": self._exit(x, level, own), "identity": identity}
 
         return trajectory(self._anatomy, unembedding, exits, ids, tokenizer)
+
+    def generate(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        exit_levels: int | Sequence[int] = (),
+        confidence: float | None = None,
+        draft_tokens: int | None = None,
+        **decoding,
+    ):
+        """Generate with early exits: for Transformers, `model.generate(..., custom_generate=jump.generate, ...)`.
+
+        Each token is what the jump predicts at `exit_levels`, a level, or the first of several where its largest
+        probability is at least `confidence`, or else what the full model predicts. With `draft_tokens`, the jump drafts
+        up to so many tokens, as long as it has the `confidence`, if one is given, and the remaining blocks verify them
+        all at once: the text is then the full model's own, whether greedy or sampled (Leviathan et al. 2023, arXiv
+        2211.17192; Zhang et al. 2023, arXiv 2309.08168).
+
+        Args:
+            model: the one that is attached; Transformers gives it, as all that follows but the next three.
+            input_ids: prompts [B, P].
+            exit_levels: k in 0..K-1, one or several.
+            confidence: a probability above 0.
+            draft_tokens: at least 1; for one prompt.
+            **decoding: what Transformers hands to a decoding method.
+
+        Returns:
+            As `model.generate`; with `return_dict_in_generate`, also `cost`, what was run.
+
+        Raises:
+            OnejumpError: another model, or something that does not work with early exits, by name.
+        """
+        from onejump.sharing.generation import generate_early, require_choices, require_resumable
+
+        self._attached()
+        if model is not self._anatomy.model:
+            raise OnejumpError("the jump is attached to another model; call jump.attach(model) with this one first")
+        levels = [exit_levels] if isinstance(exit_levels, int) else list(exit_levels)
+        require_choices(levels, confidence, draft_tokens, self.levels)
+        if not self._resumable:
+            require_resumable(self._anatomy)
+            self._resumable = True
+        given = {"levels": levels, "confidence": confidence, "draft_tokens": draft_tokens}
+        return generate_early(self._anatomy, self.logits, input_ids, **given, **decoding)
 
     def _attached(self) -> Unembedding:
         """The unembedding of the base model."""

@@ -16,7 +16,7 @@ from onejump.jumps.storage import load_folded_jumps, load_joint_jump
 from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding
 from onejump.sharing.base_model import config_facts, unembedding_facts
-from onejump.sharing.card import render_card
+from onejump.sharing.card import render_card, render_generate
 from onejump.sharing.folder import write_published
 from onejump.study.layout import Layout
 
@@ -29,7 +29,13 @@ PACKAGES = ("onejump", "torch", "transformers")
 
 
 def publish(
-    layout: Layout, branch: Mapping, jump: str, location: str, licences: Mapping[str, str | None], folder: Path
+    layout: Layout,
+    branch: Mapping,
+    jump: str,
+    location: str,
+    licences: Mapping[str, str | None],
+    folder: Path,
+    repository: str | None = None,
 ) -> None:
     """Publish a jump of a finished study as a folder.
 
@@ -40,6 +46,7 @@ def publish(
         location: the base model: a folder, or an id on the hub.
         licences: hub id of the base model (`base_id`), for the card, and licences of the `jump` and of the `text`.
         folder: where to.
+        repository: on the hub, that the folder is to become.
 
     Raises:
         OnejumpError: the study has no such branch or jump, a file of it is missing or damaged, or the base model is
@@ -74,7 +81,7 @@ def publish(
         "metrics": _metrics(layout, branch, METHODS[jump]),
         "published_with": {name: version(name) for name in PACKAGES},
     }
-    write_published(folder, config, jumps, probe, render_card(config), figure)
+    write_published(folder, config, jumps, probe, render_card(config), figure, render_generate(repository))
 
 
 def _require_branch(layout: Layout, branch: Mapping, jump: str) -> None:

@@ -1,10 +1,18 @@
 """Finished studies of tiny models, and what is published from them."""
 
 import functools
+import sys
 from pathlib import Path
 
 import pytest
 from published_study import Study, finish
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path, monkeypatch):
+    """Transformers copies a repository's code before it runs it: not into the user's home."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(scope="session")

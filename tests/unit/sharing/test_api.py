@@ -28,5 +28,8 @@ def test_all_that_is_public_is_on_the_page():
     for name, member in inspect.getmembers(onejump.Jump):
         if not name.startswith("_") and inspect.isroutine(member):
             takes = [p for p in inspect.signature(member).parameters.values() if p.name != "self"]
-            written = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in takes]
+            names = [f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in takes]
+            written = [
+                name if p.default is p.empty else f"{name}={p.default}" for name, p in zip(names, takes, strict=True)
+            ]
             assert f".{name}({', '.join(written)})`" in text

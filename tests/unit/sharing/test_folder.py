@@ -10,7 +10,9 @@ from refusals import error_of, files_under, flipped
 import onejump
 from onejump.files.sealed import read_sealed_json, write_sealed_json
 from onejump.files.tensors import TensorFile, write_tensors
-from onejump.sharing.folder import CARD, CONFIG, FIGURE, TENSORS
+from onejump.sharing.folder import CARD, CONFIG, FIGURE, GENERATE, TENSORS
+
+FILES = [CARD, CONFIG, TENSORS, FIGURE, "custom_generate", GENERATE]
 
 
 @pytest.fixture
@@ -23,10 +25,11 @@ def refusal(folder) -> str:
     return error_of(lambda: onejump.Jump.from_pretrained(folder))
 
 
-def test_a_published_jump_is_four_files_of_some_hundred_kilobytes(folder):
-    assert files_under(folder) == sorted([CARD, CONFIG, TENSORS, FIGURE])
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 150_000
-    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o644}
+def test_a_published_jump_is_five_files_of_some_hundred_kilobytes(folder):
+    assert files_under(folder) == sorted(FILES)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 150_000
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
 
 
 @pytest.mark.parametrize("path", ["text", "absolute"])
@@ -97,7 +100,7 @@ def test_publishing_again_replaces_the_folder(study, tmp_path):
     out = study.publish(tmp_path / "jump", "paper", "all")
     (out / "left-over").write_text("")
     study.publish(out)
-    assert files_under(tmp_path) == sorted(["jump", *(f"jump/{name}" for name in (CARD, CONFIG, TENSORS, FIGURE))])
+    assert files_under(tmp_path) == sorted(["jump", *(f"jump/{name}" for name in FILES)])
     assert onejump.Jump.from_pretrained(out).config["jump"] == "joint"
 
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from stand_in_hub import TOKEN, serve
 
+from onejump.sharing.folder import GENERATE
+
 LOAD = "import sys, onejump; print(onejump.Jump.from_pretrained(sys.argv[1], revision=sys.argv[2] or None))"
 NAME = "someone/tiny-jump"
 
@@ -24,7 +26,9 @@ def pushed(hub, study, tmp_path_factory) -> str:
     done = publish(study, home / "jump", NAME, home, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     ((commit, files),) = hub.repositories[NAME].items()
-    assert files == {file.name: file.read_bytes() for file in (home / "jump").iterdir()} and len(files) == 4
+    paths = [path for path in (home / "jump").rglob("*") if path.is_file()]
+    assert files == {str(path.relative_to(home / "jump")): path.read_bytes() for path in paths} and len(files) == 5
+    assert f"REPOSITORY = {NAME!r}".encode() in files[GENERATE]
     assert done.stdout.splitlines()[-1] == f"{hub.url}/{NAME}/commit/{commit}"
     return commit
 
@@ -99,4 +103,4 @@ def test_what_cannot_be_uploaded_stays_as_a_folder(hub, study, tmp_path, trouble
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"onejump: error: someone/other: {out} is whole, but cannot be uploaded (")
     assert line.endswith("; set HF_TOKEN to a token that may write there, and HF_HUB_OFFLINE to 0")
-    assert len(list(out.iterdir())) == 4 and "someone/other" not in hub.repositories
+    assert len(list(out.iterdir())) == 5 and "someone/other" not in hub.repositories
