@@ -20,7 +20,7 @@ STUDIES := models study one-jump ranks generated
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead generate guard
 
-.PHONY: demo demo-results study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo demo-results jumps study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -35,6 +35,18 @@ study: $(INSTALLED)
 # What the README says about the demo.
 demo-results: demo
 	python docs/keep_results.py results/demo
+
+# The jumps that come with onejump, jumps/, from the demo and a study of a larger model: hours on two cores; run it again
+# to resume. $(1) is a study, $(2) its model, $(3) the SHA-256 of that model's file, $(4) its id on the hub.
+PUBLISH = onejump publish --results results/$(1) --config results/$(1)/config.json --model $(2) --variant one-jump \
+	--base resources/models/$(3) --base-id $(4) --licence apache-2.0 --text-licence "CC BY-SA 3.0" --out jumps/$(2)
+jumps: demo
+	$(call PUBLISH,demo,smollm2-135m,b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53,$\
+		HuggingFaceTB/SmolLM2-135M-Instruct)
+	snakemake --profile profiles/local --configfile config/ready.yaml
+	$(call PUBLISH,ready,qwen2.5-coder-1.5b,cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046,$\
+		Qwen/Qwen2.5-Coder-1.5B-Instruct)
+	python docs/describe_jumps.py
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.
 provenance: $(INSTALLED)

@@ -93,7 +93,7 @@ def publish(
 
 def lens(
     text: Annotated[str, Option("The text.", positional=True)],
-    jump: Annotated[str, Option("A published jump of the model: its folder, or hub id 'owner/name'.")],
+    jump: Annotated[str, Option("A published jump of the model: folder, short name, or hub id 'owner/name'.")],
     model: Model,
     compute: Compute,
     out: Annotated[Path, Option("HTML file to write.")],

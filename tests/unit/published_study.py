@@ -22,7 +22,14 @@ CONFIG = tiny_study.CONFIG | {
         "test": 25,
         "language": "en",
     },
-    "models": {"tiny": {"blocks": K, "shards": {"train": 2, "test": 1}, "trust_remote_code": False}},
+    "models": {
+        "tiny": {
+            "source": {"path": "/home/someone/models/tiny"},
+            "blocks": K,
+            "shards": {"train": 2, "test": 1},
+            "trust_remote_code": False,
+        }
+    },
     "seeds": [0],
     "variants": VARIANTS,
 }

@@ -79,6 +79,13 @@ def test_three_real_models_come_from_the_package_index(tmp_path):
         assert (architecture.name, architecture.n_blocks) == (model, source["blocks"])
 
 
+def test_the_study_of_a_ready_jump_fits_little_else_on_a_model_of_another_study(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/ready.yaml")
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"], jobs["evaluate_joint_jump"]) == (28, 2, 1)
+    ready, models = (load_config(ROOT / f"config/{name}.yaml")["models"] for name in ("ready", "models"))
+    assert {name: model["source"] for name, model in ready.items()} == {name: models[name]["source"] for name in ready}
+
+
 def test_text_that_the_model_writes_is_dumped_once_and_three_variants_train_on_each_kind(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/generated.yaml")
     assert (jobs["generate_text"], jobs["choose_positions"], jobs["dump_activations"]) == (1, 1, 6)

@@ -15,7 +15,8 @@ def render_card(config: Mapping) -> str:
     corpus = config["fitted_on"]["corpus"]
     front = {"library_name": "onejump", "tags": TAGS, "base_model": config["base_model"]["hub_id"]}
     front |= {"license": config["licence"], "language": corpus["language"]}
-    facts = {"words": WORDS[config["jump"]], "source": _in_words(corpus["source"])}
+    gguf = config["base_model"]["source"].get("gguf")
+    facts = {"words": WORDS[config["jump"]], "text": _in_words(corpus["source"]), "gguf": gguf}
     facts["front"] = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False)
     return _render("card.md.j2", config | facts)
 

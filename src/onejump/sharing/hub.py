@@ -1,4 +1,4 @@
-"""Published jumps on the Hugging Face hub: downloading one, and uploading a folder."""
+"""Where published jumps are: in a folder, with onejump itself, or on the Hugging Face hub; and uploading a folder."""
 
 from pathlib import Path
 
@@ -6,15 +6,22 @@ from onejump.files.atomic import OnejumpError
 from onejump.models.sources import first_sentence, is_folder, trouble_with_the_hub
 from onejump.sharing.folder import CONFIG, TENSORS
 
+READY = Path(__file__).parent / "ready"  # the jumps that come with onejump: a folder each, whose name is its short name
+
 
 def folder_of(location: str, revision: str | None) -> Path:
-    """The folder of a published jump: `location` itself, or where the hub's cache has it, downloaded if need be.
+    """The folder of a published jump.
+
+    An existing folder is itself. Else a name without a slash is that of a ready jump, and one with a slash is a
+    repository on the hub: where its cache has it, downloaded if need be.
 
     Raises:
-        OnejumpError: there is no such folder, or no such repository or revision, or the hub cannot be reached.
+        OnejumpError: there is no such folder, ready jump, repository or revision, or the hub cannot be reached.
     """
     if is_folder("jump", location):
         return Path(location)
+    if "/" not in location:
+        return _ready(location)
     from huggingface_hub import snapshot_download
 
     try:
@@ -22,6 +29,16 @@ def folder_of(location: str, revision: str | None) -> Path:
     except Exception as error:  # a wrong id, no network, a full disk
         reason = trouble_with_the_hub(error, location, revision) or f"cannot be fetched ({first_sentence(error)})"
         raise OnejumpError(f"jump {location}: {reason}") from error
+
+
+def _ready(name: str) -> Path:
+    known = sorted(path.name for path in READY.iterdir() if path.is_dir())
+    if name not in known:
+        raise OnejumpError(
+            f"jump {name}: no such folder, and none of the jumps that come with onejump ({', '.join(known)}); name one "
+            "of these, or give a folder or a hub id as 'owner/name'"
+        )
+    return READY / name
 
 
 def push(folder: Path, repository: str) -> str:

@@ -45,7 +45,8 @@ class PublishedJump:
         """Load a published jump. Nothing of it is run as code.
 
         Args:
-            folder_or_id: a folder that `onejump publish` made, or a repository on the hub, `owner/name`.
+            folder_or_id: a folder that `onejump publish` made, the short name of a jump that comes with onejump, or a
+                repository on the hub, `owner/name`.
             revision: a commit, tag or branch on the hub.
 
         Raises:

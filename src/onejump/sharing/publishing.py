@@ -1,5 +1,6 @@
 """From a finished study to a published jump."""
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -59,7 +60,7 @@ def publish(
     jumps, own_level = _jumps(layout, branch, jump, unembedding)
     ids, probe = _probe(layout, branch, unembedding)
     kind = "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump"
-    figure = read_sealed_svg(layout.path("figure", **branch, kind=kind))
+    figure = _shortened(read_sealed_svg(layout.path("figure", **branch, kind=kind)))
     config = {
         "jump": jump,
         "own_level": own_level,
@@ -99,9 +100,9 @@ def _require_branch(layout: Layout, branch: Mapping, jump: str) -> None:
 def _base_model(layout: Layout, branch: Mapping, location: str, unembedding: Unembedding) -> dict:
     """What `jump_config.json` says of the base model."""
     facts = unembedding.metadata
-    remote_code = layout.config["models"][branch["model"]]["trust_remote_code"]
+    model = layout.config["models"][branch["model"]]
     on_hub = not Path(location).is_dir()
-    source = ModelSource(location, facts["revision"] if on_hub else None, remote_code)
+    source = ModelSource(location, facts["revision"] if on_hub else None, model["trust_remote_code"])
     config = source.load_config()
     found = source.identity()
     if found != (facts["model"], facts["revision"]):
@@ -114,6 +115,7 @@ def _base_model(layout: Layout, branch: Mapping, location: str, unembedding: Une
     sizes = {"hidden_size": hidden_size, "vocabulary": vocabulary}
     return known | {
         "hub_id": facts["model"] if on_hub else None,
+        "source": _without_folders(model["source"]),
         **sizes,
         "unembedding": unembedding_facts(unembedding),
         "config": config_facts(config),
@@ -154,6 +156,11 @@ def _metrics(layout: Layout, branch: Mapping, method: str) -> dict:
         raise OnejumpError(f"{path}: has no rows of {' '.join(map(str, branch.values()))}; run the study to its end")
     means = {name: {metric: part[metric].round(6).tolist() for metric in METRICS} for name, part in found.items()}
     return {"sentences": int(rows["n"].iloc[0]), **means}
+
+
+def _shortened(svg: bytes) -> bytes:
+    """An SVG figure without line breaks, and with numbers to a thousandth of themselves."""
+    return re.sub(rb"\s+", b" ", re.sub(rb"\d+\.\d+", lambda number: b"%.4g" % float(number[0]), svg))
 
 
 def _without_folders(value: object) -> object:

