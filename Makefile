@@ -20,7 +20,7 @@ STUDIES := models study one-jump ranks generated
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead generate guard
 
-.PHONY: demo demo-results jumps study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
+.PHONY: demo demo-results jumps tutorial study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local
@@ -47,6 +47,10 @@ jumps: demo
 	$(call PUBLISH,ready,qwen2.5-coder-1.5b,cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046,$\
 		Qwen/Qwen2.5-Coder-1.5B-Instruct)
 	python docs/describe_jumps.py
+
+# Executes the cells of the tutorial, and keeps what they print: two minutes after the demo.
+tutorial: demo
+	python docs/run_tutorial.py
 
 # A zip with a page that shows, for each figure and table of a finished study, the jobs that made it, their code and times.
 provenance: $(INSTALLED)

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
+import run_tutorial
 import yaml
 from studies import ROOT, Study, environment
 
@@ -98,6 +100,22 @@ def test_every_command_runs_as_written(clone, tmp_path, page, kind, body):
         assert planned(body) in ([], found[:1])
         if steps := STEPS.search(body):
             assert sum(found[0].values()) == int(steps[1])
+
+
+def test_the_tutorial_runs_from_a_study_to_a_jump_of_another_model(clone, monkeypatch):
+    for name in ("PATH", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, environment()[name])
+    (clone / "docs").mkdir(exist_ok=True)
+    given = {"study": "../results/test", "config": "../tiny.yaml", "name": "tiny-llama", "variant": "exact"}
+    given |= {"base": "../models/tiny-llama", "own": "../models/tiny-gpt2"}
+    given["sentences"] = {"train": 60, "test": 20}
+    notebook = nbformat.read(run_tutorial.PAGE, as_version=4)
+    printed = run_tutorial.run(notebook, clone / "docs", given)
+    kept = {cell.id: "".join(output.text for output in cell.outputs) for cell in notebook.cells if "outputs" in cell}
+    assert {cell: bool(text) for cell, text in printed.items()} == {cell: bool(text) for cell, text in kept.items()}
+    text = "".join(printed.values())
+    assert "the same text: True" in text and "<onejump.Jump joint of tiny-gpt2, levels 0..2, rank 1>" in text
+    assert (clone / "results" / "tutorial" / "lens.html").is_file()
 
 
 def test_the_table_of_all_keys_is_the_schemas():

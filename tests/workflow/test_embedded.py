@@ -1,13 +1,19 @@
 """The embedded study's real model and real text, out of their wheels, to the end on a few dozen sentences."""
 
+import re
+
+import nbformat
 import pandas as pd
 import pytest
+import run_tutorial
 import torch
 import yaml
 from reference import TOLERANCE, compare
 from studies import ROOT, Study
 from tiny_models import dump_shard, save_unembedding
+from transformers import AutoModelForCausalLM
 
+import onejump
 from onejump.activations.reading import Activations
 from onejump.analysis.reading import read_selection
 from onejump.analysis.scores import score_jumps, signed_square
@@ -124,6 +130,34 @@ def test_half_precision_moves_scores_choice_and_precision_little(embedded, tmp_p
     }
     print(f"{dtype}: D_m moves by up to {moved:.5f}; precision by {differences}")
     assert max(differences.values()) < of_precision
+
+
+@pytest.mark.parametrize("by", ["folder", "gguf_file"])
+def test_the_ready_jump_is_for_the_file_in_the_wheel(embedded, by):
+    kind = "models" if by == "folder" else "gguf"
+    (folder,) = (embedded.folder / "resources" / kind).iterdir()
+    options = {} if by == "folder" else {"gguf_file": next(folder.glob("*.gguf")).name}
+    jump = onejump.Jump.from_pretrained(MODEL).attach(AutoModelForCausalLM.from_pretrained(folder, **options).eval())
+    assert jump.logits(torch.zeros(576), 0).shape == (49152,)
+
+
+def test_the_tutorial_has_kept_what_the_ready_jump_gives(embedded):
+    """Its cells that read with a jump, which is the ready one; numbers may differ in their last digit."""
+    notebook = nbformat.read(run_tutorial.PAGE, as_version=4)
+    (base,) = (embedded.folder / "resources" / "models").iterdir()
+    given = {"base": str(base), "folder": MODEL}
+    printed = run_tutorial.run(notebook, embedded.folder, given, tag="reading")
+    kept = {cell.id: "".join(output.text for output in cell.outputs) for cell in notebook.cells if "outputs" in cell}
+    assert sum(map(bool, printed.values())) == 6
+    for cell, text in printed.items():
+        (found, numbers), (expected, expected_numbers) = map(_numbers_apart, (text, kept[cell]))
+        assert found == expected
+        assert numbers == pytest.approx(expected_numbers, abs=0.02)
+
+
+def _numbers_apart(text: str) -> tuple[str, list[float]]:
+    """A text with a mark for each decimal fraction, and these."""
+    return re.sub(r" *\d+\.\d+", " #", text), [float(number) for number in re.findall(r"\d+\.\d+", text)]
 
 
 def _by_sentence(path) -> pd.DataFrame:
