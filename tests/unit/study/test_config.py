@@ -24,7 +24,7 @@ CONFIG = {
 def test_defaults_are_filled_in_at_every_depth_behind_the_users_keys():
     complete = complete_config(CONFIG)
     assert complete["seeds"] == [0]
-    assert complete["evaluation"] == {"transfer_sentences": 300}
+    assert complete["evaluation"] == {"transfer_sentences": 300, "lenses": {"jtc": {"seeds": None}}}
     assert complete["corpus"]["source"]["hub"]["split"] == "train"
     assert complete["models"]["m"]["shards"] == {"train": 1, "test": 1}
     assert complete["variants"]["exact"]["fit"] == "exact"
