@@ -1,14 +1,19 @@
 """The Jacobian lens against derivatives that PyTorch's own function takes, one prompt at a time."""
 
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 import torch
 from tiny_models import FAMILIES, HIDDEN_SIZE, N_BLOCKS, tiny_model
 from torch.autograd.functional import jacobian
 
+from onejump import stages
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
-from onejump.jumps.jacobian import FIRST, jacobian_lenses, mean_jacobians
+from onejump.jumps.jacobian import FIRST, draw_prompts, jacobian_lenses, mean_jacobians
 from onejump.models.anatomy import Anatomy, find_anatomy
+from onejump.parameters import Compute, Model
 
 PROMPTS = [[3, 14, 15, 92, 65], [35, 89, 7], [9, 3, 23, 84, 62, 64, 33]]
 
@@ -72,6 +77,27 @@ def test_blocks_without_derivatives_are_refused_in_one_line():
     anatomy.blocks[1].forward = lambda h, **given: forward(h, **given).detach()
     with pytest.raises(OnejumpError, match=r"^LlamaForCausalLM: its blocks cannot be differentiated \(.*\); leave"):
         mean_jacobians(anatomy, PROMPTS)
+
+
+def test_prompts_are_training_sentences_of_the_text_that_is_asked_for():
+    columns = {
+        "split": ["train", "test", "train", "train", "train"],
+        "input_ids": [[1, 2], [3, 4], [5], [6, 7], [8, 9]],
+    }
+    table = pa.table(columns | {"origin": ["corpus", "corpus", "corpus", "generated", "corpus"]})
+    assert sorted(draw_prompts(table, 9, "both", 0)) == [[1, 2], [6, 7], [8, 9]]  # of one token there is no derivative
+    assert draw_prompts(table, 9, "generated", 0) == [[6, 7]]
+    assert len(draw_prompts(pa.table(columns), 2, "both", 0)) == 2
+    drawn = {tuple(draw_prompts(table, 1, "corpus", seed)[0]) for seed in range(9)}
+    assert drawn == {(1, 2), (8, 9)}
+    with pytest.raises(OnejumpError, match="has no training sentence of more than 1 tokens"):
+        draw_prompts(table.slice(1, 2), 9, "both", 0)
+
+
+def test_an_unknown_lens_is_refused_before_a_model_is_loaded():
+    given = (Model("no/such-model"), Compute("cpu"), Path("unembedding"), Path("positions"))
+    with pytest.raises(OnejumpError, match=r"^--lens jtc: expected one of jacobian_lens, jacobian_lens_low_rank"):
+        stages.fit_jacobian_lens(*given, ["jtc"], [Path("out")])
 
 
 def test_the_lens_is_cut_by_its_singular_values_and_averaged_over_levels():

@@ -43,6 +43,19 @@ def test_variants_that_fit_alike_share_their_files(layout):
     assert layout.lenses("lens", "m", 1, "exact") == {"jtc": lenses / "jtc.pre_norm.not_first.safetensors"}
 
 
+def test_lenses_belong_to_seeds_and_only_jtc_is_fitted_to_either_target(layout):
+    layout.config["evaluation"]["lenses"] = {"tuned_lens": {"seeds": [1]}, "jtc": {"seeds": None}}
+    layout.config["variants"]["exact"]["target"] = "post_norm"
+    folder = Path("results/s/m/seed-1/lenses")
+    assert layout.lenses("lens_evaluation", "m", 1, "exact") == {
+        "tuned_lens": folder / "tuned_lens.pre_norm.not_first.parquet",
+        "jtc": folder / "jtc.post_norm.not_first.parquet",
+    }
+    assert list(layout.lenses("lens", "m", 0, "paper")) == ["jtc"]
+    assert layout.lenses("lens", "m", 1, "alone") == {}
+    assert len(layout.every("lens")) == 2 + 2 + 1  # JTC and, at seed 1, the tuned lens, for each choice of rows
+
+
 def test_every_kind_of_file_is_listed_once(layout):
     listed = {name: layout.every(name) for name in FILES if "{table}" not in FILES[name]}
     assert all(len(set(files)) == len(files) for files in listed.values())
