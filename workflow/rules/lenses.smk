@@ -47,6 +47,7 @@ rule fit_kl_lens:
     priority: AWAITED + 1
     conda:
         "../../envs/study.yaml"
+    threads: 2
     resources:
         **planned("fit_kl_lens"),
         gpu=1,
@@ -76,6 +77,7 @@ if JACOBIAN:
         priority: AWAITED + 1
         conda:
             "../../envs/study.yaml"
+        threads: 2
         resources:
             **planned("fit_jacobian_lens"),
             gpu=model_choice("gpus"),

@@ -41,6 +41,6 @@ LENS_LEARNING_RATE_WHOLE = 0.003
 LENS_LEARNING_RATE_FACTORS = 0.03
 
 # Training sentences at which the Jacobian lens takes derivatives.
-JACOBIAN_PROMPTS = 50
+JACOBIAN_PROMPTS = 40
 # Numbers of the gradients that one backward pass of many components gives at each level.
 JACOBIAN_ELEMENTS = 1 << 21
