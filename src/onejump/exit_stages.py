@@ -157,22 +157,18 @@ def evaluate_references(
     write_table(out, evaluate_references(train, test, unembedding, device))
 
 
-def evaluate_jtc(
-    dump: Dump,
-    compute: Compute,
-    jtc: Annotated[Path, Option("The full-rank jumps.")],
-    out: Out,
-    target: Target = "pre_norm",
+def evaluate_lens(
+    dump: Dump, compute: Compute, lens: Annotated[Path, Option("A lens, such as fit-jtc writes.")], out: Out
 ) -> None:
-    """Evaluate the full-rank jumps at every exit level, on the test sentences."""
+    """Evaluate a lens at every exit level, on the test sentences."""
     device = compute.start()
-    from onejump.exits.references import evaluate_jtc
+    from onejump.exits.references import evaluate_lens
     from onejump.files.tables import write_table
-    from onejump.jumps.storage import open_jtc
+    from onejump.jumps.lenses import LensFile
 
     unembedding, test = dump.open("test")
-    full_rank = open_jtc(jtc, unembedding, target)
-    write_table(out, evaluate_jtc(test, unembedding.to(device), full_rank, target, device))
+    file = LensFile(lens, unembedding)
+    write_table(out, evaluate_lens(test, unembedding.to(device), file, device))
 
 
 def evaluate_ranks(

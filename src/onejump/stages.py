@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError, errors_name, require_room
+from onejump.jumps.settings import JACOBIAN_PROMPTS
 from onejump.parameters import (
     Bos,
     Compute,
@@ -32,6 +33,7 @@ from onejump.parameters import (
     pairs,
 )
 from onejump.study.fits import FITS, describe_fits
+from onejump.study.lenses import JACOBIAN_LENSES, KL_LENSES
 from onejump.study.variants import GATES, INPUTS
 
 
@@ -245,11 +247,80 @@ def fit_jump(
 def fit_jtc(dump: Dump, compute: Compute, out: Out, target: Target = "pre_norm") -> None:
     """Fit the full-rank linear jump of every level (JTC), the upper reference."""
     device = compute.start()
-    from onejump.files.tensors import write_tensors
     from onejump.jumps.fitting import fit_jtc
+    from onejump.jumps.lenses import save_lens
 
     unembedding, activations = dump.open("train")
-    write_tensors(out, *fit_jtc(activations, unembedding, target, device))
+    levels, facts = fit_jtc(activations, unembedding, target, device)
+    save_lens(out, "jtc", levels, target, unembedding, facts)
+
+
+def fit_kl_lens(
+    dump: Dump,
+    compute: Compute,
+    lens: Annotated[Literal[*KL_LENSES], Option("The tuned lens, or LoRA-Lens, which has the jumps' rank.")],
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Fit a residual lens of every level by the divergence of its predictions."""
+    device = compute.start()
+    from onejump.files.checkpoints import Checkpoint
+    from onejump.jumps.lenses import save_lens
+    from onejump.jumps.tuned_lens import fit_kl_lens
+
+    unembedding, activations = dump.open("train")
+    read = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
+    checkpoint = Checkpoint(out, read | {"lens": lens, "seed": seed}, device)
+    levels, facts = fit_kl_lens(activations, unembedding.to(device), lens, seed, device, checkpoint)
+    save_lens(out, lens, levels, "pre_norm", unembedding, facts)
+    checkpoint.remove()
+
+
+def fit_jacobian_lens(
+    model: Model,
+    compute: Compute,
+    unembedding: UnembeddingFile,
+    positions_file: PositionsFile,
+    lenses: Annotated[list[str], Option(f"Lens to write: {', '.join(JACOBIAN_LENSES)}; may be repeated.")],
+    outs: Annotated[list[Path], Option("File to write; one for each --lens.")],
+    prompts: Annotated[int, Option("Training sentences to take derivatives at.", minimum=1)] = JACOBIAN_PROMPTS,
+    dtype: Dtype = "float32",
+    gpus: Gpus = 1,
+    train_on: Annotated[Literal["corpus", "generated", "both"], Option("Text of the sentences.")] = "both",
+    seed: Seed = 0,
+) -> None:
+    """Take the model's own mean derivatives as a lens: whole, cut to a low rank, or averaged over levels."""
+    device = compute.start()
+    from onejump.activations import dump
+    from onejump.activations.positions import tokens_digest
+    from onejump.files.checkpoints import Checkpoint
+    from onejump.files.tables import read_table
+    from onejump.jumps.jacobian import draw_prompts, jacobian_lenses, mean_jacobians, multiply_adds
+    from onejump.jumps.lenses import save_lens
+    from onejump.models.anatomy import Anatomy
+    from onejump.models.unembedding import Unembedding
+
+    wanted = pairs("--lens", lenses, "--out", outs)
+    if wrong := [lens for lens in lenses if lens not in JACOBIAN_LENSES]:
+        raise OnejumpError(f"--lens {wrong[0]}: expected one of {', '.join(JACOBIAN_LENSES)}")
+    table = read_table(positions_file)
+    with errors_name(positions_file):
+        sentences = draw_prompts(table, prompts, train_on, seed)
+    source, own = model.source(gpus), Unembedding.load(unembedding)
+    loaded = source.load_model(dtype, device)
+    name, revision = source.identity()
+    with errors_name(unembedding):
+        dump.check_identity((name, revision, dtype), own.metadata)
+    with errors_name(positions_file):
+        dump.check_tokens(loaded, sentences)
+    read = {"unembedding_sha256": own.metadata["sha256"], "tokens_sha256": tokens_digest(sentences)}
+    checkpoint = Checkpoint(wanted[0][1], read | {"dtype": dtype}, device)
+    anatomy = Anatomy(loaded, **own.metadata["anatomy"])
+    found = jacobian_lenses(mean_jacobians(anatomy, sentences, "Jacobian lens", checkpoint))
+    facts = {"prompts": len(sentences), "multiply_adds": multiply_adds(anatomy, sentences)}
+    for lens, out in wanted:
+        save_lens(out, lens, found[lens], "pre_norm", own, facts)
+    checkpoint.remove()
 
 
 def score_jumps(

@@ -28,13 +28,15 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
             choices = {"target": "post_norm", "gate": "level", "inputs": "shuffled"}
             steps[f"fit_jump {fit} gated"] = partial(stages.fit_jump, train, compute, ["joint"], [out], fit, **choices)
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
-    cosines, selection, jtc = (folder / name for name in ("cosines.safetensors", "selection.json", "jtc.safetensors"))
-    tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "norms", "jtc", "ranks", "post_norm")
-    tables += ("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation")
+    cosines, selection = (folder / name for name in ("cosines.safetensors", "selection.json"))
+    lenses = {lens: folder / f"{lens}.safetensors" for lens in ("jtc", "tuned_lens")}
+    tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "norms", "ranks", "post_norm")
+    tables += ("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation", *lenses)
     out = {name: folder / f"{name}.parquet" for name in tables}
     ranks = train, compute, dump.test, jumps, joint, dump.sentences, 16
     return steps | {
-        "fit_jtc": partial(stages.fit_jtc, train, compute, jtc),
+        "fit_jtc": partial(stages.fit_jtc, train, compute, lenses["jtc"]),
+        "fit_kl_lens": partial(stages.fit_kl_lens, train, compute, "tuned_lens", lenses["tuned_lens"]),
         "score_jumps": partial(stages.score_jumps, train, compute, jumps, out["scores"], cosines),
         "select_jump": partial(stages.select_jump, cosines, dump.sentences, selection),
         "evaluate_oracle": partial(exit_stages.evaluate_oracle, train, compute, jumps, joint, cosines, out["oracle"]),
@@ -44,7 +46,10 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_references": partial(
             exit_stages.evaluate_references, train, compute, dump.test, out["norms"], out["references"]
         ),
-        "evaluate_jtc": partial(exit_stages.evaluate_jtc, test, compute, jtc, out["jtc"]),
+        **{
+            f"evaluate_lens {lens}": partial(exit_stages.evaluate_lens, test, compute, file, out[lens])
+            for lens, file in lenses.items()
+        },
         "evaluate_joint_jump": partial(exit_stages.evaluate_joint_jump, test, compute, joint, out["joint"]),
         "evaluate_joint_jump gated": partial(
             exit_stages.evaluate_joint_jump, test, compute, joint.with_stem("gated"), out["gated"], "post_norm"
@@ -68,7 +73,7 @@ def require_alike(found: Path, expected: Path) -> None:
     Roundings grow over the steps of a KL fit.
     """
     files = sorted(file for kind in ("parquet", "safetensors") for file in expected.rglob(f"*.{kind}"))
-    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 17
+    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 19
     for file in files:
         other = found / file.relative_to(expected)
         if file.parent.name == "kl":

@@ -17,6 +17,7 @@ from onejump.files.tables import read_table, write_frame
 from onejump.report.figures import plot_figure
 from onejump.report.plots.selection import TEMPERATURE
 from onejump.study.layout import FIGURES, FILES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
+from onejump.study.lenses import LENSES
 from onejump.study.variants import VARIANT_DEFAULTS
 
 CHOICES = {"exact": {"fit": "exact"}}
@@ -220,7 +221,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         "n_njtc": np.diag(grid) * noise(),
         "ojfa": grid[ojfa] * noise(),
         "joint": best * (0.9 if exact else 0.75) * noise(),
-        "jtc": (best * 1.25 + 0.02) * noise(),
+        **{lens: (best * (1.25 - 0.1 * i) + 0.02) * noise() for i, lens in enumerate(LENSES)},
     }
     precision["joint_shortlist"] = 0.99 * precision["joint"]
     precision |= {"constant": np.full(n_levels, 0.05), "constant_by_position": np.full(n_levels, 0.07)}
@@ -260,9 +261,9 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     sizes = {"identity": 0, "n_njtc": n_levels * size, "ojfa": size, "joint": size, "joint_shortlist": size}
     sizes |= {"constant": VOCABULARY, "constant_by_position": 2 * VOCABULARY, "token_table": None}
     sizes |= {"identity_temperature": n_levels, "middle": size}
-    sizes |= {"jtc": n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1), "arbitrary": size}
+    sizes |= dict.fromkeys(LENSES, n_levels * HIDDEN_SIZE * (HIDDEN_SIZE + 1)) | {"arbitrary": size}
     checks = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
-    checks |= dict.fromkeys(("identity", "identity_temperature", "jtc"), HIDDEN_SIZE * VOCABULARY)
+    checks |= dict.fromkeys(("identity", "identity_temperature", *LENSES), HIDDEN_SIZE * VOCABULARY)
     checks["joint_shortlist"] = 13 * (HIDDEN_SIZE + VOCABULARY) + 1024 * HIDDEN_SIZE
     rows = []
     for method in [*EVERY_SENTENCE_METHODS, "arbitrary"]:
@@ -274,6 +275,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             {
                 "method": method,
                 "parameters": sizes[method],
+                "fit_cost": 3 * 10**12 if method in LENSES else None,
                 "check": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)),
                 "check_cost": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)) / 134e6,
                 "precision": values.mean(),
@@ -411,7 +413,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
     return {
         "claims": claims,
         "levels": per_level,
-        "methods": pd.DataFrame(rows).astype({"parameters": "Int64"}),
+        "methods": pd.DataFrame(rows).astype({"parameters": "Int64", "fit_cost": "Int64"}),
         "norms": norms,
         "by_position": pd.concat(by_position).astype({"level": "Int32"}),
         "single_jumps": pd.concat(single),

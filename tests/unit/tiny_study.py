@@ -6,7 +6,8 @@ import torch
 
 from onejump import exit_stages, stages, study_stages
 from onejump.files.sealed import write_sealed_json
-from onejump.parameters import Compute, Dump
+from onejump.parameters import Compute, Dump, Model
+from onejump.study.lenses import target_of_lens
 from onejump.study.variants import is_nested
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
@@ -23,13 +24,15 @@ VARIANTS = {
     for name, choices in VARIANTS.items()
 }
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
+# One of each form: whole, and at one seed alone of low rank, and the same at all levels.
+LENSES = {"jtc": {"seeds": None}, "lora_lens": {"seeds": [0]}, "jacobian_lens_mean": {"seeds": [0]}}
 CONFIG = {
     "study": "study",
     "corpus": {},
     "models": {"tiny": {"blocks": K}},
     "seeds": [0, 1],
     "variants": VARIANTS,
-    "evaluation": {"transfer_sentences": TRANSFER},
+    "evaluation": {"transfer_sentences": TRANSFER, "lenses": LENSES},
 }
 
 
@@ -38,7 +41,6 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     choices, folder, cpu = VARIANTS[variant], branch / variant, Compute("cpu")
     target, positions, levels = (choices[key] for key in ("target", "positions", "score_levels"))
     train, test = (Dump(dump.unembedding, dump.positions, shards, positions) for shards in (dump.train, dump.test))
-    jtc = branch / "jtc" / f"{target}.{positions}.safetensors"
     references = branch / "references" / f"{positions}.parquet"
     names = ("scores.parquet", "cosines.safetensors", "selection.json", "evaluation.parquet", "transfer.parquet")
     scores, cosines, selection, evaluation, transfer = (folder / name for name in names)
@@ -53,7 +55,6 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
         out = (folder / f"{name}.parquet" for name in names)
         exit_stages.evaluate_shortlist(train, cpu, dump.test, joint, *out, target)
         return
-    stages.fit_jtc(train, cpu, jtc, target)
     fitted = [*map(str, range(K)), "joint"]
     stages.fit_jump(train, cpu, fitted, [*jumps, joint], *given, seed=seed)
     stages.score_jumps(train, cpu, jumps, scores, cosines, target)
@@ -63,13 +64,28 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     exit_stages.evaluate_references(
         train, cpu, dump.test, branch / "references" / f"{positions}.norms.parquet", references
     )
-    exit_stages.evaluate_jtc(test, cpu, jtc, jtc.with_suffix(".parquet"), target)
+    run_lenses(branch / "lenses", dump, train, test, seed, choices)
     exit_stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):
         ranks = sentences, TRANSFER, folder / "ranks.parquet"
         exit_stages.evaluate_ranks(train, cpu, dump.test, jumps, joint, *ranks, levels, target)
     known = selection, sentences, dump.positions
     exit_stages.assess_claims(evaluation, references, jumps, *known, folder / "claims.parquet", seed)
+
+
+def run_lenses(folder: Path, dump, train: Dump, test: Dump, seed: int, choices: dict) -> None:
+    """The lenses of a variant, as the workflow makes them."""
+    target, positions, cpu = choices["target"], choices["positions"], Compute("cpu")
+    files = {lens: folder / f"{lens}.{target_of_lens(lens, target)}.{positions}.safetensors" for lens in LENSES}
+    stages.fit_jtc(train, cpu, files["jtc"], target)
+    if seed == 0:
+        stages.fit_kl_lens(train, cpu, "lora_lens", files["lora_lens"])
+        mean = "jacobian_lens_mean"
+        source = Model(dump.source.location), cpu, dump.unembedding, dump.positions
+        stages.fit_jacobian_lens(*source, [mean], [files[mean]], prompts=3)
+    for lens, file in files.items():
+        if seed in (LENSES[lens]["seeds"] or [seed]):
+            exit_stages.evaluate_lens(test, cpu, file, file.with_suffix(".parquet"))
 
 
 def write_summary_of(results: Path, config: dict, folder: Path) -> None:

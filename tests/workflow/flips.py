@@ -34,7 +34,8 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     of_shortlist = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
     file |= {name: layout.path(name, **branch | {"variant": "alone"}) for name in of_shortlist}
     file |= {"model_figure": layout.path("model_figure", model=model, kind="sensitivity"), "config": config}
-    file |= {name: layout.of_target(name, **branch) for name in ("jtc", "references", "norms", "jtc_evaluation")}
+    file |= {name: layout.of_rows(name, **branch) for name in ("references", "norms")}
+    file |= {name: layout.lenses(name, **branch)["jtc"] for name in ("lens", "lens_evaluation")}
     file |= {name: layout.path(name) for name in ("timings", "hardware")}
     jumps, file["joint"] = layout.jumps(**branch), layout.joint(**branch)
     train, test = (
@@ -67,7 +68,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
             out / "norms.parquet",
             out / "references.parquet",
         ),
-        "evaluate_jtc": call(exit_stages.evaluate_jtc, test, compute, file["jtc"], out / "jtc.parquet"),
+        "evaluate_lens": call(exit_stages.evaluate_lens, test, compute, file["lens"], out / "jtc.parquet"),
         "assess_claims": call(
             exit_stages.assess_claims,
             *(file["evaluation"], file["references"], jumps),
@@ -80,7 +81,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     }
     stage_of = {"sentences": "choose_positions", "positions": "dump_activations", "shard": "fit_jtc"}
     stage_of |= {"jump": "score_jumps", "cosines": "select_jump", "joint": "evaluate_oracle"}
-    stage_of |= {"unembedding": "evaluate_references", "jtc": "evaluate_jtc", "jtc_evaluation": "summarise"}
+    stage_of |= {"unembedding": "evaluate_references", "lens": "evaluate_lens", "lens_evaluation": "summarise"}
     stage_of |= dict.fromkeys(("selection", "evaluation", "references"), "assess_claims")
     stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config", "held_out"), "summarise")
     stage_of |= dict.fromkeys(of_shortlist, "summarise")

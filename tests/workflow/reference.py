@@ -45,7 +45,7 @@ class Branch:
         rows = self.choices["positions"]
         if self.choices["train_on"] != "corpus":
             rows += f"-{self.choices['train_on']}"
-        self.jtc = self.branch / "jtc" / f"{self.choices['target']}.{rows}.safetensors"
+        self.jtc = self.branch / "lenses" / f"jtc.{self.choices['target']}.{rows}.safetensors"
         # Tables of what variants share.
         self.references = [
             self.branch / "references" / f"{rows}.parquet",

@@ -101,7 +101,7 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/study.yaml")
     # Two variants at three seeds, ten at one; exit-levels has paper's jumps, per-level all of them but the joint one.
     assert (jobs["fit_jump"], jobs["fit_joint_jump"], jobs["evaluate_jumps"]) == (30 * 14, 15, 16)
-    assert (jobs["evaluate_references"], jobs["evaluate_jtc"], jobs["evaluate_ranks"]) == (3 + 1, 3 + 1 + 1, 3 + 2)
+    assert (jobs["evaluate_references"], jobs["evaluate_lens"], jobs["evaluate_ranks"]) == (3 + 1, 3 + 1 + 1, 3 + 2)
     planned = Counter()
     for _, stage, number, _ in plan_study(load_config(ROOT / "config/study.yaml")):
         planned[stage] += number

@@ -77,7 +77,7 @@ def test_an_edit_of_the_exact_fit_reruns_fits_and_what_follows_but_no_dump(finis
         "assess_claims": 6,
         "evaluate_ranks": 4,
         "evaluate_references": 4,
-        "evaluate_jtc": 4,
+        "evaluate_lens": 4,
         "evaluate_joint_jump": 2,
         "evaluate_shortlist": 2,
         "evaluate_held_out": 8,
@@ -147,7 +147,7 @@ FITS = {"fit_jump": 9, "fit_joint_jump": 4, "fit_jtc": 2, "score_jumps": 3, "sel
 def test_a_step_of_one_model_is_done_again_by_a_short_option(finished_study, step, expected):
     jobs = planned(finished_study, "--config", f"again=tiny-llama:{step}")
     assert models_of(jobs) == {"tiny-llama"}
-    evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_jtc": 2, "evaluate_ranks": 2}
+    evaluations = {"evaluate_oracle": 3, "evaluate_jumps": 3, "evaluate_lens": 2, "evaluate_ranks": 2}
     evaluations |= {"evaluate_joint_jump": 1, "evaluate_shortlist": 1, "evaluate_held_out": 4}
     assert by_rule(jobs) == SUMMARY | expected | evaluations | {"assess_claims": 3}
 
@@ -196,7 +196,7 @@ def test_a_new_model_runs_only_its_own_jobs(finished_study):
         "assess_claims": 3,
         "evaluate_ranks": 2,
         "evaluate_references": 2,
-        "evaluate_jtc": 2,
+        "evaluate_lens": 2,
         "evaluate_joint_jump": 1,
         "evaluate_shortlist": 1,
         "evaluate_held_out": 4,

@@ -15,7 +15,8 @@ from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
 from onejump.study.fits import FITS
 from onejump.study.layout import Layout, level_name
-from onejump.study.variants import rows_of, seed_of_fit
+from onejump.study.lenses import JACOBIAN_LENSES, KL_LENSES, LENSES
+from onejump.study.variants import TARGETS, rows_of, seed_of_fit
 
 AGAIN = config.pop("again", None)
 try:
@@ -39,6 +40,8 @@ wildcard_constraints:
     seed="|".join(map(str, config["seeds"])),
     variant="|".join(map(re.escape, config["variants"])),
     rows="|".join(map(re.escape, {rows_of(chosen): None for chosen in config["variants"].values()})),
+    lens="|".join(LENSES),
+    target="|".join(TARGETS),
     split="train|test",
     shard=r"\d\d+",
     sha=r"[0-9a-f]+",
@@ -52,6 +55,11 @@ def doubling(**amounts):
 def patterns(*names):
     """The paths of kinds of files, by name."""
     return {name: LAYOUT.pattern(name) for name in names}
+
+
+def lens_pattern(name, lens="{lens}", target="{target}"):
+    """The path of a lens, or of its evaluation, with these values for its wildcards."""
+    return LAYOUT.pattern(name).replace("{lens}", lens).replace("{target}", target)
 
 
 def model_choice(key):
@@ -76,8 +84,12 @@ ROWS = {rows_of(chosen): chosen for chosen in config["variants"].values()}
 def rows_options(wildcards):
     """Which training rows a job reads, as the variant or the path says."""
     chosen = config["variants"][wildcards.variant] if "variant" in wildcards.keys() else ROWS[wildcards.rows]
-    train_on = f" --train-on {chosen['train_on']}" if LAYOUT.generates else ""
-    return f"--positions {chosen['positions']}{train_on}"
+    return f"--positions {chosen['positions']} {text_option(chosen)}".rstrip()
+
+
+def text_option(chosen):
+    """Which text a job reads, where there are two kinds."""
+    return f"--train-on {chosen['train_on']}" if LAYOUT.generates else ""
 
 
 def shards(split):

@@ -1,4 +1,4 @@
-# Every method at every exit level: one job for a variant's jumps, and one for their check with a shortlist; two for the
+# Every method at every exit level: one job for a variant's jumps, and one for their check with a shortlist; one for the
 # references that variants share; and the paper's claims.
 
 
@@ -160,33 +160,6 @@ rule evaluate_references:
         " {params.train} {params.test} {params.rows} --threads {threads} --norms {output.norms:q} --out {output.references:q} 2> {log:q}"
 
 
-rule evaluate_jtc:
-    input:
-        **patterns("unembedding", "positions"),
-        shards=shards("test"),
-        jtc=LAYOUT.pattern("jtc"),
-    output:
-        evaluation=LAYOUT.pattern("jtc_evaluation"),
-    log:
-        f"{LOGS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.log",
-    benchmark:
-        f"{BENCHMARKS}/evaluate_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.tsv"
-    conda:
-        "../../envs/study.yaml"
-    resources:
-        **planned("evaluate_jtc"),
-        gpu=1,
-    params:
-        positions=lambda wildcards: ROWS[wildcards.rows]["positions"],
-        shards=options("--shard", "shards"),
-        again=again("evaluation"),
-        code=stage_digest("evaluate_jtc"),
-    shell:
-        "onejump evaluate-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-        " --jtc {input.jtc:q} --target {wildcards.target} --positions {params.positions} --threads {threads}"
-        " --out {output.evaluation:q} 2> {log:q}"
-
-
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
 rule evaluate_ranks:
     input:
@@ -229,7 +202,7 @@ rule assess_claims:
         **patterns("positions"),
         sentences=LAYOUT.pattern(LAYOUT.texts),
         evaluation=LAYOUT.pattern("evaluation"),
-        references=of_branch(partial(LAYOUT.of_target, "references")),
+        references=of_branch(partial(LAYOUT.of_rows, "references")),
         jumps=of_branch(LAYOUT.jumps),
         selection=LAYOUT.pattern("selection"),
     output:

@@ -1,4 +1,4 @@
-# The jumps of each variant, and their joint jump; beside them the full-rank reference (JTC).
+# The jumps of each variant, and their joint jump; beside them the lenses, whose rules are in lenses.smk.
 #
 # One job a level, as a cluster wants it. On one machine a profile asks for fewer, which saves starting PyTorch for each:
 # `--set-scatter levels=4` makes four jobs of a variant's levels. The files are the same.
@@ -57,30 +57,3 @@ for (kind, end), (jumps, models) in JOBS.items():
             " --target {params.target} {params.rows} --threads {threads}"
             " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {params.seed}"
             " {params.jumps} 2> {log:q}"
-
-
-rule fit_jtc:
-    input:
-        **patterns("unembedding", "positions"),
-        shards=shards("train"),
-    output:
-        jtc=LAYOUT.pattern("jtc"),
-    log:
-        f"{LOGS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.log",
-    benchmark:
-        f"{BENCHMARKS}/fit_jtc/{{model}}.seed-{{seed}}.{{target}}.{{rows}}.tsv"
-    priority: AWAITED
-    conda:
-        "../../envs/study.yaml"
-    resources:
-        **planned("fit_jtc"),
-        gpu=1,
-    params:
-        shards=options("--shard", "shards"),
-        target=lambda wildcards: wildcards.target,
-        rows=rows_options,
-        again=again("fits"),
-        code=stage_digest("fit_jtc"),
-    shell:
-        "onejump fit-jtc --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
-        " --target {params.target} {params.rows} --threads {threads} --out {output.jtc:q} 2> {log:q}"

@@ -3,7 +3,7 @@ from onejump.files.sealed import write_sealed_json
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
 SUMMARISED = (
-    *("unembedding", "positions", "jump", "jtc", "selection", "references", "jtc_evaluation", "evaluation"),
+    *("unembedding", "positions", "jump", "lens", "selection", "references", "lens_evaluation", "evaluation"),
     *("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation"),
     *("transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
 )

@@ -14,6 +14,9 @@ STATEMENT_COLUMNS += ("p", "p_holm", "verdict", "claim_verdict")
 # Of the table of checks with a shortlist.
 SHORTLIST_COLUMNS = ("width", "tokens", "check", "agreement", "worst_agreement", "chosen", "test_agreement")
 
+# Of the table of lenses.
+LENS_COLUMNS = ("lens", "level", "ridge", "best_step", "validation_kl", "converged")
+
 # Groups of test sentences by the position of the chosen token -> the first and the last one in it. Position 0 is a case
 # of its own: a constant input where the tokenizer puts a BOS there, and massive activations in many models.
 POSITIONS = {"0": (0, 0), "1-4": (1, 4), "5+": (5, math.inf), "1+": (1, math.inf)}

@@ -1,14 +1,16 @@
 """What exit checks and blocks cost, in multiply-adds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Costs:
     """Multiply-adds for one token, without those of attention that grow with the context.
 
-    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), gates, and
-    `shortlist`, the multiply-adds of a check with a shortlist, if there is one.
+    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), gates,
+    `shortlist`, the multiply-adds of a check with a shortlist, if there is one, and `lenses`, the multiply-adds of each
+    lens's map, which come before the whole output head.
     """
 
     n_blocks: int
@@ -18,6 +20,7 @@ class Costs:
     block: int
     gated: bool = False
     shortlist: int | None = None
+    lenses: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def plain_check(self) -> int:
@@ -41,8 +44,8 @@ class Costs:
                 return 0
             case "identity" | "identity_temperature":
                 return self.plain_check
-            case "jtc":
-                return self.plain_check + self.hidden_size**2
+            case lens if lens in self.lenses:
+                return self.plain_check + self.lenses[lens]
             case "joint_shortlist":
                 return self.shortlist
         return self.fused_check

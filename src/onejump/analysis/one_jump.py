@@ -13,7 +13,8 @@ it:
 - G5, the primary one: one jump keeps more than nine tenths of what N-NJTC with the same fit, target, rank, gate and
   inputs has above the floor (`kept_above_floor`), in precision. That is the paper's thesis, for this jump. Beside it:
   the same in surprisal.
-- G6, how near it comes to the upper reference: its `share` of JTC's precision. It is only reported.
+- G6, how near it comes to the upper references: its `share` of JTC's precision, and, where that is evaluated, its
+  `share_of_tuned_lens`. They are only reported.
 
 Differences are the one jump's less the other's, sentence by sentence, and the floor is that of the paper's claims.
 """
@@ -39,6 +40,9 @@ RULES: Rules = {
     ("G5", "kept_above_floor", "precision"): (Rule(">", 0.9, True), Rule(">", 0.8), Rule(">", 0.95)),
     ("G5", "kept_above_floor", "surprisal"): (Rule(">", 0.9),),
 }
+
+# The lenses that G6 is about, and its statistic for each.
+SHARES = {"jtc": "share", "tuned_lens": "share_of_tuned_lens"}
 
 
 def claims_against(own: Mapping, other: Mapping) -> list[str]:
@@ -76,7 +80,7 @@ def _columns(one: EvaluationGrids, other: EvaluationGrids) -> Columns:
     if "n_njtc" not in other.methods:
         gains = {"gain": correct - identity, "null's gain": other.metric("joint", "correct") - identity}
         return {name: values.mean(0)[:, None] for name, values in gains.items()}
-    means = {"one": correct, "jtc": other.metric("jtc", "correct")}
+    means = {"one": correct} | {lens: other.metric(lens, "correct") for lens in SHARES if lens in other.methods}
     for metric, name in WITH_INTERVALS.items():
         joint, n_njtc, floor = one.metric("joint", name), other.metric("n_njtc", name), one.metric(FLOOR, name)
         means[f"ojfa {metric}"], means[f"n_njtc {metric}"] = joint - other.metric("ojfa", name), joint - n_njtc
@@ -98,5 +102,7 @@ def _statistics(mean: Columns) -> dict[Statistic, np.ndarray]:
         kept, whole = (mean[f"{which} above floor {metric}"][:, 0] for which in ("one", "n_njtc"))
         found["G5", "kept_above_floor", metric, None] = np.where(whole > 0, kept / whole, np.nan)
     found["G3", "smallest_difference", "precision", None] = mean["identity"]
-    found["G6", "share", "precision", None] = mean["one"][:, 0] / mean["jtc"][:, 0]
+    for lens, statistic in SHARES.items():
+        if lens in mean:
+            found["G6", statistic, "precision", None] = mean["one"][:, 0] / mean[lens][:, 0]
     return found

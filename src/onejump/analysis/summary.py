@@ -93,9 +93,11 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
             "middle": size[str(n_blocks // 2)],
             "n_njtc": size.drop("joint").sum(),
             "ojfa": size[str(selection["ojfa"])],
-            "jtc": n_parameters(TensorFile(layout.of_target("jtc", **branch))),
             "arbitrary": size.drop(["joint", str(selection["ojfa"])], errors="ignore").max(),
         }
+    lenses = {lens: TensorFile(path) for lens, path in layout.lenses("lens", **branch).items()}
+    parameters |= {lens: n_parameters(file) for lens, file in lenses.items()}
+    fit_costs = {lens: file.value("multiply_adds") for lens, file in lenses.items()}
     shortlist = pd.DataFrame(columns=SHORTLIST_COLUMNS)
     if layout.has_shortlist(branch["variant"]):
         shortlist = read_table(layout.path("shortlist", **branch), list(SHORTLIST_COLUMNS)).to_pandas()
@@ -103,20 +105,22 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
     gated = layout.config["variants"][branch["variant"]]["gate"] != "none"
     rank, block = files["joint"].value("rank"), unembedding.value("block_parameters")
     check = next(iter(shortlist.loc[shortlist["chosen"].astype(bool), "check"]), None)
-    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated, check)
+    maps = {lens: tables.map_cost(file) for lens, file in lenses.items()}
+    costs = Costs(n_blocks, hidden_size, vocabulary, rank, block, gated, check, maps)
     held_out = _held_out_grids(layout, branch, n_blocks)
     exits = _exits(grids), _exits(held_out)
     found = {
         "levels": tables.levels_table(grids),
-        "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs),
+        "methods": tables.methods_table(grids, selection["ojfa"], parameters, costs, fit_costs),
         "by_position": tables.positions_table(grids),
         "jumps": jumps,
         "curves": pd.concat([tables.curve(name, file) for name, file in files.items()]),
+        "lenses": tables.lens_levels(lenses),
         "dynamic_exit": dynamic_exit_table(*exits, grids.documents, costs),
         "few_checks": few_checks_table(*exits, grids.documents, costs),
         "switches": tables.switches_table(grids, held_out, costs),
         "gates": pd.concat([tables.gates(name, file) for name, file in files.items()]),
-        "norms": read_table(layout.of_target("norms", **branch)).to_pandas().astype({"level": "Int32"}),
+        "norms": read_table(layout.of_rows("norms", **branch)).to_pandas().astype({"level": "Int32"}),
         "shortlist": shortlist,
         "one_jump": _against_others(layout, branch, read_grids),
     }
@@ -134,11 +138,11 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
     def read(**branch: str | int) -> EvaluationGrids:
         n_blocks = layout.config["models"][branch["model"]]["blocks"]
         all_jumps = layout.has_all_jumps(branch["variant"])
-        methods = {layout.of_target("references", **branch): REFERENCE_METHODS}
+        methods = {layout.of_rows("references", **branch): REFERENCE_METHODS}
         methods |= {layout.path("evaluation", **branch): (*JUMP_METHODS, "arbitrary") if all_jumps else ("joint",)}
         if layout.has_shortlist(branch["variant"]):
             methods[layout.path("shortlist_evaluation", **branch)] = ("joint_shortlist",)
-        methods |= {layout.of_target("jtc_evaluation", **branch): ("jtc",)} if all_jumps else {}
+        methods |= {path: (lens,) for lens, path in layout.lenses("lens_evaluation", **branch).items()}
         about = (layout.path(name, **branch) for name in (layout.texts, "positions"))
         return EvaluationGrids(methods, *about, n_blocks)
 

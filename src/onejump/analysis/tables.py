@@ -1,14 +1,14 @@
 """The tables of one model, seed and variant, from its evaluation and from the metadata of its jumps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.claims import n_parameters
-from onejump.analysis.columns import CLAIM_POSITIONS, METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
+from onejump.analysis.columns import CLAIM_POSITIONS, LENS_COLUMNS, METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.reading import EvaluationGrids
 from onejump.exits.columns import METRICS
@@ -44,12 +44,16 @@ def _by_level(metrics: dict[str, dict[str, np.ndarray]], documents: np.ndarray) 
 
 
 def methods_table(
-    grids: EvaluationGrids, ojfa: int | None, parameters: dict[str, int | None], costs: Costs
+    grids: EvaluationGrids,
+    ojfa: int | None,
+    parameters: dict[str, int | None],
+    costs: Costs,
+    fit_costs: dict[str, int],
 ) -> pd.DataFrame:
     """Each method's means over exit levels and sentences, with intervals, its size, its cost and its worst level.
 
-    `check` is the multiply-adds of one exit check, and `check_cost` its share of the full model's. Without `ojfa`, the
-    variant has the joint jump alone.
+    `fit_cost` is the multiply-adds of a lens's fit, null of other methods, `check` those of one exit check, and
+    `check_cost` its share of the full model's. Without `ojfa`, the variant has the joint jump alone.
     """
     names, rows = (*WITH_INTERVALS.values(), "correct_at_5"), []
     methods = {method: {name: grids.metric(method, name) for name in names} for method in grids.methods}
@@ -61,9 +65,10 @@ def methods_table(
             by_level, at_5 = grid["correct"].mean(1), grid["correct_at_5"].mean()
             worst = {"worst_precision": by_level.min(), "worst_level": int(by_level.argmin())}
             check = costs.check(method)
-            row = {"method": method, "parameters": parameters[method], "check": check, "check_cost": check / costs.full}
+            row = {"method": method, "parameters": parameters[method], "fit_cost": fit_costs.get(method)}
+            row |= {"check": check, "check_cost": check / costs.full}
             rows.append(row | columns | {"precision_at_5": at_5} | worst)
-    return pd.DataFrame(rows).astype({"parameters": "Int64"})  # null where it is not a number of parameters
+    return pd.DataFrame(rows).astype({"parameters": "Int64", "fit_cost": "Int64"})  # null where there is no such number
 
 
 def switches_table(grids: EvaluationGrids, held_out: EvaluationGrids, costs: Costs) -> pd.DataFrame:
@@ -219,6 +224,28 @@ def curve(name: str, file: TensorFile) -> pd.DataFrame:
         optimum, mean = file.value("optimum_mse"), file.value("mean_mse")
         table["gap"] = (np.array(file.value("train_curve")) - optimum) / (mean - optimum)
     return pd.DataFrame(dict.fromkeys(columns) | {"jump": name} | table)
+
+
+def lens_levels(lenses: Mapping[str, TensorFile]) -> pd.DataFrame:
+    """The fit of each lens at each level: its ridge, or its best step, the divergence there, and whether it converged.
+
+    Lenses that are made of derivatives have no rows.
+    """
+    rows = []
+    for lens, file in lenses.items():
+        for level in range(file.value("n_levels")):
+            if (name := f"level.{level:02d}") in file.metadata:
+                facts = file.value(name)
+                row = {"lens": lens, "level": level} | {key: facts.get(key) for key in LENS_COLUMNS[2:]}
+                rows.append(row | {"validation_kl": min(facts.get("validation_curve", [math.nan]))})
+    kinds = {"ridge": "Float64", "best_step": "Int32", "validation_kl": "Float64", "converged": "boolean"}
+    return pd.DataFrame(rows, columns=LENS_COLUMNS).astype(kinds)
+
+
+def map_cost(file: TensorFile) -> int:
+    """Multiply-adds of a lens's map for one state: one for each weight of one level."""
+    shapes = [file.shape(name) for name in file.names]
+    return sum(math.prod(shape) for shape in shapes if len(shape) == 2) // file.value("n_levels")
 
 
 def gates(name: str, file: TensorFile) -> pd.DataFrame:

@@ -1,15 +1,13 @@
-"""What jumps are measured against, and variants share: the floor, identity, and the full-rank jumps (JTC)."""
-
-from collections.abc import Callable
+"""What jumps are measured against, and variants share: the floor, identity, and lenses."""
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS
 from onejump.exits.floor import Constants, evaluate_token_table, inverse_temperatures
+from onejump.jumps.lenses import LensFile
 from onejump.models.unembedding import Unembedding
 
 
@@ -41,24 +39,15 @@ def evaluate_references(
     return evaluation_table(results, test.sentence_ids)
 
 
-def evaluate_jtc(
-    test: Activations,
-    unembedding: Unembedding,
-    jtc: Callable[[int], tuple[Tensor, Tensor]],
-    target: str,
-    device: torch.device,
-) -> pa.Table:
-    """Evaluate the full-rank jumps at every exit level, on the test sentences.
-
-    The unembedding is on the device; `jtc` gives the weight [H, H] and bias [H] of a level's full-rank jump.
+def evaluate_lens(test: Activations, unembedding: Unembedding, lens: LensFile, device: torch.device) -> pa.Table:
+    """Evaluate a lens at every exit level, on the test sentences; the unembedding is on the device.
 
     Returns:
-        As `evaluation_table`; jump is null throughout.
+        As `evaluation_table`; the method is the lens's name, and jump is null throughout.
     """
-    after_jump = unembedding.project if target == "post_norm" else unembedding.logits
-    results = [{("jtc", None): torch.empty(len(METRICS), len(test))} for _ in range(test.n_blocks)]
-    for rows, full, inputs in chunks(test, unembedding, device, "evaluate JTC"):
+    after = unembedding.project if lens.target == "post_norm" else unembedding.logits
+    results = [{(lens.lens, None): torch.empty(len(METRICS), len(test))} for _ in range(test.n_blocks)]
+    for rows, full, inputs in chunks(test, unembedding, device, f"evaluate {lens.lens}"):
         for level, x in enumerate(inputs):
-            weight, bias = (tensor.to(device) for tensor in jtc(level))
-            results[level]["jtc", None][:, rows] = metrics_of(after_jump(torch.addmm(bias, x, weight)), full)
+            results[level][lens.lens, None][:, rows] = metrics_of(after(lens.at(level).to(device)(x)), full)
     return evaluation_table(results, test.sentence_ids)

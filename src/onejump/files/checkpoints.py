@@ -82,6 +82,27 @@ class Checkpoint:
         remove_temporaries(self.path)
 
 
+class CheckpointPart:
+    """The checkpoint of one of several steps: its state is saved beside what the steps before have found."""
+
+    def __init__(self, whole: Checkpoint, found: dict, state: dict | None) -> None:
+        """A part of `whole`: what the steps before have found, and the state that this step resumes at, if any."""
+        self._whole, self._found, self._state = whole, found, state
+
+    def load(self) -> dict | None:
+        """The state that the step resumes at."""
+        return self._state
+
+    @property
+    def due(self) -> bool:
+        """As `Checkpoint.due`."""
+        return self._whole.due
+
+    def save(self, state: dict) -> None:
+        """Save the step's state, and what was found before."""
+        self._whole.save({"found": self._found, "step": state})
+
+
 def _take_apart(value, tensors: dict[str, Tensor]):
     """Move the tensors of a nested value into `tensors`, and return the rest as JSON; dict keys may be numbers."""
     if isinstance(value, Tensor):

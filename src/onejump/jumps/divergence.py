@@ -1,21 +1,19 @@
-"""The divergence KL(full || exit) of a map's predictions from the full model's, with gradients in closed form.
+"""The divergence KL(full || exit) of predictions from the full model's, with gradients in closed form.
 
-The unembedding is fused, so that no H-wide prediction is formed. Of the full model's distributions p, what is needed
-beside their entropy are means of the output embedding under p, `E_p[W] = p W`, since logits are linear in it: the mean
-logit of an exit is its logit for a token with that embedding. These are computed once, with H numbers a sentence. So
-what a row costs in training is the exit's own logits: r V multiply-adds, and H V more where a gate lets through the
-logits of the hidden state itself. All arrays as wide as the vocabulary are of BLOCK rows, whatever the batch.
+Of the full model's distributions p, what is needed beside their entropy are means of the output embedding under p,
+`E_p[W] = p W`, since logits are linear in it: the mean logit of an exit is its logit for a token with that embedding.
+These are computed once, with H numbers a sentence. So what a row costs in training is the exit's own logits. All arrays
+as wide as the vocabulary are of BLOCK rows, whatever the batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from onejump.jumps.exact import AffineMap
 from onejump.jumps.objective import Rows
-from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
 BLOCK = 96  # rows whose logits are in memory: fewer make products slower, more do not make them faster
@@ -61,49 +59,25 @@ def full_logits(y: Tensor, unembedding: Unembedding, target: str) -> Tensor:
     return unembedding.project(y) if target == "post_norm" else unembedding.logits(y)
 
 
-class Divergence:
-    """KL(full || exit) of a map as a function of parameters of similar size.
-
-    The coordinates z of a typical row are about 1, and B scales them to the size of a typical target: one learning rate
-    then suits every model. Typical is the median, since a few massive activations would dominate a mean.
+class Divergence(ABC):
+    """KL(full || exit) as a function of what is fitted; each kind of exit says how its logits follow from that.
 
     Attributes:
-        parameters: W [H, r], c [r], B [r, H], and, if there are gates to be fitted, these [n_gates], float32, in this
-            order.
+        parameters: what is fitted, float32, on the unembedding's device.
+        unembedding, target: as given.
     """
 
-    def __init__(
-        self,
-        start: AffineMap,
-        gates: Sequence[float],
-        fit_gates: bool,
-        rows: Rows,
-        unembedding: Unembedding,
-        target: str,
-    ) -> None:
-        """The divergence at a start, scaled by what is typical of the rows; gates as in `Jump`."""
-        self.unembedding, self.target, self._start = unembedding, target, start
-        W, c, B, self._mean_x, self._std_x = (
-            part.to(rows.y.device, torch.float32) for part in (start.W, start.c, start.V.T, start.mean_x, start.std_x)
-        )
-        z = torch.cat([self._coordinates(x, W, c) for x in rows.x])
-        spread = z.abs().median(0).values.clamp_min(1e-30)
-        self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
-        scaled = [W / spread, c / spread, B * (spread / self._scale)[:, None]]
-        self._gates = torch.tensor(gates).to(B) if gates else None
-        self.parameters = [part.requires_grad_() for part in [*scaled, *([self._gates] if fit_gates else [])]]
+    parameters: list[Tensor]
+
+    def __init__(self, unembedding: Unembedding, target: str) -> None:
+        """The divergence of exits by this unembedding, on its device, from targets `pre_norm` or `post_norm`."""
+        self.unembedding, self.target = unembedding, target
         # Memory of this size is slow to get anew for each block.
-        self._logits, self._own = (B.new_empty(BLOCK, len(unembedding.weight)) for _ in range(2))
+        self._logits = unembedding.norm_weight.new_empty(BLOCK, len(unembedding.weight))
 
-    def result(self, parameters: Sequence[Tensor]) -> tuple[AffineMap, list[float]]:
-        """Values of the parameters as a map, in float64, and its gates."""
-        W, c, B, *gates = (parameter.detach().to(self._start.W) for parameter in parameters)
-        if self._gates is not None:
-            gates = gates or [self._gates]
-        return replace(self._start, W=W, c=c, V=(B * self._scale).T), gates[0].tolist() if gates else []
-
-    def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
-        return (x - self._mean_x) / self._std_x @ W + c
+    @abstractmethod
+    def _outputs(self, parameters: Sequence[Tensor], rows: Rows, levels: Tensor, sentences: Tensor) -> "Outputs":
+        """What rows, each of a sentence at a level ([b] int64), give up to the last products."""
 
     def gradients(self, rows: Rows, full: FullModel, levels: Tensor, sentences: Tensor) -> float:
         """As the call, at the parameters, whose gradients are set."""
@@ -122,67 +96,31 @@ class Divergence:
 
         `full` is that of all sentences of `rows`.
         """
-        W, c, B, *fitted = parameters
-        all_gates, gated = fitted[0] if fitted else self._gates, self._gates is not None
-        states = self.unembedding.normalise(rows.states[levels, sentences]) if gated else None
         with torch.set_grad_enabled(backward):
-            fused = fuse(self.unembedding, [B * self._scale], self.target)[0]
-            normed = fused.normalise(self._coordinates(rows.x[levels, sentences], W, c))
-            gates = all_gates[levels if len(all_gates) > 1 else torch.zeros_like(levels)] if gated else None
-            mean = None
-            if full.mean is not None:
-                mean = self._mean_logits(normed, B, states, gates, full.mean_of(sentences))
-        outputs = [normed, fused.M] + ([gates] if gated and gates.requires_grad else [])
-        gradients = [torch.zeros_like(part) for part in outputs]
+            outputs = self._outputs(parameters, rows, levels, sentences)
+            mean = None if full.mean is None else outputs.mean_logits(full.mean_of(sentences))
+        tensors = outputs.tensors()
+        gradients = [torch.zeros_like(part) for part in tensors]
         total = -full.entropy[sentences].sum() if mean is None else -(full.entropy[sentences] + mean.detach()).sum()
         with torch.no_grad():
             for part in torch.arange(len(levels), device=levels.device).split(BLOCK):
-                let_through = (states[part], gates[part]) if gated else None
-                logits = self._exit_logits(normed[part], fused, let_through)
+                logits = outputs.logits(part, self._logits[: len(part)])
                 p = None
                 if mean is None:
                     p = torch.softmax(full_logits(rows.y[sentences[part]], self.unembedding, self.target), 1)
                 losses, factors = self._cross_entropy(logits, p)
                 total += losses.sum()
                 if backward:
-                    gradients[0][part] = logits @ fused.M.T * factors[:, None]
-                    gradients[1].addmm_((normed[part] * factors[:, None]).T, logits)
-                    if len(gradients) > 2:
-                        gradients[2][part] = torch.linalg.vecdot(logits, self._own[: len(part)]) * factors
+                    outputs.add_gradients(gradients, part, logits, factors)
         if backward:
             if mean is not None:
-                outputs, gradients = [*outputs, mean], [*gradients, -torch.ones_like(mean)]
+                tensors, gradients = [*tensors, mean], [*gradients, -torch.ones_like(mean)]
             for parameter in parameters:
                 parameter.grad = None
-            torch.autograd.backward(outputs, gradients)
+            torch.autograd.backward(tensors, gradients)
             for parameter in parameters:
                 parameter.grad /= len(levels)
         return float(total) / len(levels)
-
-    def _mean_logits(
-        self, normed: Tensor, B: Tensor, states: Tensor | None, gates: Tensor | None, mean: Unembedding
-    ) -> Tensor:
-        """Each row's mean logit under the full model's distribution, [b], from the token that has it."""
-        fused = fuse(mean, [B * self._scale], self.target)[0]
-        logits = torch.linalg.vecdot(normed, fused.M.T)
-        if fused.constant is not None:
-            logits = logits + fused.constant
-        if states is not None:
-            logits = logits + gates * torch.linalg.vecdot(states, mean.weight)
-        return self.unembedding.scale * logits
-
-    def _exit_logits(
-        self, normed: Tensor, fused: FusedUnembedding, let_through: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """What the linear maps give for up to BLOCK rows, [b, V], in memory that the next call takes again."""
-        logits = self._logits[: len(normed)]
-        if let_through is None:
-            torch.mm(normed, fused.M, out=logits)
-        else:
-            states, gates = let_through
-            own = torch.mm(states, self.unembedding.weight.T, out=self._own[: len(normed)])
-            torch.mul(own, gates[:, None], out=logits).addmm_(normed, fused.M)
-        return logits if fused.constant is None else logits.add_(fused.constant)
 
     def _cross_entropy(self, logits: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cross entropies [b] of what the linear maps give, [b, V], which becomes their gradient but for a factor.
@@ -205,3 +143,23 @@ class Divergence:
             return losses, scale / total
         logits.div_(total[:, None]).sub_(p).mul_(slopes)
         return losses - mean, torch.full_like(total, scale)
+
+
+class Outputs(ABC):
+    """What a batch of b rows gives up to the last products, which are as wide as the vocabulary."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """The tensors whose gradients `add_gradients` computes; they lead back to the parameters."""
+
+    @abstractmethod
+    def mean_logits(self, mean: Unembedding) -> Tensor:
+        """Each row's mean logit under the full model's distribution, [b], from the token that has it."""
+
+    @abstractmethod
+    def logits(self, part: Tensor, out: Tensor) -> Tensor:
+        """What the linear maps give for some of the rows, [n, V], in the memory `out`."""
+
+    @abstractmethod
+    def add_gradients(self, gradients: list[Tensor], part: Tensor, logits: Tensor, factors: Tensor) -> None:
+        """Add what these rows give to the gradients of `tensors`, from that of their logits but for the factors [n]."""

@@ -3,7 +3,6 @@
 from importlib import import_module
 
 import torch
-from torch import Tensor
 
 from onejump.activations.reading import Activations, level_name
 from onejump.files.atomic import OnejumpError
@@ -12,6 +11,7 @@ from onejump.files.progress import progress_bar
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.inputs import JumpInputs
 from onejump.jumps.jump import Jump, default_rank
+from onejump.jumps.lenses import AffineLens
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
@@ -83,21 +83,22 @@ def fit_jump(
 
 def fit_jtc(
     activations: Activations, unembedding: Unembedding, target: str, device: torch.device
-) -> tuple[dict[str, Tensor], dict]:
+) -> tuple[list[AffineLens], dict]:
     """The full-rank linear jump of every level (JTC), by ridge least squares: the upper reference.
 
     Din et al. (2023) fit without a constant and without ridge. Here it is the exact fit of full rank, so that it
     differs from the other exact fits in rank alone.
 
     Returns:
-        Weight [H, H] and bias [H] of each level, float32, and the metadata of their file.
+        The lens of each level, and what their file says: ridge and errors of each level, and the multiply-adds of all
+        moments and of one solution a level.
     """
-    tensors, metadata = {}, {"kind": "jtc", "target": target, "unembedding_sha256": unembedding.metadata["sha256"]}
+    lenses, facts, H = [], {}, activations.hidden_size
     for level in progress_bar(range(activations.n_blocks), "JTC", "level"):
-        exact = fit_exact(*level_moments(activations, [level], unembedding, target, device), activations.hidden_size)
-        found, name = exact.map, level_name(level)
+        exact = fit_exact(*level_moments(activations, [level], unembedding, target, device), H)
+        found = exact.map
         weight = (found.W / found.std_x[:, None]) @ found.V.T
         bias = found.V @ found.c - found.mean_x @ weight
-        tensors |= {f"{name}.weight": weight.float(), f"{name}.bias": bias.float()}
-        metadata[name] = {key: getattr(exact, key) for key in ("ridge", "train_mse", "validation_mse")}
-    return tensors, metadata
+        lenses.append(AffineLens((weight.float(),), bias.float()))
+        facts[level_name(level)] = {key: getattr(exact, key) for key in ("ridge", "train_mse", "validation_mse")}
+    return lenses, facts | {"multiply_adds": activations.n_blocks * (2 * len(activations) * H**2 + 2 * H**3)}

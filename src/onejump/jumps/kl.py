@@ -4,38 +4,19 @@ The divergence is the objective of the tuned lens (Belrose et al. 2023); the sta
 for a gated jump that of its first gates.
 """
 
-import itertools
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.optim import Adam
-
-from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
-from onejump.files.progress import progress_bar
-from onejump.jumps.divergence import Divergence, FullModel
+from onejump.jumps.descent import Descent, Sample, descend
+from onejump.jumps.divergence import FullModel
 from onejump.jumps.exact import AffineMap, fit_exact
 from onejump.jumps.gates import GateMoments, first_gates, with_gates
 from onejump.jumps.jump import Jump
+from onejump.jumps.jump_divergence import JumpDivergence
 from onejump.jumps.objective import Problem, Rows
-from onejump.jumps.settings import (
-    KL_AVERAGE,
-    KL_BATCH_ROWS,
-    KL_BETA2,
-    KL_CONVERGED,
-    KL_FALL_AFTER,
-    KL_LEARNING_RATE,
-    KL_LEARNING_RATE_B,
-    KL_LEARNING_RATE_GATES,
-    KL_STEPS,
-    KL_VALIDATE_EVERY,
-    KL_VALIDATION_LEVELS,
-    KL_WARM_UP,
-)
+from onejump.jumps.settings import KL_LEARNING_RATE, KL_LEARNING_RATE_B, KL_LEARNING_RATE_GATES, KL_STEPS
 from onejump.models.unembedding import Unembedding
 
 logger = logging.getLogger(__name__)
@@ -55,12 +36,10 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     choices = {"gates": gates, "fit_gates": problem.gate != "fixed"}
     choices |= {"progress": problem.title, "checkpoint": problem.checkpoint}
     found = fit_kl(*rows, start.map, unembedding, problem.target, problem.seed, **choices)
-    jump, facts = found.map.jump(), {name: getattr(found, name) for name in ("best_step", "train_curve")}
+    jump, facts = found.map.jump(), found.descent.facts()
     jump = with_gates(jump, found.gates) if gates else jump
-    facts |= {"validation_curve": found.validation_curve, "converged": converged(found.validation_curve)}
     if not facts["converged"]:
         logger.warning("%s: the divergence was still falling after %d steps", problem.title, KL_STEPS)
-    facts["curve_steps"] = [i * KL_VALIDATE_EVERY for i in range(len(found.validation_curve))]
     folded = jump.fold().to(problem.device)
     errors = (part.mse(folded, unembedding) for part in rows)
     facts |= dict(zip(("train_mse", "validation_mse"), errors, strict=True))
@@ -70,44 +49,11 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
 
 @dataclass(frozen=True)
 class KlFit:
-    """A fitted map, at the step with the lowest validation divergence, and the fit's course, in nats."""
+    """A fitted map, at the step with the lowest validation divergence, and the fit's course."""
 
     map: AffineMap
     gates: list[float]  # as in `Jump`
-    best_step: int  # 0 is the start
-    train_curve: list[float]  # mean divergence of the batches between two validations
-    validation_curve: list[float]  # on the validation slice, at the start and every KL_VALIDATE_EVERY steps
-
-
-def converged(validation_curve: Sequence[float]) -> bool:
-    """Whether the last quarter of the steps, two points or more, lowered the divergence by less than KL_CONVERGED."""
-    steps = len(validation_curve) - 1
-    if steps < 8:
-        return False
-    before = min(validation_curve[: -(steps // 4)])
-    return min(validation_curve) > (1 - KL_CONVERGED) * before
-
-
-def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of rows, as levels and sentences, [b] each: of all levels as many, each level in an own order."""
-    n_levels, n, _ = rows.x.shape
-    size = min(max(KL_BATCH_ROWS // n_levels, 1), n)
-    levels = torch.arange(n_levels, device=rows.y.device).repeat_interleave(size)
-    while True:
-        orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(n_levels)]).to(rows.y.device)
-        for part in orders[:, : n // size * size].split(size, 1):
-            yield levels, part.flatten()
-
-
-def validation_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-    """All sentences, each at KL_VALIDATION_LEVELS of the levels, the same ones every time: levels and sentences."""
-    n_levels, n, _ = rows.x.shape
-    n_groups = math.ceil(n_levels / KL_VALIDATION_LEVELS)
-    groups = [
-        torch.cartesian_prod(torch.arange(n_levels)[group::n_groups], torch.arange(n)[group::n_groups])
-        for group in range(min(n_groups, n))
-    ]
-    return torch.cat(groups).to(rows.y.device).unbind(1)
+    descent: Descent
 
 
 def fit_kl(
@@ -131,53 +77,8 @@ def fit_kl(
     Raises:
         OnejumpError: the divergence became NaN or infinite.
     """
-    divergence = Divergence(start, gates, fit_gates and len(gates) > 0, fitting, unembedding, target)
-    full = FullModel.of(fitting.y, unembedding, target)
-    held_out = validation, FullModel.of(validation.y, unembedding, target), *validation_rows(validation)
-    parameters = divergence.parameters
+    divergence = JumpDivergence(start, gates, fit_gates and len(gates) > 0, fitting, unembedding, target)
     rates = [KL_LEARNING_RATE, KL_LEARNING_RATE, KL_LEARNING_RATE_B / len(start.c), KL_LEARNING_RATE_GATES]
-    optimiser = Adam(
-        [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=False)],
-        betas=(0.9, KL_BETA2),
-        fused=fitting.y.device.type in ("cpu", "cuda"),
-    )
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: [part.detach().clone() for part in parameters] for name in ("average", "best")}
-    curves = {"train_curve": [], "validation_curve": [divergence(parameters, *held_out)]}
-    if checkpoint is not None and (saved := checkpoint.load()) is not None:
-        for parameter, value in zip(parameters, saved["parameters"], strict=True):
-            parameter.data.copy_(value)
-        optimiser.load_state_dict(saved["optimiser"])
-        generator.set_state(saved["generator"])
-        state, curves = ({name: saved[name] for name in names} for names in (state, curves))
-    train_curve, validation_curve = curves.values()
-    stretches = steps // KL_VALIDATE_EVERY
-    bar = progress_bar(None, progress, f"{KL_VALIDATE_EVERY} steps", stretches, len(train_curve))
-    while len(train_curve) < stretches and not converged(validation_curve):
-        total, first = 0.0, len(train_curve) * KL_VALIDATE_EVERY
-        batches = itertools.islice(_batches(fitting, generator), KL_VALIDATE_EVERY)
-        for step, (levels, sentences) in enumerate(batches, first + 1):
-            total += divergence.gradients(fitting, full, levels, sentences)
-            for group, rate in zip(optimiser.param_groups, rates, strict=False):
-                group["lr"] = rate * min(1.0, step / KL_WARM_UP, math.sqrt(KL_FALL_AFTER / step))
-            optimiser.step()
-            for average, parameter in zip(state["average"], parameters, strict=True):
-                average.lerp_(parameter.detach(), KL_AVERAGE / (KL_AVERAGE + step))
-        train_curve.append(total / KL_VALIDATE_EVERY)
-        validation_curve.append(divergence(state["average"], *held_out))
-        bar.set_postfix_str(f"KL {validation_curve[-1]:.3f}", refresh=False)
-        bar.update()
-        if not math.isfinite(validation_curve[-1]):
-            raise OnejumpError(
-                f"KL fit: the divergence is {validation_curve[-1]} after step {first + KL_VALIDATE_EVERY}; "
-                "look for extreme activations, or use fit: exact"
-            )
-        if validation_curve[-1] == min(validation_curve):
-            state["best"] = [part.clone() for part in state["average"]]
-        if checkpoint is not None and checkpoint.due:
-            now = [part.detach() for part in parameters]
-            more = {"parameters": now, "optimiser": optimiser.state_dict(), "generator": generator.get_state()}
-            checkpoint.save(state | curves | more)
-    bar.close()
-    best_step = validation_curve.index(min(validation_curve)) * KL_VALIDATE_EVERY
-    return KlFit(*divergence.result(state["best"]), best_step, train_curve, validation_curve)
+    samples = (Sample(rows, FullModel.of(rows.y, unembedding, target)) for rows in (fitting, validation))
+    found = descend(divergence, rates[: len(divergence.parameters)], *samples, seed, steps, progress, checkpoint)
+    return KlFit(*divergence.result(found.parameters), found)

@@ -1,12 +1,10 @@
 """Files of jumps: writing them, and reading them with a check that they belong together."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from onejump.activations.reading import level_name
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.jumps.jump import FoldedJump, Jump
@@ -24,7 +22,7 @@ def load_jump(path: str | Path, unembedding: Unembedding) -> tuple[Jump, TensorF
     Raises:
         OnejumpError: the file is missing, damaged, not a jump, or was fitted for another unembedding.
     """
-    file = _open(path, unembedding, "jump")
+    file = open_fitted(path, unembedding, "jump")
     tensors = file.tensors()
     jump = Jump(*tensors["A"].shape, n_gates=len(tensors.get("gates", ())))
     jump.bn.eps = file.value("eps")
@@ -63,26 +61,14 @@ def _load_folded(path: str | Path, unembedding: Unembedding, target: str, level:
     return jump.fold()
 
 
-def open_jtc(path: str | Path, unembedding: Unembedding, target: str) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """A reader of weight [H, H] and bias [H] of a level's full-rank jump, `y = h weight + bias`.
-
-    Raises:
-        OnejumpError: the file is of another unembedding or target; from the reader: the level is missing or damaged.
-    """
-    file = _open(path, unembedding, "jtc")
-    if file.metadata["target"] != target:
-        raise OnejumpError(f"{path}: was fitted to the {file.metadata['target']} target, expected {target}")
-    return lambda level: (file.tensor(f"{level_name(level)}.weight"), file.tensor(f"{level_name(level)}.bias"))
-
-
-def _open(path: str | Path, unembedding: Unembedding, kind: str) -> TensorFile:
-    """Open a fitted file (`jump` or `jtc`) and check that it was made for this unembedding."""
+def open_fitted(path: str | Path, unembedding: Unembedding, kind: str) -> TensorFile:
+    """Open the file of a `jump` or a `lens`, and check that it was made for this unembedding."""
     file, facts = TensorFile(path), unembedding.metadata
     if file.metadata.get("kind") != kind:
-        raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected {kind}")
+        raise OnejumpError(f"{path}: holds {file.metadata.get('kind', 'something else')}, expected a {kind}")
     if file.metadata["unembedding_sha256"] != facts["sha256"]:
         raise OnejumpError(
             f"{path}: was fitted for the unembedding {file.metadata['unembedding_sha256']}, not for {facts['sha256']} "
-            f"of {facts['model']}; use jumps only with the model that they were fitted for"
+            f"of {facts['model']}; use it only with the model that it was fitted for"
         )
     return file

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from onejump.models.architecture import find_architecture
 from onejump.planning.machines import GB, TWO_CORES, Machine
 from onejump.planning.work import MARGIN, STAGES, Sizes, Work, work_of
 from onejump.study.layout import Layout
+from onejump.study.lenses import stage_of_lens
 from onejump.study.variants import joint_of, jumps_of, rows_of
 
 
@@ -73,8 +74,10 @@ def plan_study(config: Mapping) -> list[tuple[str, str, int, Work]]:
         curve = ["evaluate_ranks"] if "ranks" in layout.figures(variant) else []
         for stage in ("select_jump", "evaluate_oracle", "evaluate_jumps", "assess_claims", *curve):
             add(stage, model, seed, variant, **fitted)
-        for stage in ("fit_jtc", "evaluate_jtc"):
-            add(stage, model, seed, chosen["target"], rows_of(chosen))
+        for lens, path in layout.lenses("lens", model, seed, variant).items():
+            stage = stage_of_lens(lens)
+            add(stage, model, seed, rows_of(chosen) if stage == "fit_jacobian_lens" else path)  # one job for all three
+            add("evaluate_lens", model, path)
     return list(jobs.values())
 
 
@@ -88,12 +91,14 @@ def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
     return {"": machine.start_seconds} | {stage: seconds[stage] / n for stage, n in number.items()}
 
 
-def limits(s: Sizes, gpu: Machine, gpus: int) -> list[str]:
+def limits(s: Sizes, gpu: Machine, gpus: int, lenses: Iterable[str] = ("jtc",)) -> list[str]:
     """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
     found, H, room = [], s.architecture.hidden_size, gpu.device_bytes or math.inf
     most = s.shards[s.split] if s.by_blocks else 1
     works = {stage: work_of(stage, replace(s, fit="adam", at_once=most)) for stage in STAGES}
     dump, generation = (works.pop(stage).device for stage in ("dump_activations", "generate_text"))
+    for stage in {"fit_kl_lens", "fit_jacobian_lens"} - {stage_of_lens(lens) for lens in lenses}:
+        works.pop(stage)
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
         advice = f"gpus: {math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
@@ -131,7 +136,10 @@ def render(config: Mapping, gpu: Machine) -> str:
         if a.name.endswith("assumed"):
             text.append("  this model's config.json is not here: hf download ID config.json, or set architecture:\n")
         else:
-            text += [*(f"  limit: {limit}" for limit in limits(s, gpu, model["gpus"])), ""]
+            text += [
+                *(f"  limit: {limit}" for limit in limits(s, gpu, model["gpus"], config["evaluation"]["lenses"])),
+                "",
+            ]
     return "\n".join([*text, "Jobs that fetch, sample, summarise, plot and report are short, and not in the plan.\n"])
 
 

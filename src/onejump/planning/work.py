@@ -238,6 +238,34 @@ def _dump(s: Sizes, K: int, H: int, rows: int) -> Work:
     )
 
 
+def _kl_lens(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) -> Work:
+    """A fit of full rank a level, planned as if each took half of the steps there are, and the means under p once."""
+    steps, held_out = settings.KL_STEPS // 2, N * settings.VALIDATION_SHARE
+    trained, validated = K * steps * settings.KL_BATCH_ROWS, K * (1 + steps // settings.KL_VALIDATE_EVERY) * held_out
+    flops = 4 * N * H * V + trained * (4 * H * V + 6 * H * H) + validated * 2 * H * (V + H)
+    return Work(
+        {"float32": flops, "touched": _f32(2 * (trained + validated) + 3 * N, V) + _f32(10 * K * steps, H, H)}
+        | {"read": s.kept(K + 1, N, H), "written": _f32(K, H, H)},
+        host=_f32(2 * K, H, H),
+        device=_f32(5, N, H) + _f32(3, settings.KL_BATCH_ROWS, V) + _f32(8, H, H),
+        unembedding=2,
+    )
+
+
+def _jacobian_lens(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) -> Work:
+    """A forward and H backward passes for each token; a pass of many components keeps their gradients at all levels."""
+    tokens = min(settings.JACOBIAN_PROMPTS, N) * s.tokens
+    kept = _f32(2 * K, settings.JACOBIAN_ELEMENTS)
+    return Work(
+        {s.dtype: 2 * tokens * (1 + H) * K * s.architecture.block_parameters, "eigen": 2 * K * H**3}
+        | {"touched": _f32(tokens, H, K, s.architecture.block_parameters / H)}
+        | {"read": s.weights, "written": _f32(K + 1, H, H)},
+        host=_f64(2 * K, H, H) + _f32(2 * K, H, H),
+        device=s.weights + kept + s.kept(60, settings.JACOBIAN_ELEMENTS),
+        loads_model=True,
+    )
+
+
 def _shortlist(s: Sizes, K: int, H: int, V: int, r: int, n: int, N: int, T: int) -> Work:
     """Previews of the validation slice, whose components need all hidden states and the output embedding; and exits."""
     s, held_out = replace(s, gated=True), N * settings.VALIDATION_SHARE
@@ -270,6 +298,8 @@ STAGES: Mapping[str, Callable[..., Work]] = {
             device=_f64(15, H, H) + _f64(6, n, H),
         )
     ),
+    "fit_kl_lens": _kl_lens,
+    "fit_jacobian_lens": _jacobian_lens,
     "score_jumps": lambda s, K, H, V, r, n, N, T: Work(
         {"float32": (K + 2) * N * 2 * K * r * H, "touched": _f32(K + 1, N, K * r + H)}
         | {"read": s.kept(2 * K + 2, N, H), "written": _f32(K, K + 1, N)},
@@ -306,7 +336,7 @@ STAGES: Mapping[str, Callable[..., Work]] = {
             {"written": 60 * K * T, "read": s.kept(K + 2, N, H), "touched": _f32(K + 2, N, H)}, host=_f32(3 * N + T, H)
         )
     ),
-    "evaluate_jtc": lambda s, K, H, V, r, n, N, T: (
+    "evaluate_lens": lambda s, K, H, V, r, n, N, T: (
         _exits(s, T, K * T, fused=0) + Work({"read": _f32(T / CHUNK, K, H, H), "written": 12 * K * T})
     ),
     # Exact fits at the largest rank R, and three methods at each rank of the curve, planned as if each were R.

@@ -7,8 +7,9 @@ from onejump.analysis.statistics import WINDOWS
 from onejump.exits.columns import FLOOR_METHODS, JOINT_METHODS
 from onejump.report.formats import FORMATS
 from onejump.report.tables import BranchTables
+from onejump.study.lenses import LENSES
 
-METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "joint_shortlist", "n_njtc", "jtc"]
+METHOD_ORDER = [*FLOOR_METHODS, "identity", "arbitrary", "ojfa", "joint", "joint_shortlist", "n_njtc", *LENSES]
 KEY_METHODS = ["token_table", "identity", "arbitrary", "ojfa", "joint", "n_njtc", "jtc"]  # of the first screen
 
 FEW_CHECKS = ("method", "n_levels", "levels", "threshold", "held_out_agreement", "agreement", "agreement_low")
@@ -63,12 +64,19 @@ def branch_facts(tables: BranchTables) -> dict:
         "selected": scores.loc[chosen].to_dict(),
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
-        "methods": _methods(tables, [method for method in METHOD_ORDER if method != "joint_shortlist"], "ojfa"),
+        "methods": _methods(tables, _with_all_jumps(tables), "ojfa"),
         "claims": _statements(claims, every[every["positions"] == "1+"]),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),
         "shared": tables.table("shared_jumps", *shared).to_dict("records"),
     }
+
+
+def _with_all_jumps(tables: BranchTables) -> list[str]:
+    """The methods of a variant with all jumps: of the lenses those that were evaluated."""
+    found = set(tables.table("methods", "method")["method"])
+    methods = [method for method in METHOD_ORDER if method != "joint_shortlist"]
+    return [method for method in methods if method not in LENSES or method in found]
 
 
 def _statements(claims: pd.DataFrame, later: pd.DataFrame) -> list[dict]:
@@ -118,7 +126,7 @@ def _single_jumps(tables: BranchTables, claims: pd.DataFrame, chosen: int) -> di
 
 def _methods(tables: BranchTables, methods: list[str], unit: str) -> dict[str, dict]:
     """The means of some methods over the exit levels; `ratio` is of parameters, to those of the method `unit`."""
-    columns = ["parameters", "check", "check_cost", *METRIC_COLUMNS]
+    columns = ["parameters", "fit_cost", "check", "check_cost", *METRIC_COLUMNS]
     columns += ["precision_at_5", "worst_precision", "worst_level"]
     table = tables.table("methods", "method", *columns).set_index("method")
     missing = [method for method in methods if method not in table.index]

@@ -24,12 +24,13 @@ from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.report.tables import BranchTables, read_summary
 from onejump.study.fits import FITS
 from onejump.study.layout import MODEL_FIGURES, Layout
+from onejump.study.lenses import LENSES
 from onejump.study.variants import VARIANT_DEFAULTS, refit_of, seeds_of
 
 # Of the table that sets single jumps for all levels beside what needs none.
 SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint", "joint_shortlist")
 # Of the table that sets text of the corpus beside the model's own.
-ON_BOTH_TEXTS = ("identity", "joint", "n_njtc", "jtc")
+ON_BOTH_TEXTS = ("identity", "joint", "n_njtc", *LENSES)
 PACKAGES = ("torch", "transformers", "datasets", "snakemake", "numpy", "pandas", "pyarrow", "onejump")
 
 CLAIMS = {
@@ -48,7 +49,7 @@ GAINS = {
     "G3": "identity is better at no level",
     "G4": "no null explains its gain over identity",
     "G5": "keeps nine tenths of N-NJTC of its own kind",
-    "G6": "share of JTC",
+    "G6": "share of JTC and of the tuned lens",
 }
 
 
@@ -99,7 +100,7 @@ def render_report(
         several_seeds=len(config["seeds"]) > 1,
         claims=CLAIMS,
         verdicts=verdicts,
-        key_methods=KEY_METHODS,
+        key_methods=[name for name in KEY_METHODS if all(name in branch["methods"] for branch in branches)],
         floor=FLOOR_METHODS,
         dynamic_agreement=AGREEMENT,
         shortlist_agreement=SHORTLIST_AGREEMENT,

@@ -31,6 +31,11 @@ METHOD_STYLES = {
     "joint_shortlist": MethodStyle("One jump, shortlist", "#882255", "X"),
     "arbitrary": MethodStyle("Arbitrary jumps", "#56B4E9", "v"),
     "jtc": MethodStyle("JTC (full rank)", "#777777", "", line="--", width=1.0),
+    "tuned_lens": MethodStyle("Tuned lens", "#332288", "<", line="--", width=1.0),
+    "lora_lens": MethodStyle("LoRA-Lens", "#6699CC", ">", line=":", width=1.0),
+    "jacobian_lens": MethodStyle("Jacobian lens", "#999933", "p", line="--", width=1.0),
+    "jacobian_lens_low_rank": MethodStyle("Jacobian lens, low rank", "#AA4400", "h", line=":", width=1.0),
+    "jacobian_lens_mean": MethodStyle("Jacobian lens, mean", "#44AA99", "d", line="-.", width=1.0),
 }
 
 INK = "#222222"

@@ -10,6 +10,7 @@ import yaml
 from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
+from onejump.study.lenses import JACOBIAN_LENSES, LENSES
 from onejump.study.variants import GATES, INPUTS, seeds_of, wrong_gate, wrong_inputs
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
@@ -72,6 +73,7 @@ def _schema() -> dict:
     for key, values in {"fit": list(FITS), "gate": list(GATES), "inputs": list(INPUTS)}.items():
         variant[key]["enum"] = values
     schema["properties"]["corpus"]["properties"]["language"]["enum"] = LANGUAGES
+    schema["properties"]["evaluation"]["properties"]["lenses"]["propertyNames"]["enum"] = list(LENSES)
     return schema
 
 
@@ -114,7 +116,10 @@ def _conflicts(config: Mapping) -> Iterator[str]:
     corpus, grid, seeds = config["corpus"], config["evaluation"]["transfer_sentences"], set(config["seeds"])
     if grid > corpus["test"]:
         yield f"evaluation.transfer_sentences is {grid}, expected at most corpus.test = {corpus['test']}"
+    lenses = config["evaluation"]["lenses"]
     for model, facts in config["models"].items():
+        if facts["load"] == "blocks" and (whole := [lens for lens in lenses if lens in JACOBIAN_LENSES]):
+            yield f"evaluation.lenses has {whole[0]}, which needs a whole model, but models.{model}.load is blocks"
         if facts["load"] == "blocks" and facts["gpus"] > 1:
             yield f"models.{model}.load is blocks, which needs one GPU, but gpus is {facts['gpus']}; set gpus: 1"
         for split, shards in facts["shards"].items():
@@ -135,6 +140,8 @@ def _conflicts(config: Mapping) -> Iterator[str]:
     used = {name: set(seeds_of(name, config)) for name in config["variants"]}
     if unused := seeds.difference(*used.values()):
         yield f"seeds has {min(unused)}, which no variant uses; remove it, or give it to a variant's seeds"
-    for name in used:
-        if unknown := used[name] - seeds:
-            yield f"variants.{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"
+    named = {f"variants.{name}": own for name, own in used.items()}
+    named |= {f"evaluation.lenses.{name}": set(chosen["seeds"] or seeds) for name, chosen in lenses.items()}
+    for name, own in named.items():
+        if unknown := own - seeds:
+            yield f"{name}.seeds has {min(unknown)}, expected some of the study's {config['seeds']}"

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from onejump.study.lenses import target_of_lens
 from onejump.study.variants import is_nested, joint_of, jumps_of, rows_of, seeds_of
 
 # Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
@@ -14,8 +15,8 @@ FILES = {
     "texts": "{model}/seed-{seed}/texts.parquet",
     "positions": "{model}/seed-{seed}/positions.parquet",
     "shard": "{model}/seed-{seed}/activations/{split}/shard-{shard}.safetensors",
-    "jtc": "{model}/seed-{seed}/jtc/{target}.{rows}.safetensors",
-    "jtc_evaluation": "{model}/seed-{seed}/jtc/{target}.{rows}.parquet",
+    "lens": "{model}/seed-{seed}/lenses/{lens}.{target}.{rows}.safetensors",
+    "lens_evaluation": "{model}/seed-{seed}/lenses/{lens}.{target}.{rows}.parquet",
     "references": "{model}/seed-{seed}/references/{rows}.parquet",
     "norms": "{model}/seed-{seed}/references/{rows}.norms.parquet",
     "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
@@ -39,7 +40,7 @@ FILES = {
     "hardware": "hardware.parquet",
 }
 # Of these, variants with the joint jump alone have none: there is no jump to choose.
-OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "jtc", "jtc_evaluation")
+OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "lens", "lens_evaluation")
 # A joint jump alone with a gate for each level has these besides.
 OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
 # Summary tables, and those of a study in which models write text; figures of a branch, of one whose fits are nested in
@@ -47,7 +48,7 @@ OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
 TABLES = (
     *("models", "levels", "methods", "by_position", "single_jumps", "transfer", "jumps", "curves", "scores", "claims"),
     *("oracle", "shared_jumps", "dynamic_exit", "few_checks", "switches", "gates", "shortlist", "one_jump", "ranks"),
-    *("verdicts", "spread", "methods_spread", "one_jump_spread", "chosen", "norms"),
+    *("verdicts", "spread", "methods_spread", "one_jump_spread", "chosen", "norms", "lenses"),
 )
 GENERATED_TABLES = (*TABLES, "by_origin")
 FIGURES = ("scores", "single_jumps", "methods", "transfer", "fits", "dynamic_exit")
@@ -126,10 +127,23 @@ class Layout:
         """A variant's selection of a jump; none if it has the joint jump alone."""
         return self._of_branch("selection", {"model": model, "seed": seed, "variant": variant})
 
-    def of_target(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """A file that variants with the same training rows, or also the same target, share: JTC, references, norms."""
-        choices = self.config["variants"][variant]
-        return self.path(name, model=model, seed=seed, target=choices["target"], rows=rows_of(choices))
+    def of_rows(self, name: str, model: str, seed: int | str, variant: str) -> Path:
+        """A file that variants with the same training rows share: references, norms."""
+        return self.path(name, model=model, seed=seed, rows=rows_of(self.config["variants"][variant]))
+
+    def lenses(self, name: str, model: str, seed: int | str, variant: str) -> dict[str, Path]:
+        """The files of a variant's lenses, `lens` or `lens_evaluation`, which variants with the same rows share.
+
+        None if it has the joint jump alone. Lenses that are fitted to either target are shared if that is the same too.
+        """
+        choices, found = self.config["variants"][variant], {}
+        if not self.has_all_jumps(variant):
+            return found
+        for lens, chosen in self.config["evaluation"]["lenses"].items():
+            if int(seed) in (chosen["seeds"] or self.config["seeds"]):
+                values = {"lens": lens, "target": target_of_lens(lens, choices["target"]), "rows": rows_of(choices)}
+                found[lens] = self.path(name, model=model, seed=seed, **values)
+        return found
 
     def has_all_jumps(self, variant: str) -> bool:
         """Whether a variant has a jump for each level, or the joint jump alone."""
@@ -164,8 +178,10 @@ class Layout:
                 return [*self.shards(model, seed, "train"), *self.shards(model, seed, "test")]
             case "jump":
                 return [*self.jumps(**branch), self.joint(**branch)]
-            case "jtc" | "jtc_evaluation" | "references" | "norms":
-                return [self.of_target(name, **branch)]
+            case "lens" | "lens_evaluation":
+                return list(self.lenses(name, **branch).values())
+            case "references" | "norms":
+                return [self.of_rows(name, **branch)]
             case "ranks":
                 return [self.path(name, **branch)] if "ranks" in self.figures(variant) else []
             case "figure":

@@ -18,6 +18,8 @@ VARIANT_DEFAULTS = {
     "fit_seed": 0,
     "train_on": "corpus",
 }
+# The final representation that a jump predicts: before the final norm or after it.
+TARGETS = ("pre_norm", "post_norm")
 # Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
 GATES = ("none", "level", "shared", "fixed")
 # What a jump sees: the hidden states, nothing, or the hidden states of other sentences.

@@ -26,12 +26,12 @@ def own_results(results, tmp_path):
         "tiny/unembedding.safetensors",
         "tiny/seed-0/positions.parquet",
         "corpus/seed-0/sentences.parquet",
-        "tiny/seed-0/jtc/pre_norm.all.safetensors",
+        "tiny/seed-0/lenses/jtc.pre_norm.all.safetensors",
         "tiny/seed-0/paper/jumps/level-01.safetensors",
         "tiny/seed-0/paper/jumps/joint.safetensors",
         "tiny/seed-0/paper/selection.json",
         "tiny/seed-0/paper/evaluation.parquet",
-        "tiny/seed-0/jtc/pre_norm.all.parquet",
+        "tiny/seed-0/lenses/lora_lens.pre_norm.all.parquet",
         "tiny/seed-0/references/all.parquet",
         "tiny/seed-0/paper/transfer.parquet",
         "tiny/seed-0/paper/claims.parquet",
@@ -46,7 +46,7 @@ def test_a_missing_file_is_refused_by_name_and_no_table_is_written(own_results, 
 
 
 EVALUATION, REFERENCES = "paper/evaluation.parquet", "references/all.parquet"
-JTC = "jtc/pre_norm.all.parquet"
+JTC = "lenses/jtc.pre_norm.all.parquet"
 
 
 def alter(results: Path, name: str, change) -> None:

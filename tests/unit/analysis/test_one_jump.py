@@ -30,14 +30,19 @@ def naive_statistics(one: dict, other: dict) -> dict:
         found["G5", "kept_above_floor", metric] = sign * (own - floor) / above if above > 0 else np.nan
         if metric == "precision":
             found["G6", "share", metric] = own / whole["jtc"]
+            if "tuned_lens" in whole:
+                found["G6", "share_of_tuned_lens", metric] = own / whole["tuned_lens"]
             found["G3", "smallest_difference", metric] = [
                 float(np.mean(one["joint"][m, k]) - np.mean(one["identity"][m, k])) for k in range(K)
             ]
     return found
 
 
-def test_every_statement_is_that_of_a_bootstrap_that_copies_rows():
+@pytest.mark.parametrize("without", [(), ("tuned_lens",)])
+def test_every_statement_is_that_of_a_bootstrap_that_copies_rows(without):
     one, other = random_grids(0, precision=0.4), random_grids(1, precision=0.4)
+    for lens in without:
+        del other.methods[lens]
     one.methods["constant_by_position"][CORRECT] *= np.arange(N) % 2  # a floor that is below N-NJTC in every resample
     one.methods["constant_by_position"][SURPRISAL] += 5
     documents = np.random.default_rng(3).integers(30, size=N)

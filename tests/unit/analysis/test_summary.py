@@ -13,7 +13,7 @@ import torch
 from naive_bootstrap import naive_means
 from safetensors import safe_open
 from scipy import stats
-from tiny_study import CONFIG, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_summary_of
+from tiny_study import CONFIG, LENSES, N_TEST, N_TRAIN, TRANSFER, VARIANTS, K, write_summary_of
 
 from onejump.analysis import tables
 from onejump.analysis.claims import n_parameters
@@ -25,6 +25,7 @@ from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
+from onejump.study.lenses import LENSES as STUDY_LENSES
 
 BRANCHES = pytest.mark.parametrize(
     ("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "paper"), (1, "exact"), (0, "gated")]
@@ -35,9 +36,22 @@ WITH_ALL_JUMPS = [name for name, choices in VARIANTS.items() if choices["jumps"]
 AND_ALONE = pytest.mark.parametrize(("seed", "variant"), [(0, "paper"), (0, "exact"), (1, "gated"), (0, "alone")])
 
 
-def methods_of(variant: str) -> list[str]:
+def lenses_of(seed: int, variant: str) -> list[str]:
+    """The lenses that are evaluated beside a variant."""
+    return [lens for lens, own in LENSES.items() if variant != "alone" and seed in (own["seeds"] or [seed])]
+
+
+def lens_file(results: Path, seed: int, variant: str, lens: str) -> Path:
+    target = VARIANTS[variant]["target"] if lens == "jtc" else "pre_norm"
+    folder = results / "tiny" / f"seed-{seed}" / "lenses"
+    return folder / f"{lens}.{target}.{VARIANTS[variant]['positions']}.safetensors"
+
+
+def methods_of(seed: int, variant: str) -> list[str]:
     """Those of a variant that are evaluated on all test sentences, in order."""
-    has = JOINT_METHODS if variant == "alone" else set(EVERY_SENTENCE_METHODS) - {"joint_shortlist"}
+    has = JOINT_METHODS
+    if variant != "alone":
+        has = set(EVERY_SENTENCE_METHODS) - {"joint_shortlist", *STUDY_LENSES} | {*lenses_of(seed, variant)}
     return [method for method in EVERY_SENTENCE_METHODS if method in has]
 
 
@@ -48,8 +62,7 @@ def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     files = [branch / "references" / f"{positions}.parquet", branch / variant / "evaluation.parquet"]
     if variant == "alone":
         files.append(branch / variant / "shortlist_evaluation.parquet")
-    if choices["jumps"] == "all":
-        files.append(branch / "jtc" / f"{choices['target']}.{positions}.parquet")
+    files += [lens_file(results, seed, variant, lens).with_suffix(".parquet") for lens in lenses_of(seed, variant)]
     parts = [pd.read_parquet(path) for path in files]
     sentences = pd.read_parquet(results / "corpus" / f"seed-{seed}" / "sentences.parquet")
     rows = pd.concat(parts).merge(sentences[["sentence_id", "document"]], on="sentence_id", how="left")
@@ -130,7 +143,7 @@ def test_models_csv_counts_what_the_files_hold(summary, results):
 def test_levels_csv_is_the_means_and_intervals_of_the_evaluations(summary, results, seed, variant):
     rows = read_evaluations(results, seed, variant)
     table = summary.read("levels", seed, variant)
-    assert len(table) == len(methods_of(variant)) * K
+    assert len(table) == len(methods_of(seed, variant)) * K
     names = {
         "precision": "correct",
         "precision_at_5": "correct_at_5",
@@ -158,7 +171,7 @@ def test_methods_csv_is_the_means_over_all_exit_levels(summary, results, seed, v
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
     assert 3 < rows["document"].nunique() < rows["sentence_id"].nunique() / 2
     table = summary.read("methods", seed, variant)
-    assert table["method"].tolist() == [*methods_of(variant), *(["arbitrary"] if variant != "alone" else [])]
+    assert table["method"].tolist() == [*methods_of(seed, variant), *(["arbitrary"] if variant != "alone" else [])]
     for found in table.itertuples():
         some = rows[rows["method"] == found.method]
         if found.method == "arbitrary":
@@ -181,14 +194,15 @@ def test_methods_csv_counts_parameters_in_the_tensors(summary, results, seed, va
     choices = VARIANTS[variant]
     jumps = [read_facts(folder / variant / "jumps" / f"level-{level:02d}.safetensors")[1] for level in range(K)]
     joint = read_facts(folder / variant / "jumps" / "joint.safetensors")[1]
-    jtc = read_facts(folder / "jtc" / f"{choices['target']}.{choices['positions']}.safetensors")[1]
+    lenses = {lens: read_facts(lens_file(results, seed, variant, lens))[1] for lens in lenses_of(seed, variant)}
     found = summary.read("methods", seed, variant).set_index("method")["parameters"].to_dict()
     gated = choices["gate"] == "level"
     one, both = 2 * 32 * choices["rank"] + 4 * 32 + gated, 2 * 32 * choices["rank"] + 4 * 32 + gated * K
     assert jumps == [one] * K
     assert joint == both
-    assert jtc == K * (32 * 32 + 32)
-    expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": both, "jtc": jtc, "arbitrary": one}
+    sizes = {"jtc": K * (32 * 32 + 32), "lora_lens": K * (2 * 32 + 32), "jacobian_lens_mean": 32 * 32}
+    assert lenses == {lens: sizes[lens] for lens in lenses_of(seed, variant)}
+    expected = {"identity": 0, "n_njtc": K * one, "ojfa": one, "joint": both, "arbitrary": one} | lenses
     expected |= {"constant": 97, "constant_by_position": 2 * 97, "identity_temperature": K, "middle": one}
     assert np.isnan(found.pop("token_table"))
     assert found == expected
@@ -232,6 +246,7 @@ def test_methods_csv_says_what_a_check_costs(summary, results, seed, variant):
     jump = 32 * rank + rank * 97 + (32 * 97 if gated else 0)
     expected = dict.fromkeys(("constant", "constant_by_position", "token_table"), 0)
     expected |= {"identity": 32 * 97, "identity_temperature": 32 * 97, "jtc": 32 * 97 + 32 * 32}
+    expected |= {"lora_lens": 32 * 97 + 2 * 32, "jacobian_lens_mean": 32 * 97 + 32 * 32}
     if variant == "alone":
         tried = summary.read("shortlist", seed, variant)
         expected["joint_shortlist"] = tried.loc[tried["chosen"], "check"].item()
@@ -239,6 +254,28 @@ def test_methods_csv_says_what_a_check_costs(summary, results, seed, variant):
     assert table["check"].to_dict() == {method: expected.get(method, jump) for method in table.index}
     full = K * int(facts["block_parameters"]) + 32 * 97
     np.testing.assert_allclose(table["check_cost"], table["check"] / full, rtol=1e-12)
+
+
+def test_lenses_say_what_their_fits_took_and_how_they_ended(summary, results):
+    table = summary.read("methods", 0, "paper").set_index("method")
+    lenses = lenses_of(0, "paper")
+    assert table.index[table["fit_cost"].notna()].tolist() == lenses == list(LENSES)
+    for lens in lenses:
+        facts, _ = read_facts(lens_file(results, 0, "paper", lens))
+        assert table["fit_cost"][lens] == int(facts["multiply_adds"])
+        rows = summary.read("lenses", 0, "paper")
+        rows = rows[rows["lens"] == lens]
+        assert rows["level"].tolist() == ([] if lens == "jacobian_lens_mean" else list(range(K)))
+        for row in rows.itertuples():
+            of_level = json.loads(facts[f"level.{row.level:02d}"])
+            if lens == "jtc":
+                assert row.ridge == of_level["ridge"]
+                assert np.isnan(row.validation_kl)
+            else:
+                assert (row.best_step, row.converged) == (of_level["best_step"], of_level["converged"])
+                assert row.validation_kl == min(of_level["validation_curve"])
+    assert list(summary.read("lenses", 1, "paper")["lens"]) == ["jtc"] * K
+    assert summary.read("lenses", 0, "alone").empty
 
 
 def test_shortlist_csv_is_what_the_stage_wrote(summary, results):
@@ -551,6 +588,7 @@ def test_fits_of_the_same_texts_count_as_one_variant(results, summary, tmp_path)
     verdicts, spread, methods = (
         pd.read_csv(tmp_path / "summary" / f"{name}.csv") for name in ("verdicts", "spread", "methods_spread")
     )
+    methods = methods[methods["method"].isin(methods_of(1, "paper"))]  # those of both seeds
     for table in (verdicts, spread, methods):
         assert set(table["variant"]) == {"paper", "exact"}
         fits = table.groupby("variant")["fits"].unique()

@@ -1,5 +1,7 @@
 """Every metric of every method, against one sentence at a time in float64, over whole distributions."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,8 +26,9 @@ from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_held_out, evaluate_jumps, grid_precision
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
-from onejump.exits.references import evaluate_jtc, evaluate_references
+from onejump.exits.references import evaluate_lens, evaluate_references
 from onejump.jumps.jump import FoldedJump
+from onejump.jumps.lenses import AffineLens
 from onejump.models.unembedding import Unembedding
 from onejump.parameters import Compute, Dump
 
@@ -46,6 +49,18 @@ def jtc(level: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.eye(H) + normal(H, H, seed=50 + level, scale=0.1), normal(H, seed=60 + level, scale=0.3)
 
 
+@dataclass(frozen=True)
+class HandmadeLens:
+    """In place of a file."""
+
+    target: str
+    lens: str = "jtc"
+
+    def at(self, level: int) -> AffineLens:
+        weight, bias = jtc(level)
+        return AffineLens((weight,), bias)
+
+
 def evaluate(
     activations, unembedding, target: str = "pre_norm", transfer: int = TRANSFER, gated: bool = False
 ) -> pd.DataFrame:
@@ -53,7 +68,7 @@ def evaluate(
     jumps, _ = evaluate_jumps(activations, unembedding, make_exits(gated), target, transfer, CPU)
     references = evaluate_references(activations, activations, unembedding, CPU).to_pandas()
     references = references[references["method"] == "identity"]  # test_floor.py has the rest
-    full_rank = evaluate_jtc(activations, unembedding, jtc, target, CPU).to_pandas()
+    full_rank = evaluate_lens(activations, unembedding, HandmadeLens(target), CPU).to_pandas()
     return by_method(pd.concat([jumps.to_pandas(), references, full_rank]))
 
 

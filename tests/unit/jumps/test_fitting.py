@@ -177,7 +177,8 @@ def test_rows_of_the_validation_slice_never_enter_a_fit(tmp_path, monkeypatch):
         }
         exact = [tensor for level in (1, None) for tensor in fits[level, "exact"][0].tensors().values()]
         curves = [torch.tensor(fits[level, "adam"][1]["train_curve"]) for level in (1, None)]
-        same.append([*exact, *curves, *fit_jtc(*study, "pre_norm", CPU)[0].values()])
+        jtc = fit_jtc(*study, "pre_norm", CPU)[0]
+        same.append([*exact, *curves, *(part for lens in jtc for part in (*lens.factors, lens.bias))])
         different.append([metadata["validation_mse"] for _, metadata in fits.values()])
     assert all(torch.equal(a, b) for a, b in zip(*same, strict=True))
     assert all(a != b for a, b in zip(*different, strict=True))

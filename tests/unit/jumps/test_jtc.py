@@ -5,19 +5,21 @@ import pytest
 import torch
 from handmade import CPU, mean_error, slices, standardise
 
-from onejump.files.tensors import TensorFile, write_tensors
+from onejump.files.tensors import TensorFile
 from onejump.jumps import exact as exact_module
 from onejump.jumps.fitting import fit_jtc
-from onejump.jumps.storage import open_jtc
+from onejump.jumps.lenses import LensFile, save_lens
 
 
 @pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
 def test_the_full_rank_jump_of_each_level_is_ridge_least_squares_with_an_intercept(study, tmp_path, target):
     activations, unembedding = study
     path = tmp_path / "jtc.safetensors"
-    write_tensors(path, *fit_jtc(activations, unembedding, target, CPU))
+    levels, facts = fit_jtc(activations, unembedding, target, CPU)
+    save_lens(path, "jtc", levels, target, unembedding, facts)
     for level in range(3):
-        weight, bias = open_jtc(path, unembedding, target)(level)
+        lens = LensFile(path, unembedding).at(level)
+        (weight,), bias = lens.factors, lens.bias
         assert weight.shape == (12, 12)
         assert bias.shape == (12,)
         facts = TensorFile(path).value(f"level.{level:02d}")

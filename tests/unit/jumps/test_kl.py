@@ -9,10 +9,12 @@ from handmade import CPU, make_joint_rows, make_unembedding, normal
 from torch.nn.functional import kl_div, log_softmax
 
 from onejump.files.checkpoints import Checkpoint
-from onejump.jumps.divergence import Divergence, FullModel
+from onejump.jumps.descent import converged, validation_rows
+from onejump.jumps.divergence import FullModel
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.jump import FoldedJump, target_of
-from onejump.jumps.kl import converged, fit_kl, validation_rows
+from onejump.jumps.jump_divergence import JumpDivergence
+from onejump.jumps.kl import fit_kl
 from onejump.jumps.moments import Moments
 from onejump.jumps.objective import Rows
 from onejump.jumps.settings import KL_VALIDATE_EVERY
@@ -54,7 +56,7 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
     moments = Moments.of(x.flatten(0, 1), y.repeat(3, 1))
     start = fit_exact(moments, moments, RANK).map
     rows = Rows(x, y, states)
-    compute = Divergence(start, gates, fit_gates, rows, unembedding, target)
+    compute = JumpDivergence(start, gates, fit_gates, rows, unembedding, target)
     levels, sentences = torch.tensor([2, 0, 2, 1, 0, 2, 2]), torch.tensor([5, 5, 1, 7, 3, 3, 0])
     given = (rows, FullModel.of(y, unembedding, target), levels, sentences)
     found = compute.gradients(*given)
@@ -80,7 +82,7 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
 
 
 def test_validation_takes_each_sentence_at_as_many_levels_and_all_levels_as_often(monkeypatch):
-    monkeypatch.setattr("onejump.jumps.kl.KL_VALIDATION_LEVELS", 3)
+    monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATION_LEVELS", 3)
     rows = Rows(torch.zeros(9, 30, H), torch.zeros(30, H))
     levels, sentences = validation_rows(rows)
     assert len({*zip(levels.tolist(), sentences.tolist(), strict=True)}) == 90
@@ -89,7 +91,7 @@ def test_validation_takes_each_sentence_at_as_many_levels_and_all_levels_as_ofte
 
 
 def test_fewer_validation_sentences_than_groups_of_levels_are_enough(monkeypatch):
-    monkeypatch.setattr("onejump.jumps.kl.KL_VALIDATION_LEVELS", 3)
+    monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATION_LEVELS", 3)
     levels, sentences = validation_rows(Rows(torch.zeros(12, 2, H), torch.zeros(2, H)))
     assert levels.tolist() == [0, 4, 8, 1, 5, 9]
     assert sentences.tolist() == [0, 0, 0, 1, 1, 1]
@@ -108,16 +110,16 @@ def test_a_fit_ends_at_its_plateau(monkeypatch):
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(300)
     moments = Moments.of(x.flatten(0, 1), y.repeat(3, 1))
     rows, start = Rows(x, y), fit_exact(moments, moments, RANK).map
-    monkeypatch.setattr("onejump.jumps.kl.KL_VALIDATE_EVERY", 5)
+    monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATE_EVERY", 5)
     result = fit_kl(rows, rows, start, unembedding, "pre_norm", 0, steps=1000)
-    assert converged(result.validation_curve)
-    assert not converged(result.validation_curve[:-1])
-    assert len(result.validation_curve) < 200
+    assert converged(result.descent.validation_curve)
+    assert not converged(result.descent.validation_curve[:-1])
+    assert len(result.descent.validation_curve) < 200
 
 
 @pytest.mark.parametrize(("target", "gates"), [("pre_norm", []), ("post_norm", []), ("post_norm", [0.0, 0.3, 0.7])])
 def test_training_on_the_divergence_lowers_it_and_keeps_the_best(monkeypatch, target, gates):
-    monkeypatch.setattr("onejump.jumps.kl.KL_VALIDATION_LEVELS", 3)
+    monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATION_LEVELS", 3)
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(400)
     y = target_of(y, unembedding, target)
     fit, validation = (Rows(x[:, part], y[part], x[:, part]) for part in (slice(300), slice(300, None)))
@@ -132,17 +134,17 @@ def test_training_on_the_divergence_lowers_it_and_keeps_the_best(monkeypatch, ta
         return float(divergence(unembedding, target, jump, validation.x, validation.y))
 
     result = run()
-    assert len(result.validation_curve) == 3 == 1 + len(result.train_curve)
-    assert result.validation_curve[0] == pytest.approx(of(start, gates), rel=1e-4)
+    assert len(result.descent.validation_curve) == 3 == 1 + len(result.descent.train_curve)
+    assert result.descent.validation_curve[0] == pytest.approx(of(start, gates), rel=1e-4)
     kept = of(result.map, result.gates)
-    assert kept == pytest.approx(min(result.validation_curve), rel=1e-4)
-    assert kept < 0.95 * result.validation_curve[0]
-    assert result.best_step == KL_VALIDATE_EVERY * int(np.argmin(result.validation_curve))
+    assert kept == pytest.approx(min(result.descent.validation_curve), rel=1e-4)
+    assert kept < 0.95 * result.descent.validation_curve[0]
+    assert result.descent.best_step == KL_VALIDATE_EVERY * int(np.argmin(result.descent.validation_curve))
     assert len(result.gates) == len(gates)
     assert all(abs(after - before) > 1e-3 for after, before in zip(result.gates, gates, strict=True))
     again = run()
     assert torch.equal(again.map.W, result.map.W)
-    assert again.train_curve == result.train_curve
+    assert again.descent.train_curve == result.descent.train_curve
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
@@ -165,7 +167,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
     found = fit_kl(*given, steps=3 * KL_VALIDATE_EVERY, checkpoint=Checkpoint(tmp_path / "jump", {}, CPU))
     assert torch.equal(found.map.W, expected.map.W)
     assert found.gates == expected.gates
-    assert (found.train_curve, found.validation_curve) == (expected.train_curve, expected.validation_curve)
+    assert found.descent.facts() == expected.descent.facts()
 
 
 @pytest.mark.parametrize("level", [1, None], ids=["level", "joint"])

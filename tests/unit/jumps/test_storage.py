@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from handmade import CPU, make_activations, make_jump, make_levels
+from handmade import make_jump
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import write_tensors
-from onejump.jumps.fitting import fit_jtc
-from onejump.jumps.storage import load_folded_jumps, load_joint_jump, load_jump, open_jtc, save_jump
+from onejump.jumps.lenses import AffineLens, save_lens
+from onejump.jumps.storage import load_folded_jumps, load_joint_jump, load_jump, save_jump
 from onejump.models.unembedding import Unembedding
 
 H, K = 24, 3
@@ -87,21 +87,17 @@ def test_the_joint_jump_is_told_from_the_jump_of_a_level(jump_files, tmp_path):
         load_folded_jumps([joint, *jump_files[1:]], make_unembedding(), "pre_norm")
 
 
-def test_a_full_rank_map_given_as_a_jump_is_refused(tmp_path):
+def test_a_lens_given_as_a_jump_is_refused(tmp_path):
     path = tmp_path / "jtc.safetensors"
-    write_tensors(
-        path,
-        {"level.00.weight": torch.eye(H), "level.00.bias": torch.zeros(H)},
-        {"kind": "jtc", "target": "pre_norm", "unembedding_sha256": "a" * 64},
-    )
-    with pytest.raises(OnejumpError, match="holds jtc, expected jump"):
+    save_lens(path, "jtc", [AffineLens((torch.eye(H),), torch.zeros(H))], "pre_norm", make_unembedding(), {})
+    with pytest.raises(OnejumpError, match="holds lens, expected a jump"):
         load_jump(path, make_unembedding())
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "shard.safetensors"
     write_tensors(path, {"level.00": torch.eye(H)}, facts(0))
-    with pytest.raises(OnejumpError, match="holds something else, expected jump"):
+    with pytest.raises(OnejumpError, match="holds something else, expected a jump"):
         load_jump(path, make_unembedding())
 
 
@@ -117,17 +113,3 @@ def test_a_damaged_or_missing_jump_is_refused_by_name(jump_files, harm):
         jump_files[1].unlink()
     with pytest.raises(OnejumpError, match=r"level-01.safetensors: (damaged|no such file)"):
         load_folded_jumps(jump_files, make_unembedding(), "pre_norm")
-
-
-def test_a_full_rank_jump_of_another_level_target_unembedding_or_kind_is_refused(study, fitted, tmp_path):
-    activations, unembedding = study
-    path = tmp_path / "jtc.safetensors"
-    write_tensors(path, *fit_jtc(activations, unembedding, "pre_norm", CPU))
-    with pytest.raises(OnejumpError, match="was fitted to the pre_norm target, expected post_norm"):
-        open_jtc(path, unembedding, "post_norm")
-    with pytest.raises(OnejumpError, match=r"has no tensor 'level\.03\.weight'"):
-        open_jtc(path, unembedding, "pre_norm")(3)
-    with pytest.raises(OnejumpError, match="was fitted for the unembedding"):
-        open_jtc(path, make_activations(tmp_path, make_levels(9, n_blocks=2), [9])[1], "pre_norm")
-    with pytest.raises(OnejumpError, match="holds jump, expected jtc"):
-        open_jtc(fitted(1)[1].path, unembedding, "pre_norm")

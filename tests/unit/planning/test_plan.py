@@ -17,6 +17,7 @@ from onejump.planning.plan import limits, mean_seconds, plan_study, render, size
 from onejump.planning.work import STAGES, Sizes, Work, work_of
 from onejump.study.config import complete_config, load_config
 from onejump.study.fits import FITS
+from onejump.study.lenses import LENSES
 
 
 def study(**models) -> dict:
@@ -66,6 +67,7 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
     config["corpus"]["generated"] = {"tokens": 8, "temperature": 1}
     config["variants"]["gated"] = config["variants"]["alone"] | {"gate": "level"}
+    config["evaluation"]["lenses"] = {lens: {"seeds": None} for lens in LENSES}
     for _, stage, number, _ in plan_study(config):
         jobs[stage] = jobs.get(stage, 0) + number
     assert jobs.keys() == STAGES.keys()
@@ -75,7 +77,8 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["evaluate_jumps"] == jobs["score_jumps"] == jobs["select_jump"] == 2
     assert jobs["fit_joint_jump"] == 4
     assert (jobs["evaluate_joint_jump"], jobs["evaluate_held_out"]) == (2, 4)
-    assert jobs["evaluate_ranks"] == jobs["evaluate_shortlist"] == jobs["evaluate_jtc"] == 1
+    assert jobs["evaluate_ranks"] == jobs["evaluate_shortlist"] == 1
+    assert (jobs["fit_kl_lens"], jobs["fit_jacobian_lens"], jobs["evaluate_lens"]) == (2, 1, 6)
 
 
 def test_the_average_jobs_add_up_to_the_plan():
@@ -168,7 +171,7 @@ def test_a_larger_model_takes_more_of_everything(stage, dtype):
     small, large = (work_of(stage, sizes(name, dtype)) for name in ("smollm2-135m", "llama-3-70b"))
     for kind in small.amounts.keys() & large.amounts.keys() - {"eigen"}:
         assert large.amounts[kind] >= small.amounts[kind], kind
-    assert large.kind == (stage if "fit_j" not in stage or stage == "fit_jtc" else "exact")
+    assert large.kind == ("exact" if stage in ("fit_jump", "fit_joint_jump") else stage)
 
 
 def test_every_fit_has_an_entry_and_another_is_planned_as_the_one_that_needs_most():

@@ -13,6 +13,7 @@ from onejump.files.tables import write_frame
 from onejump.report.branch import METHOD_ORDER
 from onejump.report.formats import FORMATS
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
+from onejump.study.lenses import LENSES
 
 
 def general(value):
@@ -78,23 +79,28 @@ def test_every_number_of_the_methods_tables_is_the_tables(study, page):
             unit = row_of(study, "methods", branch, method="joint" if alone else "ojfa")
             ratio = expected["parameters"] / unit["parameters"]
             cells = page.find("td", inside=row)
-            values = [expected["parameters"], ratio, *expected[["precision", "surprisal", "precision_at_5"]]]
+            values = [expected["parameters"], ratio, expected["fit_cost"], expected["check"]]
+            values += [*expected[["precision", "surprisal", "precision_at_5"]]]
             values += [expected["worst_precision"], expected["worst_level"]]
             texts = [page.text(cell) for cell in cells]
             if method == "token_table":  # which has no number of parameters
                 assert texts[:2] == ["–", "–"]
-                cells, values = cells[2:], values[2:]
             else:
                 assert texts[0] == f"{int(expected['parameters']):,}"
                 assert texts[1] == FORMATS["ratio"](ratio)
+            assert texts[2] == (FORMATS["general"](expected["fit_cost"]) if method in LENSES else "–")
+            assert texts[3] == FORMATS["general"](expected["check"])
+            known = [pair for pair in zip(cells, values, strict=True) if pd.notna(pair[1])]
+            cells, values = zip(*known, strict=True)
+            texts = texts[4:]
             found = [float(page.elements[cell][1]["data-value"]) for cell in cells]
             assert found == pytest.approx([float(value) for value in values], rel=1e-5)
-            for text, metric, digits in ((texts[2], "precision", 3), (texts[3], "surprisal", 2)):
+            for text, metric, digits in ((texts[0], "precision", 3), (texts[1], "surprisal", 2)):
                 low, high = expected[f"{metric}_low"], expected[f"{metric}_high"]
                 assert text == f"{expected[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-            assert texts[4] == f"{expected['precision_at_5']:.3f}"
-            assert texts[5] == f"{expected['worst_precision']:.3f}"
-            assert texts[6] == f"{expected['worst_level']}"
+            assert texts[2] == f"{expected['precision_at_5']:.3f}"
+            assert texts[3] == f"{expected['worst_precision']:.3f}"
+            assert texts[4] == f"{expected['worst_level']}"
 
 
 def test_the_claims_tables_are_the_tables(study, page):

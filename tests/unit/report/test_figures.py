@@ -15,6 +15,7 @@ from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_
 from onejump.report.plots.comparison import _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
+from onejump.study.lenses import LENSES
 
 MODEL, SEED = "smollm2-135m", 0
 
@@ -123,7 +124,7 @@ def test_single_jumps_are_the_tables(summary, panel, metric):
 def test_methods_are_the_tables(summary, panel, metric):
     axes = make_figure("methods", summary, MODEL, SEED, "paper").axes[panel]
     drawn = lines(axes)
-    without_band = ("constant", "token_table", "jtc", "joint")
+    without_band = ("constant", "token_table", *LENSES, "joint")
     methods = (*without_band, "identity", "n_njtc", "ojfa")
     assert drawn.keys() == {METHOD_STYLES[method].name for method in methods}
     drawn_bands = bands(axes)
@@ -311,7 +312,7 @@ def test_ticks_are_whole_and_few(tmp_path, n_levels):
 def test_methods_are_told_apart_by_colour_and_marker():
     assert len({(look.colour, look.line) for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
     marked = [look for look in METHOD_STYLES.values() if look.marker]
-    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 8
+    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 13
 
 
 def test_bad_input_is_refused_in_one_line(summary, tmp_path):

@@ -24,7 +24,7 @@ CONFIG = {
 def test_defaults_are_filled_in_at_every_depth_behind_the_users_keys():
     complete = complete_config(CONFIG)
     assert complete["seeds"] == [0]
-    assert complete["evaluation"] == {"transfer_sentences": 300}
+    assert complete["evaluation"] == {"transfer_sentences": 300, "lenses": {"jtc": {"seeds": None}}}
     assert complete["corpus"]["source"]["hub"]["split"] == "train"
     assert complete["models"]["m"]["shards"] == {"train": 1, "test": 1}
     assert complete["variants"]["exact"]["fit"] == "exact"
@@ -55,6 +55,22 @@ def test_an_old_key_is_refused_with_its_new_name():
     ("change", "message"),
     [
         ({"seeds": [0, 1], "variants": {"a": {"seeds": [0]}}}, "seeds has 1, which no variant uses"),
+        (
+            {"evaluation": {"lenses": {"tuned-lens": {}}}},
+            "evaluation.lenses: 'tuned-lens' is not one of ['jtc', 'tuned_lens', 'lora_lens', 'jacobian_lens', "
+            "'jacobian_lens_low_rank', 'jacobian_lens_mean']",
+        ),
+        (
+            {"evaluation": {"lenses": {"jtc": {"seeds": [7]}}}},
+            "evaluation.lenses.jtc.seeds has 7, expected some of the study's [0]",
+        ),
+        (
+            {
+                "evaluation": {"lenses": {"jacobian_lens": {}}},
+                "models": {"m": {"source": {"path": "m"}, "blocks": 2, "load": "blocks"}},
+            },
+            "evaluation.lenses has jacobian_lens, which needs a whole model, but models.m.load is blocks",
+        ),
         ({"seeds": [1.0]}, "seeds.0: 1.0 is not of type 'integer'"),
         ({"seeds": [10**23]}, "seeds.0: 100000000000000000000000 is greater than the maximum of 4294967295"),
         ({"seeds": [-1, "x"]}, "seeds.0: -1 is less than the minimum of 0"),

@@ -39,7 +39,21 @@ def test_variants_that_fit_alike_share_their_files(layout):
     assert layout.cosines("m", 0, "batches") == own / "cosines.safetensors"
     assert layout.joint("m", 0, "levels") == own / "jumps/joint.safetensors"
     assert layout.joint("m", 0, "batches") == Path("results/s/m/seed-0/batches/jumps/joint.safetensors")
-    assert layout.of_target("jtc", "m", 1, "exact") == Path("results/s/m/seed-1/jtc/pre_norm.not_first.safetensors")
+    lenses = Path("results/s/m/seed-1/lenses")
+    assert layout.lenses("lens", "m", 1, "exact") == {"jtc": lenses / "jtc.pre_norm.not_first.safetensors"}
+
+
+def test_lenses_belong_to_seeds_and_only_jtc_is_fitted_to_either_target(layout):
+    layout.config["evaluation"]["lenses"] = {"tuned_lens": {"seeds": [1]}, "jtc": {"seeds": None}}
+    layout.config["variants"]["exact"]["target"] = "post_norm"
+    folder = Path("results/s/m/seed-1/lenses")
+    assert layout.lenses("lens_evaluation", "m", 1, "exact") == {
+        "tuned_lens": folder / "tuned_lens.pre_norm.not_first.parquet",
+        "jtc": folder / "jtc.post_norm.not_first.parquet",
+    }
+    assert list(layout.lenses("lens", "m", 0, "paper")) == ["jtc"]
+    assert layout.lenses("lens", "m", 1, "alone") == {}
+    assert len(layout.every("lens")) == 2 + 2 + 1  # JTC and, at seed 1, the tuned lens, for each choice of rows
 
 
 def test_every_kind_of_file_is_listed_once(layout):
@@ -77,8 +91,9 @@ def test_a_study_whose_models_write_has_their_texts_and_a_table_more(layout):
     assert (writing.texts, writing.tables) == ("texts", (*TABLES, "by_origin"))
     assert writing.path(writing.texts, model="m", seed=1) == Path("results/s/m/seed-1/texts.parquet")
     branch = Path("results/s/m/seed-1")
-    assert writing.of_target("references", "m", 1, "own") == branch / "references/all-generated.parquet"
-    assert writing.of_target("jtc", "m", 1, "own") == branch / "jtc/pre_norm.all-generated.safetensors"
+    assert writing.of_rows("references", "m", 1, "own") == branch / "references/all-generated.parquet"
+    jtc = branch / "lenses/jtc.pre_norm.all-generated.safetensors"
+    assert writing.lenses("lens", "m", 1, "own") == {"jtc": jtc}
     assert writing.joint("m", 1, "own") == branch / "own/jumps/joint.safetensors"
 
 

@@ -10,6 +10,7 @@ from onejump.report.plots.axes import cut_identity, metric_panels, with_legend
 from onejump.report.plots.levels import BANDED, PLAIN, plot_by_level
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import read_summary
+from onejump.study.lenses import LENSES
 
 BRANCH = ("model", "seed", "variant")
 
@@ -41,7 +42,7 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
         for method in ("constant", "token_table"):  # they take no multiply-adds
             look, value = METHOD_STYLES[method], means.loc[means["method"] == method, metric].iloc[0]
             axes.axhline(value, color=look.colour, linestyle=look.line, linewidth=look.width, label=look.name, zorder=1)
-        for method in ("identity", "jtc", "arbitrary", "n_njtc", "joint", "ojfa", "one_jump", "joint_shortlist"):
+        for method in ("identity", *LENSES, "arbitrary", "n_njtc", "joint", "ojfa", "one_jump", "joint_shortlist"):
             part, look = means[means["shown"] == method], METHOD_STYLES[method]
             if part.empty:  # not every study has every method
                 continue

@@ -21,13 +21,14 @@ from onejump.report.plots.axes import (
 )
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import BranchTables
+from onejump.study.lenses import LENSES
 
 # Methods that are drawn as lines, and those that are also drawn with their intervals.
-PLAIN, BANDED = ("constant", "token_table", "jtc", "joint"), ("identity", "n_njtc", "ojfa")
+PLAIN, BANDED = ("constant", "token_table", *LENSES, "joint"), ("identity", "n_njtc", "ojfa")
 
 
 def plot_methods(tables: BranchTables) -> Figure:
-    """OJFA, identity and N-NJTC, as in the paper's Figure 4, with the joint jump, between the floor and JTC."""
+    """OJFA, identity and N-NJTC, as in the paper's Figure 4, with the joint jump, between the floor and lenses."""
     figure, panels = metric_panels()
     plot_by_level(panels, tables.table("levels", "method", "level", *METRIC_COLUMNS), PLAIN, BANDED)
     return with_legend(figure, panels["precision"])
@@ -35,6 +36,7 @@ def plot_methods(tables: BranchTables) -> Figure:
 
 def plot_by_level(panels: dict[str, Axes], table: pd.DataFrame, plain: Sequence[str], banded: Sequence[str]) -> None:
     """Draw methods by exit level into the metrics' panels, some of them with bands; where identity ends is noted."""
+    plain = [method for method in plain if (table["method"] == method).any()]  # not every study has every lens
     for metric in METRIC_LABELS:
         axes = panels[metric]
         for index, method in enumerate(plain):
