@@ -18,7 +18,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 STUDIES := models study one-jump ranks generated
 
 # The scripts of `make bench`, in order.
-BENCHMARKS := machine dump fits exact scores evaluation claims growth startup overhead generate guard
+BENCHMARKS := machine dump stream fits exact scores evaluation claims growth startup overhead generate guard
 
 .PHONY: demo demo-results jumps tutorial study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
 
@@ -72,7 +72,8 @@ test-gpu: $(INSTALLED)
 flips: $(INSTALLED)
 	ONEJUMP_TEST_FLIPS=20 pytest -s tests/workflow/test_flips.py
 
-# The paper's models at full size with random weights: each stage's predicted time, memory and disk beside the measured.
+# The paper's models at full size with random weights on disk (14 GB at once): each stage's predicted time, memory and
+# disk beside the measured.
 rehearse: $(INSTALLED)
 	onejump rehearse gpt2-xl --dtype float32
 	onejump rehearse phi-3-mini --dtype bfloat16
