@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,11 +55,11 @@ def rehearse(sizes: Sizes, folder: Path, levels: int, threads: int, longest: int
     file, rows = folder.parent / "machine.json", []
     known = read_machine(file) if file.is_file() else TWO_CORES
     machine = replace(measure_machine(threads), passes=known.passes)
-    model = folder / "model"
+    model, words = folder / "model", WORDS[: sizes.architecture.vocabulary - 1]
     shutil.rmtree(model, ignore_errors=True)
-    save_random_model(read_json(architecture_file(sizes.architecture.name)), sizes.dtype, WORDS, model)
+    save_random_model(read_json(architecture_file(sizes.architecture.name)), sizes.dtype, words, model)
     try:
-        write_table(folder / "sentences.parquet", _sentences(sizes.train, sizes.test, longest))
+        write_table(folder / "sentences.parquet", _sentences(words, sizes.train, sizes.test, longest))
         for stage, sized, options in _stages(sizes, folder, levels, {"threads": threads}):
             rows.append(_run_stage(stage, work_of(stage, sized), machine, options))
             yield rows[-1]
@@ -161,9 +161,9 @@ def measure_machine(threads: int) -> Machine:
     return replace(TWO_CORES, name="this machine", rates=rates, start_seconds=start, model_seconds=model)
 
 
-def _sentences(train: int, test: int, longest: int) -> pa.Table:
+def _sentences(words: Sequence[str], train: int, test: int, longest: int) -> pa.Table:
     generator, split = np.random.default_rng(0), ["train"] * train + ["test"] * test
-    texts = [" ".join(generator.choice(WORDS, generator.integers(1, longest + 1))) for _ in split]
+    texts = [" ".join(generator.choice(words, generator.integers(1, longest + 1))) for _ in split]
     return pa.table(
         {"sentence_id": pa.array(range(len(split)), pa.int32()), "split": split, "document": split, "text": texts}
     )
