@@ -109,7 +109,7 @@ scattergather:
 
 
 for (splits, end), (numbers, models) in dumping_jobs(len(gather.dumps("{scatteritem}"))).items():
-    name = "dump_activations" + re.sub(r"\W", "_", f".{splits}.{end}" * (end != "{shard}"))
+    name = "dump_activations" if end == "{shard}" else re.sub(r"\W", "_", f"dump_activations_{splits}_{end}")
     WORK.setdefault(name, len(numbers) * WORK["dump_activations"])
 
     rule:
