@@ -136,13 +136,6 @@ def tables(given: Namespace) -> dict[str, list[measure.Row]]:
 
 
 if __name__ == "__main__":
-    results, folder = measure.embedded_study()
-    measure.run(
-        __doc__,
-        tables,
-        model=(str(folder), "folder in Transformers' format, or hub id"),
-        sentences=(results / "corpus/seed-0/sentences.parquet", "sentences.parquet of sample-sentences"),
-        number=(1500, "sentences to run"),
-        rounds=(5, "rounds"),
-        device=("cpu", "device, as for the stages"),
-    )
+    sizes = {"number": (1500, "sentences to run"), "rounds": (5, "rounds")}
+    device = ("cpu", "device, as for the stages")
+    measure.run(__doc__, tables, **measure.model_and_sentences(), **sizes, device=device)

@@ -43,12 +43,8 @@ from onejump.models.passes import first_tensor
 from onejump.study_stages import publish
 
 BEGINNING, SURE = 16, 0.9  # tokens of a beginning, and the confidence of a confident exit
-LEVELS, LENGTHS, CONFIDENCES = (
-    (0.6, 0.7, 0.8, 0.9),
-    (1, 2, 4),
-    (None, 0.4, 0.7),
-)  # that are tried; levels as shares of K
-LOOKUPS = (2, 4, 10)
+# What is tried; levels as shares of K.
+LEVELS, LENGTHS, CONFIDENCES, LOOKUPS = (0.6, 0.7, 0.8, 0.9), (1, 2, 4), (None, 0.4, 0.7), (2, 4, 10)
 TRANSFORMERS = (AssistedCandidateGenerator, PromptLookupCandidateGenerator)
 
 

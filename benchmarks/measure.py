@@ -158,6 +158,15 @@ def embedded_study() -> tuple[Path, Path]:
     return ROOT / "results" / config["study"], ROOT / "resources" / "models" / model["source"]["gguf"]["sha256"]
 
 
+def model_and_sentences() -> dict[str, tuple[object, str]]:
+    """Options of `run` for a script that passes sentences through a model: by default the embedded study's."""
+    results, folder = embedded_study()
+    return {
+        "model": (str(folder), "folder in Transformers' format, or hub id"),
+        "sentences": (results / "corpus/seed-0/sentences.parquet", "sentences.parquet of sample-sentences"),
+    }
+
+
 def run(
     script: str,
     tables: Callable[[argparse.Namespace], Mapping[str, Sequence]],

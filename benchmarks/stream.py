@@ -149,11 +149,4 @@ def tables(given: Namespace) -> dict[str, list[Row]]:
 
 
 if __name__ == "__main__":
-    results, folder = measure.embedded_study()
-    measure.run(
-        __doc__,
-        tables,
-        model=(str(folder), "folder in Transformers' format"),
-        sentences=(results / "corpus/seed-0/sentences.parquet", "sentences.parquet of sample-sentences"),
-        number=(500, "sentences to run"),
-    )
+    measure.run(__doc__, tables, **measure.model_and_sentences(), number=(500, "sentences to run"))

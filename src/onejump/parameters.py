@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError
 from onejump.models.architecture import LOADS
+from onejump.study.variants import TARGETS
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def pairs(first: str, firsts: list, second: str, seconds: list) -> list[tuple]:
 Out = Annotated[Path, Option("File to write.")]
 OutFolder = Annotated[Path, Option("Folder to write.", folder=True)]
 Seed = Annotated[int, Option("Seed of all random choices of this stage.", minimum=0, maximum=2**32 - 1)]
-Target = Annotated[Literal["pre_norm", "post_norm"], Option("Jumps predict the state before or after the final norm.")]
+Target = Annotated[Literal[*TARGETS], Option("Jumps predict the state before or after the final norm.")]
 ScoreLevels = Annotated[Literal["1..K", "0..K-1"], Option("Levels that D_m is averaged over; 1..K as Eq. 5 prints.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], Option("Precision in which the model runs.")]
 Bos = Annotated[Literal["tokenizer", "always", "never"], Option("Whether sentences begin with BOS.")]

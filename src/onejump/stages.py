@@ -192,18 +192,18 @@ def dump_activations(
     require_room(first, (len(anatomy.blocks) + 1) * len(sentences) * anatomy.hidden_size * loaded.dtype.itemsize)
     common = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
     common |= {"split": split, "load": "whole" if blocks is None else "blocks"}
-    ids = [rows["sentence_id"].to_numpy() for rows in parts]
-    rows_of = [rows_digest(some, rows["position"].to_numpy()) for some, rows in zip(ids, parts, strict=True)]
+    sentence_ids = [rows["sentence_id"].to_numpy() for rows in parts]
+    digests = [rows_digest(ids, rows["position"].to_numpy()) for ids, rows in zip(sentence_ids, parts, strict=True)]
     budget = token_budget or by_device(dump.TOKEN_BUDGETS, device)
-    inputs = common | {"rows_sha256": rows_of, "tokens_sha256": tokens_digest(sentences), "token_budget": budget}
+    inputs = common | {"rows_sha256": digests, "tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(first, inputs, device)
     label, sizes = f"{split} shard {', '.join(map(str, shards))}", [len(rows) for rows in parts]
     levels, budget = dump.gather_levels(anatomy, sentences, budget, label, checkpoint, blocks, sizes)
     dumped = levels.split(sizes, dim=1)
-    for some, states in zip(ids, dumped, strict=True):
-        dump.check_finite(states, some, dtype)
-    for (shard, out), some, states, digest in zip(wanted, ids, dumped, rows_of, strict=True):
-        tensors = {level_name(k): h for k, h in enumerate(states)} | {"sentence_id": torch.from_numpy(some.copy())}
+    for ids, states in zip(sentence_ids, dumped, strict=True):
+        dump.check_finite(states, ids, dtype)
+    for (shard, out), ids, states, digest in zip(wanted, sentence_ids, dumped, digests, strict=True):
+        tensors = {level_name(k): h for k, h in enumerate(states)} | {"sentence_id": torch.from_numpy(ids.copy())}
         write_tensors(out, tensors, common | {"shard": shard, "rows_sha256": digest, "token_budget": budget})
     checkpoint.remove()
 

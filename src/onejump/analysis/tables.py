@@ -233,11 +233,11 @@ def lens_levels(lenses: Mapping[str, TensorFile]) -> pd.DataFrame:
     """
     rows = []
     for lens, file in lenses.items():
-        for level in range(file.value("n_levels")):
-            if (name := f"level.{level:02d}") in file.metadata:
-                facts = file.value(name)
-                row = {"lens": lens, "level": level} | {key: facts.get(key) for key in LENS_COLUMNS[2:]}
-                rows.append(row | {"validation_kl": min(facts.get("validation_curve", [math.nan]))})
+        for name in sorted(one for one in file.metadata if one.startswith("level.")):
+            facts = file.value(name)
+            row = {"lens": lens, "level": int(name.removeprefix("level."))}
+            row |= {key: facts.get(key) for key in LENS_COLUMNS[2:]}
+            rows.append(row | {"validation_kl": min(facts.get("validation_curve", [math.nan]))})
     kinds = {"ridge": "Float64", "best_step": "Int32", "validation_kl": "Float64", "converged": "boolean"}
     return pd.DataFrame(rows, columns=LENS_COLUMNS).astype(kinds)
 

@@ -24,6 +24,7 @@ from onejump.jumps.lenses import AffineLens
 from onejump.jumps.settings import JACOBIAN_ELEMENTS
 from onejump.models.anatomy import Anatomy
 from onejump.models.passes import removed
+from onejump.models.sources import first_sentence
 
 FIRST = 1  # the first position that counts
 
@@ -106,11 +107,10 @@ def _jacobians(anatomy: Anatomy, input_ids: Tensor) -> Tensor:
                         found[level, rows] = gradient[:, 0, FIRST:].double().mean(1).cpu()
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, NotImplementedError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        except RuntimeError as error:  # what PyTorch raises for a model's own operations without derivatives
             raise OnejumpError(
-                f"{name}: its blocks cannot be differentiated ({reason}); leave the Jacobian lenses out of "
-                "evaluation.lenses"
+                f"{name}: its blocks cannot be differentiated ({first_sentence(error)}); leave the Jacobian lenses out "
+                "of evaluation.lenses"
             ) from error
     return found
 

@@ -17,11 +17,11 @@ from onejump.files.atomic import OnejumpError, read_json, temporary_folder, writ
 from onejump.files.sealed import read_sealed_json, write_sealed_json
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.jumps.jump import FoldedJump
+from onejump.study.variants import TARGETS
 
 FORMAT = 1  # changes when an older onejump would misread the files
 CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
 GENERATE = "custom_generate/generate.py"  # where Transformers looks for it
-TARGETS = ("pre_norm", "post_norm")
 
 
 def write_published(

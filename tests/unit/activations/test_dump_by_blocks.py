@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,22 @@ def cut_power_at(blocks: Blocks, k: int) -> list[int]:
     return loads
 
 
+def run_until_power_is_cut(job: Callable[[], object], monkeypatch) -> None:
+    """The job ends when it is about to load block 2, with a checkpoint of all before."""
+    load = Blocks._load
+
+    def failing(self, k: int) -> None:
+        if k == 2:
+            raise PowerCut
+        load(self, k)
+
+    with monkeypatch.context() as context:
+        context.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
+        context.setattr(Blocks, "_load", failing)
+        with pytest.raises(PowerCut):
+            job()
+
+
 @pytest.mark.parametrize("model_type", TRIED)
 def test_a_dump_goes_on_before_the_block_where_it_was_broken_off(model_type, tmp_path, monkeypatch):
     monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
@@ -241,12 +258,7 @@ def test_stages_make_the_same_whether_the_model_is_held_whole_or_a_block_at_a_ti
 
 def test_a_dump_by_blocks_that_is_broken_off_ends_with_the_same_bytes(dump, tmp_path, monkeypatch, capsys):
     expected = run(dump, tmp_path / "expected", "blocks").read_bytes()
-    monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
-    with monkeypatch.context() as context:
-        load = Blocks._load
-        context.setattr(Blocks, "_load", lambda self, k: load(self, k) if k < 2 else (_ for _ in ()).throw(PowerCut))
-        with pytest.raises(PowerCut):
-            run(dump, tmp_path / "out", "blocks")
+    run_until_power_is_cut(lambda: run(dump, tmp_path / "out", "blocks"), monkeypatch)
     assert not (tmp_path / "out").exists()
     assert run(dump, tmp_path / "out", "blocks").read_bytes() == expected
     assert "resuming from" in capsys.readouterr().err
@@ -286,12 +298,7 @@ def test_several_shards_in_one_job_are_those_of_a_job_each_and_read_the_weights_
 
 def test_a_job_of_several_shards_that_is_broken_off_goes_on(three_shards, tmp_path, monkeypatch):
     expected = run_three(three_shards, tmp_path / "expected", "blocks")
-    monkeypatch.setenv("ONEJUMP_CHECKPOINT_SECONDS", "0")
-    with monkeypatch.context() as context:
-        load = Blocks._load
-        context.setattr(Blocks, "_load", lambda self, k: load(self, k) if k < 2 else (_ for _ in ()).throw(PowerCut))
-        with pytest.raises(PowerCut):
-            run_three(three_shards, tmp_path / "out", "blocks")
+    run_until_power_is_cut(lambda: run_three(three_shards, tmp_path / "out", "blocks"), monkeypatch)
     assert not [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
     assert run_three(three_shards, tmp_path / "out", "blocks") == expected
 
