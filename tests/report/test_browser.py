@@ -15,6 +15,7 @@ from summary_tables import config, hardware, timings
 
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.page import render_report
+from onejump.sharing.hub import READY
 from onejump.study.layout import NESTED_FIGURES, Layout
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker, one browser
@@ -90,6 +91,17 @@ def test_a_shortened_figure_looks_like_its_file(browser, study, kind, tmp_path):
         page.close()
     assert (pictures["file"] < 128).mean() > 0.001  # something is drawn
     assert abs(pictures["file"] - pictures["page"]).max() < 40
+
+
+@pytest.mark.parametrize("figure", sorted(READY.glob("*/figure.svg")), ids=lambda path: path.parent.name)
+def test_the_figure_of_a_ready_jump_is_drawn(browser, figure):
+    page = browser.new_page(viewport={"width": 960, "height": 500})
+    page.goto(figure.as_uri())
+    assert page.evaluate("document.documentElement.tagName") == "svg"
+    assert page.evaluate("document.querySelectorAll('use, path').length") > 100
+    picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
+    assert (picture < 128).mean() > 0.001
+    page.close()
 
 
 @pytest.mark.parametrize("keyboard", [False, True])

@@ -159,8 +159,12 @@ def _metrics(layout: Layout, branch: Mapping, method: str) -> dict:
 
 
 def _shortened(svg: bytes) -> bytes:
-    """An SVG figure without line breaks, and with numbers to a thousandth of themselves."""
-    return re.sub(rb"\s+", b" ", re.sub(rb"\d+\.\d+", lambda number: b"%.4g" % float(number[0]), svg))
+    """An SVG figure without line breaks, and with coordinates to a thousandth of themselves."""
+
+    def rounded(attribute: re.Match) -> bytes:
+        return re.sub(rb"\d+\.\d+", lambda number: b"%.4g" % float(number[0]), attribute[0])
+
+    return re.sub(rb"\s+", b" ", re.sub(rb'\s(d|x|y|transform)="[^"]*"', rounded, svg))
 
 
 def _without_folders(value: object) -> object:
