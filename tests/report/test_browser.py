@@ -214,7 +214,7 @@ def test_the_printed_page_has_the_results_and_no_controls(page):
 
 
 def test_a_study_of_many_branches_is_under_five_megabytes(report):
-    """Sixteen branches, as the full study of the embedded model has; the one added here has the larger figures."""
+    """Sixteen branches, as the full study of the embedded model; the one added has the larger figures and one lens."""
     results = report.parents[1] / "results" / "demo"
     layout = Layout(config(variants=("exact",)), results.parent)
     fixed = len(render_report(layout, {}, timings(), hardware(), {"summary": "s", "figures": "f"}).encode())

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from onejump.analysis.columns import METRIC_COLUMNS, POSITIONS, SHORTLIST_COLUMNS
+from onejump.analysis.one_jump import SHARES
 from onejump.analysis.statistics import WINDOWS
 from onejump.exits.columns import FLOOR_METHODS, JOINT_METHODS
 from onejump.report.formats import FORMATS
@@ -58,13 +59,15 @@ def branch_facts(tables: BranchTables) -> dict:
     every = tables.table("claims", "positions", "claim", "statistic", "metric", "rule", "decides", *numbers)
     claims = every[every["positions"] == "all"]
     shared = ("method", "mse", "explained", "held_out_precision", "precision", "surprisal")
+    methods = _methods(tables, _with_all_jumps(tables), "ojfa")
     return {
         **_common_facts(tables),
         "jump": chosen,
         "selected": scores.loc[chosen].to_dict(),
         "runner_up": _runner_up(scores, chosen),
         "single_jumps": _single_jumps(tables, claims, chosen),
-        "methods": _methods(tables, _with_all_jumps(tables), "ojfa"),
+        "methods": methods,
+        "lenses": [lens for lens in SHARES if lens in methods],  # of the figure by level
         "claims": _statements(claims, every[every["positions"] == "1+"]),
         "crossing": int(_statistic(tables, claims, "crossing_level")),
         "fits": _fits(tables),
@@ -213,9 +216,9 @@ def _joint_fit(tables: BranchTables) -> dict:
 
 
 def _levels(tables: BranchTables) -> dict:
-    """The table of exit levels without the floor, and on how many sentences it was measured."""
+    """The table of exit levels, without the floor and lenses that no claim is about, and its numbers of sentences."""
     columns = ["precision_at_5", "exit_surprisal", "kl"]
     table = tables.table("levels", "method", "level", "n", *METRIC_COLUMNS, *columns).sort_values("level")
-    table = table[~table["method"].isin(FLOOR_METHODS)]
+    table = table[~table["method"].isin([*FLOOR_METHODS, *(lens for lens in LENSES if lens not in SHARES)])]
     table = table.sort_values("method", key=lambda methods: methods.map(METHOD_ORDER.index), kind="stable")
     return {"rows": table.to_dict("records"), "n": (int(table["n"].min()), int(table["n"].max()))}

@@ -36,7 +36,7 @@ def digest(tmp_path, monkeypatch):
         ("activations/dump.py", "import torch\n", "import torch  # tensors\n"),
         ("activations/dump.py", '"""Forward passes', '"""The forward passes'),
         ("stages.py", '"""Run the model', '"""Let the model run'),
-        ("stages.py", "Number of the shard.", "Which shard."),
+        ("stages.py", "Number of a shard;", "Which shard;"),
         ("stages.py", '"""Fit the full-rank', '"""Fit and write the full-rank'),
         ("jumps/exact.py", "CONVERGED = ", "CONVERGED = 2 * "),
     ],

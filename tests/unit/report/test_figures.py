@@ -15,7 +15,6 @@ from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_
 from onejump.report.plots.comparison import _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
-from onejump.study.lenses import LENSES
 
 MODEL, SEED = "smollm2-135m", 0
 
@@ -120,16 +119,18 @@ def test_single_jumps_are_the_tables(summary, panel, metric):
     assert axes.get_xlabel() == "exit level k"
 
 
+@pytest.mark.parametrize(("variant", "lenses"), [("paper", ["jtc"]), ("exact", ["jtc", "tuned_lens"])])
 @pytest.mark.parametrize(("panel", "metric"), [(0, "precision"), (1, "surprisal")])
-def test_methods_are_the_tables(summary, panel, metric):
-    axes = make_figure("methods", summary, MODEL, SEED, "paper").axes[panel]
+def test_methods_are_the_tables(summary, panel, metric, variant, lenses):
+    """Of the lenses those that G6 is about, if they were evaluated."""
+    axes = make_figure("methods", summary, MODEL, SEED, variant).axes[panel]
     drawn = lines(axes)
-    without_band = ("constant", "token_table", *LENSES, "joint")
+    without_band = ("constant", "token_table", *lenses, "joint")
     methods = (*without_band, "identity", "n_njtc", "ojfa")
     assert drawn.keys() == {METHOD_STYLES[method].name for method in methods}
     drawn_bands = bands(axes)
     for method in methods:
-        table = rows(summary, "levels", method=method)
+        table = rows(summary, "levels", variant, method=method)
         assert drawn[METHOD_STYLES[method].name][0].tolist() == table["level"].tolist()
         assert drawn[METHOD_STYLES[method].name][1].tolist() == table[metric].tolist()
         band = corners(table["level"], table[f"{metric}_low"], table[f"{metric}_high"])

@@ -149,7 +149,7 @@ def test_two_studies_stand_side_by_side(studies):
     assert f"  ojfa                 {value:.4f} | {value + 0.125:.4f}  +0.1250" in lines
     for positions, line in zip(("all", "1+"), lines[-2:], strict=True):
         assert line == f"smollm2-135m, variant paper, positions {positions}, C5: contradicted | supported"
-    assert len(lines) == 1 + 16 + 2  # the variant that only one of them has is left out
+    assert len(lines) == 1 + 11 + 2  # the variant that only one of them has is left out
     done = CliRunner().invoke(cli, ["compare", *map(str, studies)])
     assert done.exit_code == 0
     assert done.output.splitlines() == lines

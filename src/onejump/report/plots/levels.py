@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from onejump.analysis.columns import METRIC_COLUMNS
+from onejump.analysis.one_jump import SHARES
 from onejump.report.plots.axes import (
     LEVEL_LABEL,
     METRIC_LABELS,
@@ -21,10 +22,10 @@ from onejump.report.plots.axes import (
 )
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import BranchTables
-from onejump.study.lenses import LENSES
 
-# Methods that are drawn as lines, and those that are also drawn with their intervals.
-PLAIN, BANDED = ("constant", "token_table", *LENSES, "joint"), ("identity", "n_njtc", "ojfa")
+# Methods that are drawn as lines, and those that are also drawn with their intervals. Of the lenses those that G6 is
+# about: more lines could not be told apart.
+PLAIN, BANDED = ("constant", "token_table", *SHARES, "joint"), ("identity", "n_njtc", "ojfa")
 
 
 def plot_methods(tables: BranchTables) -> Figure:
