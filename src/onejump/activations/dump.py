@@ -1,9 +1,12 @@
 """Forward passes that keep h^0 .. h^K at one position of each sentence."""
 
 import logging
+import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from onejump.activations.offloading import CPU, OnDevice, find_place, new_tensor
 from onejump.activations.resuming import resumable, resume
-from onejump.files.atomic import OnejumpError
+from onejump.files.atomic import OnejumpError, require_room
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.models.anatomy import Anatomy
-from onejump.models.blocks import MORE_JOBS, Blocks
+from onejump.models.blocks import Blocks
+from onejump.models.devices import free_bytes
 from onejump.models.passes import Pass
 
 logger = logging.getLogger(__name__)
 
+# What to do where the other sentences of a job leave too little memory for one.
+MORE_JOBS = "let more jobs share the sentences (--set-scatter dumps=N, at most as many as shards),"
 # Most tokens in a padded batch, by device: on the CPU, few enough for what a block computes to stay in the cache.
 TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
@@ -76,7 +83,8 @@ def gather_levels(
     batches: in float32 by rounding, in bfloat16 visibly.
 
     A whole model runs batch by batch. Of a model whose blocks are loaded one at a time, all batches stand before a
-    block, it is loaded, they pass, and it is dropped: the states are the same, bit for bit.
+    block, it is loaded, they pass, and it is dropped: the states are the same, bit for bit. What does not fit in memory
+    meanwhile is in files without a name beside the checkpoint; then none is saved, since it would be as large.
 
     Args:
         anatomy: Of a model in evaluation mode.
@@ -89,12 +97,21 @@ def gather_levels(
             its states are the same whatever is dumped beside it. By default all are together.
 
     Returns:
-        [K+1, N, H] on the CPU, in the model's dtype, and the token budget that gives exactly these states.
+        [K+1, N, H] on the CPU, in memory or in a mapped file, in the model's dtype, and the token budget that gives
+        exactly these states.
 
     Raises:
-        OnejumpError: A single sentence does not fit on the device, or a block cannot be loaded.
+        OnejumpError: A single sentence does not fit on the device, the states fit nowhere, or a block cannot be loaded.
     """
-    levels = torch.empty(*_shape(anatomy, sentences), dtype=anatomy.model.dtype)
+    folder = Path(tempfile.gettempdir()) if checkpoint is None else checkpoint.path.parent
+    shape, dtype = (len(anatomy.blocks) + 1, len(sentences), anatomy.hidden_size), anatomy.model.dtype
+    output = math.prod(shape) * dtype.itemsize
+    if output > free_bytes(CPU) / 2:
+        require_room(folder / "levels", 2 * output)  # with the file that is made of it
+        folder.mkdir(parents=True, exist_ok=True)
+        levels, output, checkpoint = new_tensor(shape, dtype, folder), 0, None
+    else:
+        levels = new_tensor(shape, dtype, None)
     start = {"n_done": 0, "token_budget": token_budget}
     saved = (checkpoint.load() if checkpoint is not None else None) or start
     while True:
@@ -104,7 +121,11 @@ def gather_levels(
             way, unit, total = _batch_by_batch(anatomy, batches, levels, saved), "token", sum(tokens)
             done = sum(tokens[: saved["n_done"]])
         else:
-            way, unit, total = _block_by_block(anatomy, batches, levels, saved, blocks), "level", len(levels)
+            # What enters the first block is kept beside what enters the next one.
+            needed = 2 * sum(batch.input_ids.numel() for batch in batches) * anatomy.hidden_size * dtype.itemsize
+            waiting = find_place(needed, anatomy.device, blocks.largest, output, folder)
+            checkpoint = None if waiting.in_file else checkpoint
+            way, unit, total = _block_by_block(anatomy, batches, levels, saved, blocks, waiting), "level", len(levels)
             done = saved["n_done"]
         try:
             with torch.inference_mode(), progress_bar(None, progress, unit, total, done) as bar:
@@ -134,7 +155,7 @@ def _halved(failure: _DoesNotFit, token_budget: int, blocks: Blocks | None) -> i
     if failure.n_sentences == 1:
         beside, advice = "the model", "spread it over more GPUs (gpus), set load: blocks,"
         if blocks is not None:
-            beside, advice = "a block and the other sentences' states", MORE_JOBS + ","
+            beside, advice = "a block and the other sentences' states", MORE_JOBS
         raise OnejumpError(
             f"one sentence of {failure.longest} tokens does not fit on the device beside {beside}; {advice} or use a "
             "smaller dtype"
@@ -168,7 +189,9 @@ def _batch_by_batch(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, sav
         yield int(batch.lengths.sum()), lambda n_done=n_done: {"levels": levels, "n_done": n_done}
 
 
-def _block_by_block(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, saved: dict, blocks: Blocks) -> Iterator:
+def _block_by_block(
+    anatomy: Anatomy, batches: list[_Batch], levels: Tensor, saved: dict, blocks: Blocks, waiting: OnDevice
+) -> Iterator:
     """Fill the levels; yields 1 for each when it is done, and what saves all up to there."""
     with anatomy.passes() as begin:
 
@@ -178,24 +201,25 @@ def _block_by_block(anatomy: Anatomy, batches: list[_Batch], levels: Tensor, sav
         under_way = [starting(batch) for batch in batches]
         if n_done := saved["n_done"]:
             levels[:n_done] = saved["levels"]
-            resume(under_way, n_done - 1, saved["given"], anatomy.device)
+            for one, given in zip(under_way, saved["given"], strict=True):
+                with waiting.running(one):
+                    resume(one, n_done - 1, given, anatomy.device)
 
         def save() -> dict | None:
-            done = level + 1 == len(levels)
-            if done or (given := resumable(under_way, starting(batches[-1]))) is None:
+            if level + 1 == len(levels):
                 return None
+            with waiting.running(under_way[-1]):
+                if not resumable(under_way, starting(batches[-1])):
+                    return None
+            given = [waiting.given(one) for one in under_way]
             return {"levels": levels[: level + 1], "n_done": level + 1, "given": given}
 
         for level in range(n_done, len(levels)):
             with blocks.loaded(level - 1) if level else nullcontext():
                 for batch, one in zip(batches, under_way, strict=True):
-                    with _on_device(batch):
+                    with _on_device(batch), waiting.running(one):
                         levels[level, batch.rows] = batch.last(next(one)).cpu()
             yield 1, save
-
-
-def _shape(anatomy: Anatomy, sentences: Sequence) -> tuple[int, int, int]:
-    return len(anatomy.blocks) + 1, len(sentences), anatomy.hidden_size
 
 
 def shard_rows(positions: pa.Table, split: str, shard: int) -> pa.Table:

@@ -16,8 +16,8 @@ from onejump.models.passes import Pass
 logger = logging.getLogger(__name__)
 
 
-def resumable(under_way: Sequence[Pass], trial: Pass) -> list | None:
-    """What each pass was given by the block that it has passed last, for a checkpoint; None if that is not enough.
+def resumable(under_way: Sequence[Pass], trial: Pass) -> bool:
+    """Whether what each pass was given by the block that it has passed last is enough for a checkpoint.
 
     Args:
         under_way: passes that stand before the same block.
@@ -25,20 +25,18 @@ def resumable(under_way: Sequence[Pass], trial: Pass) -> list | None:
     """
     level, standing = under_way[-1].level, under_way[-1]
     if level == 0 or not all(_plain(one.given) for one in under_way):
-        return None
+        return False
     trial.skip_to(level, standing.given)
     found = _alike(trial.arguments, standing.arguments)
     trial.throw()
     if not found:
         logger.warning("this model keeps more than hidden states between its blocks, so no checkpoint is written")
-        return None
-    return [one.given for one in under_way]
+    return found
 
 
-def resume(under_way: Sequence[Pass], level: int, given: Sequence, device: torch.device) -> None:
-    """Let new passes stand before a block, from what a checkpoint holds."""
-    for one, value in zip(under_way, given, strict=True):
-        one.skip_to(level, _restored(value, device))
+def resume(one: Pass, level: int, given: object, device: torch.device) -> None:
+    """Let a new pass stand before a block, from what a checkpoint holds."""
+    one.skip_to(level, _restored(given, device))
 
 
 def _plain(value: object) -> bool:

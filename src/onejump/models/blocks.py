@@ -21,8 +21,6 @@ from onejump.models.sources import ModelSource, first_sentence
 from onejump.models.weights import Weights
 
 WHOLE = "set load: whole"  # what to do about a model that cannot be loaded block by block
-# What to do where the states of all sentences of a job leave too little memory.
-MORE_JOBS = "let more jobs share the sentences (--set-scatter dumps=N, at most as many as shards)"
 UNUSED = "unused"  # the place of weights that are never loaded
 
 
@@ -131,6 +129,12 @@ class Blocks:
         """Number of blocks."""
         return len(self._blocks)
 
+    @property
+    def largest(self) -> int:
+        """Bytes in memory of the largest block."""
+        sizes = (sum(self._weights.empty(name).numel() for name in names) for names in self._names.values())
+        return max(sizes) * self._dtype.itemsize
+
     @contextmanager
     def loaded(self, k: int) -> Iterator[None]:
         """Block k is in memory; the next one is being read meanwhile.
@@ -184,9 +188,9 @@ class Blocks:
         try:
             found, _ = convert_and_load_state_dict_in_model(model, tensors, plan)
         except torch.OutOfMemoryError as error:
+            size = f"{self.largest / 1e9:,.1f} GB for a block"
             raise OnejumpError(
-                f"block {k} does not fit on the device beside the sentences' states; {MORE_JOBS}, or use a smaller "
-                "dtype"
+                f"block {k} does not fit on the device; use one with {size}, or a smaller dtype"
             ) from error
         tensors.clear()
         lost = sorted({name for _, name, tensor in _tensors(block) if tensor.is_meta})

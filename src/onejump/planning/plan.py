@@ -94,24 +94,19 @@ def mean_seconds(config: Mapping, gpu: Machine) -> dict[str, float]:
 def limits(s: Sizes, gpu: Machine, gpus: int, lenses: Iterable[str] = ("jtc",)) -> list[str]:
     """Where a model's study goes beyond one GPU or beyond what the design is made for, in words."""
     found, H, room = [], s.architecture.hidden_size, gpu.device_bytes or math.inf
-    most = s.shards[s.split] if s.by_blocks else 1
-    works = {stage: work_of(stage, replace(s, fit="adam", at_once=most)) for stage in STAGES}
-    dump, generation = (works.pop(stage).device for stage in ("dump_activations", "generate_text"))
+    at_once = s.shards[s.split] if s.by_blocks else 1
+    works = {stage: work_of(stage, replace(s, fit="adam", at_once=at_once)) for stage in STAGES}
+    dump, generation = (works.pop(stage).device_bytes(gpu) for stage in ("dump_activations", "generate_text"))
     for stage in {"fit_kl_lens", "fit_jacobian_lens"} - {stage_of_lens(lens) for lens in lenses}:
         works.pop(stage)
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
-        advice = f"gpus: {math.ceil(needed / room)}{', more than a common node has' * (needed > 8 * room)}"
-        if s.by_blocks and not s.written:
-            advice = "more shards, and as many jobs that share them (--set-scatter dumps=N)"
-            sizes = (work_of("dump_activations", replace(s, at_once=math.ceil(most / n))) for n in range(1, most + 1))
-            fitting = [n for n, work in enumerate(sizes, 1) if work.device * MARGIN <= room]
-            if fitting:
-                advice = f"--set-scatter dumps={fitting[0]}, so that so many jobs share the sentences"
+        gpus = math.ceil(max(needed, s.weights * MARGIN) / room)  # which hold the whole model
+        advice = f"gpus: {gpus}{', more than a common node has' * (gpus > 8)}"
         found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set {advice}")
     for stage, work in works.items():
-        if work.device > room:
-            found.append(f"{stage} needs {work.device / GB:,.0f} GB on one GPU, more than {gpu.name} has")
+        if work.device_bytes(gpu) > room:
+            found.append(f"{stage} needs {work.device_bytes(gpu) / GB:,.0f} GB on one GPU, more than {gpu.name} has")
         if work.host > 200 * GB:
             found.append(f"{stage} needs {work.host / GB:,.0f} GB of host memory")
     if s.train * (1 - VALIDATION_SHARE) <= H:
@@ -132,6 +127,7 @@ def render(config: Mapping, gpu: Machine) -> str:
             "  rule                  jobs      PFLOP   read GB  written GB  host GB   GPU GB    hours",
             *(_row(stage, [one for one in own if one[0] == stage], gpu) for stage in {one[0]: 0 for one in own}),
             f"{_row('in all', own, gpu)} on {gpu.name}",
+            _times("dump_activations", own, gpu),
         ]
         if a.name.endswith("assumed"):
             text.append("  this model's config.json is not here: hf download ID config.json, or set architecture:\n")
@@ -149,7 +145,21 @@ def _row(title: str, jobs: Sequence[tuple[str, int, Work]], gpu: Machine) -> str
     done = sum((n * work for _, n, work in jobs), Work()).amounts
     flops = sum(done.get(kind, 0) for kind in ("float64", "float32", "bfloat16", "float16")) / 1e15
     read, written = (done.get(kind, 0) / GB for kind in ("read", "written"))
-    host, device = max(work.host_bytes(gpu) for work in works) / GB, max(work.device for work in works) / GB
+    host, device = max(work.host_bytes(gpu) for work in works) / GB, max(work.device_bytes(gpu) for work in works) / GB
     hours = sum(n * work.seconds(gpu) for _, n, work in jobs) / 3600
     on_gpu = "" if gpu.device_bytes is None else f"{device:.2f}"
     return f"  {title:<20}{n:>6}{flops:>11.3f}{read:>10.2f}{written:>12.3f}{host:>9.2f}{on_gpu:>9}{hours:>9.2f}"
+
+
+def _times(stage: str, jobs: Sequence[tuple[str, int, Work]], gpu: Machine) -> str:
+    """Where the time of a stage's jobs goes, as a line of the plan."""
+    spent = Counter()
+    for _, n, work in (one for one in jobs if one[0] == stage):
+        spent.update({kind: n * seconds for kind, seconds in work.times(gpu).items()})
+    seconds = {
+        "disk": spent.pop("read") + spent.pop("written"),
+        "bus": spent.pop("moved", 0) + spent.pop("offloaded", 0),
+        "arithmetic": spent.total(),
+    }
+    total = sum(seconds.values())
+    return f"  time of {stage}: {', '.join(f'{part} {amount / total:.0%}' for part, amount in seconds.items())}"

@@ -14,6 +14,7 @@ from onejump.planning.machines import TWO_CORES, Machine
 
 PROMPTS = 64  # that generation continues at once on a CPU; a test compares
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RATES = {"offloaded": "moved"}  # a kind of work -> the one at whose rate it is done
 MARGIN = 4 / 3  # of the resources asked for over those planned
 # Of exits and ranks, which need PyTorch to be imported; a test compares.
 CHUNK, LARGEST_RANK, RANK_POINTS, PREVIEWS = 256, 8, 6, 4
@@ -25,9 +26,11 @@ class Work:
 
     Attributes:
         amounts: kind -> how much: operations in `float32` etc.; H^3 of a decomposition into `eigen`values; bytes of
-            arrays `touched` element by element, each array once; bytes of files `read` and `written`.
+            arrays `touched` element by element, each array once; bytes of files `read` and `written`; bytes `moved` to
+            a device, and those `offloaded` from it and back where states wait in the host's memory.
         host: bytes in the host's memory whatever the device; device: on the device, or on the host where there is none.
         unembedding: 1 where its file is read into the host's memory, 2 where it is in float32 on the device too.
+        states: bytes of `device` that wait in the host's memory where they leave too little room for themselves.
         shared: bytes of `device` that are also in `host`, and that a host without a device holds only once.
         loads_model: whether the model's code is imported; kind: the stage or fit, by which passes are measured.
     """
@@ -35,6 +38,7 @@ class Work:
     amounts: Mapping[str, float] = field(default_factory=dict)
     host: float = 0.0
     device: float = 0.0
+    states: float = 0.0
     unembedding: int = 0
     shared: float = 0.0
     loads_model: bool = False
@@ -42,7 +46,8 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         """This and then the other in one job, in the same memory."""
-        peak = {name: max(getattr(self, name), getattr(other, name)) for name in ("host", "device", "unembedding")}
+        names = ("host", "device", "states", "unembedding")
+        peak = {name: max(getattr(self, name), getattr(other, name)) for name in names}
         return replace(self, amounts=Counter(self.amounts) + Counter(other.amounts), **peak)
 
     def __rmul__(self, n: float) -> "Work":
@@ -52,13 +57,32 @@ class Work:
     def seconds(self, machine: Machine) -> float:
         """Wall time: the start, products of matrices at full speed, files, and passes over arrays."""
         start = machine.start_seconds + self.loads_model * machine.model_seconds
-        times = {kind: amount / machine.rates[kind] / machine.share for kind, amount in self.amounts.items()}
-        return start + sum(times.values()) + (machine.passes_of(self.kind) - 1) * times.get("touched", 0)
+        return start + sum(self.times(machine).values())
+
+    def times(self, machine: Machine) -> dict[str, float]:
+        """Seconds of each kind of work."""
+        absent = {"offloaded": not self._offloaded(machine), "moved": machine.device_bytes is None}
+        amounts = {kind: amount for kind, amount in self.amounts.items() if not absent.get(kind)}
+        passes = {"touched": machine.passes_of(self.kind)}
+        return {
+            kind: passes.get(kind, 1) * amount / machine.rates[RATES.get(kind, kind)] / machine.share
+            for kind, amount in amounts.items()
+        }
+
+    def _offloaded(self, machine: Machine) -> float:
+        """Bytes of states that wait in the host's memory."""
+        room = math.inf if machine.device_bytes is None else machine.device_bytes - (self.device - self.states)
+        return self.states * (self.states > room / 2)
+
+    def device_bytes(self, machine: Machine) -> float:
+        """Peak memory of a machine's device."""
+        return self.device - self._offloaded(machine)
 
     def host_bytes(self, machine: Machine = TWO_CORES) -> float:
         """Peak memory of the host."""
         code = machine.base_bytes + self.loads_model * machine.model_bytes
-        return code + self.host + (self.device - self.shared if machine.device_bytes is None else 0.0)
+        own = self.device - self.shared if machine.device_bytes is None else self._offloaded(machine)
+        return code + self.host + own
 
     def resources(self, machine: Machine, attempt: int = 1) -> dict[str, int]:
         """What a job asks its scheduler for, more at each attempt: mem_mb, runtime in minutes, disk_mb.
@@ -227,13 +251,15 @@ def _extract(s: Sizes, K: int, H: int, V: int, *_: int) -> Work:
 
 def _dump(s: Sizes, K: int, H: int, rows: int) -> Work:
     """A token multiplies each weight of a block once, and H of these products make one number that it computes."""
+    states = s.kept(2 * s.by_blocks, rows, s.tokens, H)
     return Work(
         {s.dtype: 2 * rows * s.tokens * K * s.architecture.block_parameters}
         | {"touched": s.kept(rows, s.tokens, K, s.architecture.block_parameters / H)}
-        | {"read": s.weights, "written": s.kept(K + 1, rows, H)},
+        | {"read": s.weights, "written": s.kept(K + 1, rows, H), "moved": s.weights, "offloaded": 2 * K * states},
         host=s.kept(K + 1, rows, H) + (K + 1) * rows / s.at_once * H + s.ahead,  # a byte a number: is it finite?
         # Of sentences under way, what enters the first block is kept beside what enters the next one.
-        device=s.held + s.kept(2 * s.by_blocks, rows, s.tokens, H),
+        device=s.held + states,
+        states=states,
         loads_model=True,
     )
 

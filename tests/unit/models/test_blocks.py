@@ -216,10 +216,13 @@ def test_a_block_whose_weights_are_not_all_among_its_own_tensors_is_refused(tmp_
 
 def test_a_block_that_does_not_fit_on_the_device_is_named(tmp_path, monkeypatch):
     blocks = blocks_of(save_tiny_model("llama", tmp_path))
+    assert blocks.largest == max(
+        sum(4 * parameter.numel() for parameter in layer.parameters()) for layer in blocks.model.model.layers
+    )
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("transformers.core_model_loading.convert_and_load_state_dict_in_model", full)
     message = error_of(lambda: blocks.loaded(0).__enter__())
-    assert message.startswith("block 0 does not fit on the device beside the sentences' states; let more jobs share")
+    assert message == "block 0 does not fit on the device; free 0.0 GB there, or use a smaller dtype"
