@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from tiny_models import ALL_FAMILIES, N_BLOCKS, dump_shard, make_dump
 
 from onejump import stages
+from onejump.activations.offloading import Offloaded
 from onejump.files.tensors import TensorFile
 from onejump.models.devices import DEVICE_LINE, DTYPES, resolve_device
 from onejump.parameters import Compute, Model
@@ -60,6 +61,15 @@ def test_a_dump_has_the_states_of_the_cpu(family, dtype, tmp_path):
     options = Model(made.source.location), Compute(DEVICE), made.unembedding, made.positions, "test", [0]
     stages.dump_activations(*options, [tmp_path / "blocks"], dtype, load="blocks")
     assert torch.equal(levels_of(tmp_path / "blocks"), found)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_states_that_wait_off_the_device_are_the_same(in_file, dump, tmp_path, monkeypatch):
+    options = Model(dump.source.location), Compute(DEVICE), dump.unembedding, dump.positions, "test", [0]
+    stages.dump_activations(*options, [tmp_path / "expected"], load="blocks")
+    monkeypatch.setattr("onejump.activations.dump.find_place", lambda *_: Offloaded(tmp_path if in_file else None))
+    stages.dump_activations(*options, [tmp_path / "found"], load="blocks")
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
 def test_out_of_memory_halves_the_batches(device, tmp_path, caplog):
