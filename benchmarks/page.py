@@ -17,14 +17,18 @@ PAGE = measure.ROOT / "docs" / "benchmarks.md"
 # Script -> title of its section, and the tables that it makes.
 SECTIONS = {
     "dump": ("Dump of activations", ["dump"]),
+    "stream": ("Dump of a model that is not held whole", ["stream"]),
     "fits": ("Exact fits of all levels", ["fits"]),
     "exact": ("The exact fit at the width of Llama-2-7B", ["exact"]),
+    "lenses": ("Full-rank lenses", ["lenses"]),
     "scores": ("D_m", ["scores"]),
     "evaluation": ("Evaluation", ["evaluation"]),
     "claims": ("Claims", ["claims"]),
     "growth": ("Growth", ["exponents", "growth"]),
     "startup": ("Start-up", ["startup"]),
     "overhead": ("Time outside the stages", ["overhead"]),
+    "trajectory": ("A text read at every level", ["trajectory"]),
+    "generate": ("Text with early exits", ["generate"]),
     "guard": ("The guard", ["guard"]),
 }
 INTRODUCTION = """\
@@ -83,6 +87,11 @@ TARGETS = (
     Target("dump, times as fast as unsorted batches", ">=", 6, "dump", "ratio", _of("unsorted")),
     Target("dump, times the bare model's time", "<=", 1.05, "dump", "ratio", _of("bare model"), inverse=True),
     Target("dump in float32, share of the rate of matrix products", ">=", 0.7, "dump", "share"),
+    Target(
+        "dump by blocks, times the whole model's time", "<=", 1.15, "stream", "ratio", {"way": "whole"}, inverse=True
+    ),
+    Target("dump by blocks, times as fast as offloading to disk", ">=", 20, "stream", "ratio", {"way": "offloaded"}),
+    Target("dump by blocks, peak in gigabytes", "<=", 3, "stream", "peak_gb", {"way": "blocks"}),
     *(
         Target(
             f"exact fits, {ridges}, {what}", side, bound, "fits", "ratio", {"size": ridges, "baseline": name}, inverse
@@ -109,6 +118,10 @@ TARGETS = (
         "ratio",
         {"size": "llama-2-7b"},
     ),
+    Target(
+        "all levels of a text, times the plain forward", "<=", 1.5, "trajectory", "ratio", _of("plain"), inverse=True
+    ),
+    Target("all levels of a text, times as fast as the full head", ">=", 4, "trajectory", "ratio", _of("norm")),
     Target("`make demo`, share of its time outside the stages", "<=", 0.2, "overhead", "share"),
     Target("`make demo`, seconds", "<=", 360, "overhead", "wall_seconds"),
     Target("`onejump --help`, seconds", "<=", 0.5, "startup", "seconds", {"command": "onejump --help"}),
