@@ -7,9 +7,10 @@
 - airllm: the library AirLLM, if it is installed (`pip install airllm`), from files that it has split before.
 
 The last two read the weights anew for each batch, so they run one batch in STEP, and their time is scaled up. Each is a
-process of its own, from loading the model to the states, on the same batches, so that its peak memory is its own; the
-weights have been read once before, so that all find them in the system's cache. The states must be the same, bit for
-bit. *Ratio* is the way's time over that of `blocks`.
+process of its own, from loading the model to the states, on the same batches. All but `whole` may have 4 GB of memory,
+the system's cache of files included, by a control group of Linux (as root), so that they cannot keep a larger model
+there; where that is not allowed, `limit_gb` is empty. Nothing of the weights is in that cache at the start. The states
+must be the same, bit for bit. *Ratio* is the way's time over that of `blocks`; *read* is what came from the disk.
 
     python benchmarks/stream.py
     python benchmarks/stream.py --model MODEL_FOLDER --number 2000 --threads 2
@@ -18,11 +19,13 @@ By default it uses the model and the sentences of the embedded study, so `make d
 """
 
 import multiprocessing
+import os
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +36,6 @@ import torch
 from onejump.activations.dump import TOKEN_BUDGETS, gather_levels, length_sorted_batches
 from onejump.activations.positions import choose_positions
 from onejump.files.atomic import OnejumpError
-from onejump.files.digests import sha256_of_file
 from onejump.files.tables import read_table
 from onejump.models.anatomy import Anatomy, find_anatomy
 from onejump.models.blocks import load_model
@@ -41,6 +43,9 @@ from onejump.models.devices import describe_device
 from onejump.models.sources import ModelSource
 
 BLOCKS, WHOLE, OFFLOADED, AIRLLM = "blocks", "whole", "offloaded", "airllm"
+LIMIT_GB = 4
+# Where control groups of memory are, in both versions of Linux's, and the file that holds a group's limit.
+GROUPS = (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
 STEP = 20  # of so many batches, those that read the weights for each run one
 
 
@@ -55,6 +60,8 @@ class Row:
         seconds: of loading the model and of the passes.
         ratio: these seconds over those of `blocks`.
         peak_gb: the process's largest memory.
+        read_gb: from the disk.
+        limit_gb: memory that it may have, or empty.
     """
 
     way: str
@@ -63,6 +70,8 @@ class Row:
     seconds: float
     ratio: float
     peak_gb: float
+    read_gb: float
+    limit_gb: float | str
 
 
 def offloaded_model(source: ModelSource, blocks: str) -> torch.nn.Module:
@@ -87,27 +96,70 @@ def airllm_model(folder: str, split: str) -> torch.nn.Module:
     return AutoModel.from_pretrained(folder, **options).model.eval()
 
 
-def peak_gb() -> float:
-    """Largest resident memory of this process; of `getrusage`, it would be its parent's when that was larger."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0]) / 1e9
+@contextmanager
+def memory_group(gb: float) -> Iterator[Path | None]:
+    """A control group whose processes have so much memory; None where none can be made."""
+    group = next(filter(None, (_made_group(Path(root), limit, gb) for root, limit in GROUPS)), None)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.rmdir()
 
 
-def dump(way: str, folder: str, split: str, paths: dict, sentences: list, threads: int) -> tuple:
-    """States [K+1, n, H], seconds and peak memory in GB of one way, in this process."""
+def _made_group(root: Path, limit: str, gb: float) -> Path | None:
+    group = root / f"onejump-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    try:
+        with open(group / limit, "r+") as file:  # which is there if the group is one
+            file.write(str(int(gb * 1e9)))
+    except OSError:
+        group.rmdir()
+        return None
+    return group
+
+
+def forget(files: Sequence[Path]) -> None:
+    """Let the system's cache forget files."""
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def number_of(file: str, name: str) -> int:
+    """A number of this process, from a file of /proc/self."""
+    return int(Path("/proc/self", file).read_text().partition(f"{name}:")[2].split()[0])
+
+
+def dump(way: str, group: Path | None, folder: str, split: str, paths: dict, sentences: list, threads: int) -> tuple:
+    """States [K+1, n, H] of one way, in this process, and its seconds, peak memory in GB and GB read from the disk."""
+    if group is not None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
     torch.set_num_threads(threads)
-    source, began = ModelSource(folder), time.perf_counter()
+    source, began, read = ModelSource(folder), time.perf_counter(), number_of("io", "read_bytes")
     if way == OFFLOADED:
         model, blocks = offloaded_model(source, paths["blocks"]), None
     elif way == AIRLLM:
         model, blocks = airllm_model(folder, split), None
     else:
         model, blocks = load_model(source, way, "float32", path=paths["blocks"], unused=paths["head"])
-    loaded = time.perf_counter()
+    loaded, read_once = time.perf_counter(), number_of("io", "read_bytes") - read
     with torch.inference_mode() if blocks is None else nullcontext():
         states, _ = gather_levels(Anatomy(model, **paths), sentences, TOKEN_BUDGETS["cpu"], way, None, blocks)
-    seconds = loaded - began + (time.perf_counter() - loaded) * (1 if way in (BLOCKS, WHOLE) else STEP)
-    return states, seconds, peak_gb()
+    scale = 1 if way in (BLOCKS, WHOLE) else STEP
+    seconds = loaded - began + (time.perf_counter() - loaded) * scale
+    read = read_once + (number_of("io", "read_bytes") - read - read_once) * scale
+    return states, seconds, 1024 * number_of("status", "VmHWM") / 1e9, read / 1e9
+
+
+def outline(folder: str) -> tuple[dict, int]:
+    """The paths of a model's parts, and the number of its weights."""
+    model = ModelSource(folder).load_model()
+    return find_anatomy(model).paths, sum(one.numel() for one in model.parameters())
 
 
 def tables(given: Namespace) -> dict[str, list[Row]]:
@@ -120,31 +172,34 @@ def tables(given: Namespace) -> dict[str, list[Row]]:
     table = read_table(given.sentences, ["sentence_id", "split", "text"]).slice(0, given.number)
     tokens = choose_positions(table, source.load_tokenizer(), None, {}, seed=0)
     sentences = tokens["input_ids"].to_pylist()
-    outline = source.load_model()
-    anatomy, parameters = find_anatomy(outline), sum(one.numel() for one in outline.parameters())
-    paths = anatomy.paths
-    del outline, anatomy
-    for file in source.find_weights():
-        sha256_of_file(file)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as process:  # which maps the files, so that they could not be forgotten
+        paths, parameters = process.submit(outline, given.model).result()
     # Batches that are divided again give the same batches.
     some = [
         row for rows in length_sorted_batches(list(map(len, sentences)), TOKEN_BUDGETS["cpu"])[::STEP] for row in rows
     ]
-    rows, context, reference = [], multiprocessing.get_context("spawn"), None
+    rows, reference = [], None
     for way in (BLOCKS, WHOLE, OFFLOADED, *[AIRLLM] * (find_spec("airllm") is not None)):
         own = sentences if way in (BLOCKS, WHOLE) else [sentences[row] for row in some]
-        with tempfile.TemporaryDirectory() as split:
+        with (
+            tempfile.TemporaryDirectory() as split,
+            memory_group(LIMIT_GB) if way != WHOLE else nullcontext() as group,
+        ):
             if way == AIRLLM:
                 airllm_model(given.model, split)
+            forget([*source.find_weights(), *Path(split).rglob("*.safetensors")])
             with ProcessPoolExecutor(1, context) as process:
-                run = process.submit(dump, way, given.model, split, paths, own, given.threads)
-                states, seconds, peak = run.result()
+                run = process.submit(dump, way, group, given.model, split, paths, own, given.threads)
+                states, *measured = run.result()
         reference = states if reference is None else reference
         if not torch.equal(states, reference if own is sentences else reference[:, some]):
             raise OnejumpError(f"{way}: its states are not those of {BLOCKS}, bit for bit")
         size = f"{len(sentences)} sentences, {parameters / 1e9:.2f}e9 weights, float32"
+        seconds, *memory = measured
         ratio = seconds / rows[0].seconds if rows else 1.0
-        rows.append(Row(way, size, describe_device(torch.device("cpu"), given.threads), seconds, ratio, peak))
+        processor = describe_device(torch.device("cpu"), given.threads)
+        rows.append(Row(way, size, processor, seconds, ratio, *memory, "" if group is None else LIMIT_GB))
     return {"stream": rows}
 
 

@@ -1,7 +1,7 @@
 """The docs are true: their commands run as written, printed plans are the plans, and tables from code are up to date.
 
-What would submit jobs to Slurm is planned only, and what `make` would do is listed only. The recipe for a crash, which
-cancels jobs, is left to the tests on Slurm.
+What would submit jobs to Slurm is planned only, what `make` would do is listed only, and a rehearsal is short. The
+recipe for a crash, which cancels jobs, is left to the tests on Slurm.
 """
 
 import re
@@ -25,6 +25,7 @@ PAGES = [
 SHIMS = {
     "snakemake": 'case " $* " in *" --profile slurm "*) set -- "$@" --dry-run $PLAN;; esac\nexec {real} "$@"',
     "make": 'exec {real} --dry-run "$@"',
+    "onejump": 'case "$1" in rehearse) set -- "$@" --levels 1 --train 40 --test 8;; esac\nexec {real} "$@"',
 }
 STEPS = re.compile(r"(\d+) of \1 steps \(100%\) done")
 

@@ -7,7 +7,7 @@ import pytest
 from flips import flip, readers
 
 pytestmark = pytest.mark.xdist_group("study")
-FLIPS = int(os.environ.get("ONEJUMP_TEST_FLIPS", "4"))  # of each kind
+FLIPS = int(os.environ.get("ONEJUMP_TEST_FLIPS", "2"))  # of each kind
 
 
 def test_flipped_bits_are_noticed_or_make_no_difference(finished_study, tmp_path, monkeypatch):

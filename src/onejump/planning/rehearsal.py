@@ -143,7 +143,7 @@ def measure_machine(threads: int) -> Machine:
     torch.set_num_threads(threads)
 
     def best(action: Callable[[], object]) -> float:
-        return min(timeit.repeat(action, number=1, repeat=4)[1:])  # the first one warms up
+        return min(timeit.repeat(action, number=1, repeat=3)[1:])  # the first one warms up
 
     def run(*words: object) -> float:
         return best(lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True))
