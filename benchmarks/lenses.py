@@ -28,7 +28,7 @@ DERIVATIVES = "derivatives"
 
 def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     """The table, for a study of one model and the folder of that model."""
-    (folder,) = given.results.glob("*/seed-0")
+    (folder,) = (path.parent for path in given.results.glob("*/seed-0/positions.parquet"))
     positions, shards = folder / "positions.parquet", sorted(folder.glob("activations/train/*.safetensors"))
     unembedding, activations = Dump(folder.parent / "unembedding.safetensors", positions, shards).open("train")
     anatomy = find_anatomy(ModelSource(given.model).load_model())
