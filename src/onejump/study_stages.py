@@ -96,15 +96,43 @@ def lens(
     jump: Annotated[str, Option("A published jump of the model: folder, short name, or hub id 'owner/name'.")],
     model: Model,
     compute: Compute,
-    out: Annotated[Path, Option("HTML file to write.")],
+    out: Annotated[Path, Option("File to write: .html, .svg, .pdf, .png, .csv or .parquet.")],
+    beside: Annotated[str | None, Option("A second jump of the model, such as one with a jump for each level.")] = None,
+    measure: Annotated[
+        Literal["probability", "kl", "entropy"], Option("What a figure shades cells by.")
+    ] = "probability",
     dtype: Dtype = "float32",
 ) -> None:
-    """Show what the model would predict at every level after each token of TEXT, by a jump and by identity."""
+    """Show what the model would predict at every level after each token of TEXT, by a jump and by identity.
+
+    The suffix of --out says how: as a page, as a figure for papers, which has room for some 16 tokens, or as a table.
+    """
+    suffixes = (".html", ".svg", ".pdf", ".png", ".csv", ".parquet")
+    if out.suffix not in suffixes:
+        raise OnejumpError(f"--out {out}: ends in {out.suffix or 'no suffix'}, expected one of {', '.join(suffixes)}")
     device = compute.start()
-    from onejump.files.atomic import write_text
-    from onejump.report.lens import render_lens
+    from onejump.files.atomic import atomic_path, write_text
+    from onejump.files.tables import write_frame
+    from onejump.report.lens import method_names, render_lens
     from onejump.sharing.published import PublishedJump
 
-    published, source = PublishedJump.from_pretrained(jump), model.source()
-    published.attach(source.load_model(dtype, device))
-    write_text(out, render_lens(published.trajectory(text, source.load_tokenizer()), published.config))
+    source = model.source()
+    jumps = [PublishedJump.from_pretrained(name) for name in (jump, beside) if name is not None]
+    loaded = source.load_model(dtype, device)
+    first, *others = (one.attach(loaded) for one in jumps)
+    table, names = (
+        first.trajectory(text, source.load_tokenizer(), *others),
+        method_names(*(one.config for one in jumps)),
+    )
+    if out.suffix == ".html":
+        write_text(out, render_lens(table, names, first.config["base_model"]["model"]))
+    elif out.suffix == ".parquet":
+        write_frame(out, table)
+    else:
+        with atomic_path(out) as temporary:
+            if out.suffix == ".csv":
+                table.to_csv(temporary, index=False)
+            else:
+                from onejump.report.plots.trajectory import plot_trajectory
+
+                plot_trajectory(table, measure, names).savefig(temporary)

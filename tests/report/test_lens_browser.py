@@ -4,7 +4,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from lens_tables import CONFIG, TOKENS, K, lens_table
+from lens_tables import NAMES, TOKENS, K, lens_table
 
 from onejump.report.lens import MEASURES, render_lens
 
@@ -16,7 +16,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory):
     path = tmp_path_factory.mktemp("lens") / "lens.html"
-    path.write_text(render_lens(lens_table(), CONFIG), encoding="utf-8")
+    path.write_text(render_lens(lens_table(), NAMES, "SmolLM2-135M"), encoding="utf-8")
     return path
 
 
@@ -41,17 +41,17 @@ def open_page(browser, lens):
 
 
 def require_told(page, position: int, level: int) -> None:
-    """The readout has the table's numbers of the cell, for both methods."""
+    """The readout has the table's numbers of the cell, for all methods."""
     about, *exits, _ = page.locator(".readout").inner_text().split(" · ")
     assert about.endswith(f", level {level}")
     table = lens_table().set_index(["position", "level", "method"])
-    for text, method in zip(exits, ("jump", "identity"), strict=True):
+    for text, method in zip(exits, NAMES, strict=True):
         found = re.fullmatch(rf"{method} “.*” ([\d.]+), KL ([\d.]+), entropy ([\d.]+)", text).groups()
         expected = table.loc[(position, level, method)][["probability", "kl", "entropy"]].tolist()
         assert list(map(float, found)) == pytest.approx(expected, abs=0.006)
 
 
-@pytest.mark.parametrize("method", ["jump", "identity"])
+@pytest.mark.parametrize("method", NAMES)
 def test_a_cell_is_told_to_mouse_and_keyboard(open_page, method):
     page = open_page()
     region = page.locator(f"[data-method={method}]")

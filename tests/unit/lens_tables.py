@@ -1,7 +1,9 @@
-"""A made-up trajectory of awkward tokens, for the tests of its page."""
+"""A made-up trajectory of awkward tokens, for the tests of its page and its figure."""
 
 import numpy as np
 import pandas as pd
+
+from onejump.report.lens import method_names
 
 TOKENS = [
     " the",
@@ -16,19 +18,22 @@ TOKENS = [
     "🙂",
     " of",
     "extraordinarily-long-token",
+    "$x_1$",
+    "\x00",
+    "\u200b",
     *"abcdefgh",
 ]
 K = 30
-CONFIG = {"jump": "joint", "rank": 5, "gated": True, "base_model": {"model": "SmolLM2-135M", "vocabulary": 49152}}
+NAMES = method_names({"jump": "joint", "rank": 5, "gated": True}, {"jump": "all", "rank": 5, "gated": False})
 
 
 def lens_table() -> pd.DataFrame:
-    """As `PublishedJump.trajectory` returns it."""
+    """As `PublishedJump.trajectory` returns it for two jumps."""
     rng = np.random.default_rng(0)
     rows = []
     for position, token in enumerate(TOKENS):
         for level in range(K + 1):
-            for method in ("jump", "identity") if level < K else ("model",):
+            for method in NAMES if level < K else ("model",):
                 predicted = int(rng.integers(len(TOKENS)))
                 numbers = [rng.random(), 0.0 if level == K else 15 * rng.random(), 10 * rng.random()]
                 rows.append([position, token, level, method, TOKENS[predicted], predicted, *numbers])

@@ -104,32 +104,43 @@ class PublishedJump:
         return self._exit(x, level, own).reshape(*h.shape[:-1], len(unembedding.weight))
 
     def trajectory(
-        self, text_or_ids: str | Sequence[int] | Tensor, tokenizer: "PreTrainedTokenizerBase | None" = None
+        self,
+        text_or_ids: str | Sequence[int] | Tensor,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+        beside: "PublishedJump | None" = None,
     ) -> "pd.DataFrame":
         """What the model would predict at each level after each token of a text, by the jump and by identity.
 
         Args:
             text_or_ids: a text, or the ids of its T tokens, [T] or [1, T].
             tokenizer: of the base model; needed for a text. With it, tokens have names.
+            beside: a second jump that is attached to the same model, such as one that has a jump for each level.
 
         Returns:
-            A row for each position 0..T-1, level and method: `jump` and `identity` at levels 0..K-1, `model`, the full
-            model's own prediction, at level K. Columns: position, token, level, method, predicted and predicted_id (the
-            most probable next token), probability (its own), kl (divergence from the full model's prediction, in nats),
-            entropy (in nats).
+            A row for each position 0..T-1, level and method: `jump`, `beside`, if given, and `identity` at levels
+            0..K-1, `model`, the full model's own prediction, at level K. Columns: position, token, level, method,
+            predicted and predicted_id (the most probable next token), probability (its own), kl (divergence from the
+            full model's prediction, in nats), entropy (in nats).
 
         Raises:
-            OnejumpError: no model is attached, or this is no text of the base model.
+            OnejumpError: no model is attached, or another one to `beside`, or this is no text of the base model.
         """
         from onejump.sharing.trajectory import token_ids, trajectory  # pandas takes half a second to import
 
-        unembedding = self._attached()
+        unembedding, jumps = self._attached(), {"jump": self}
+        if beside is not None:
+            beside._attached()
+            if beside._anatomy.model is not self._anatomy.model:
+                raise OnejumpError(
+                    "the jump beside is attached to another model; call attach with the same one for both"
+                )
+            jumps["beside"] = beside
         ids = token_ids(text_or_ids, tokenizer, self._anatomy.model.get_input_embeddings().weight.shape[0])
 
         def exits(x: Tensor, level: int) -> dict[str, Tensor]:
             own = unembedding.linear(unembedding.normalise(x))
             identity = unembedding.finish(own if unembedding.bias is None else own + unembedding.bias)
-            return {"jump": self._exit(x, level, own), "identity": identity}
+            return {name: jump._exit(x, level, own) for name, jump in jumps.items()} | {"identity": identity}
 
         return trajectory(self._anatomy, unembedding, exits, ids, tokenizer)
 

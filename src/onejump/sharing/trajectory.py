@@ -1,4 +1,4 @@
-"""What a model would predict at each level of a text, token by token, by a jump and by identity."""
+"""What a model would predict at each level of a text, token by token, by jumps and by identity."""
 
 from collections.abc import Callable, Sequence
 

@@ -4,14 +4,14 @@ import json
 import re
 
 import pytest
-from lens_tables import CONFIG, TOKENS, K, lens_table
+from lens_tables import NAMES, TOKENS, K, lens_table
 
-from onejump.report.lens import render_lens
+from onejump.report.lens import render_lens, visible
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_lens(lens_table(), CONFIG)
+    return render_lens(lens_table(), NAMES, "SmolLM2-135M")
 
 
 def data_of(page: str) -> dict:
@@ -23,7 +23,7 @@ def test_what_is_told_of_each_cell_is_the_tables(page):
     data, table = data_of(page), lens_table().set_index(["position", "level", "method"])
     assert data["levels"] == K and len(data["tokens"]) == len(TOKENS)
     for position in range(len(TOKENS)):
-        for method in ("jump", "identity"):
+        for method in NAMES:
             for level in range(K):
                 row = table.loc[(position, level, method)]
                 _, *numbers = data["readings"][method][level][position]
@@ -42,7 +42,7 @@ def test_cells_that_agree_with_the_final_prediction_are_marked(page):
 
 def test_shades_are_between_none_and_all(page):
     shades = [float(value) for value in re.findall(r"--(?:probability|kl|entropy):([\d.]+)", page)]
-    assert len(shades) == 3 * (2 * K + 2) * len(TOKENS)
+    assert len(shades) == 3 * len(NAMES) * (K + 1) * len(TOKENS)
     assert min(shades) == 0 and max(shades) == 1  # KL beyond the end of the scale
 
 
@@ -51,3 +51,33 @@ def test_tokens_cannot_end_the_script_or_become_markup(page):
     assert page.count("</script>") == 2 and "<b>" not in page
     assert "&lt;/script&gt;" in page and "␣the" in page and "⏎" in page and "∅" in page
     assert data_of(page)["tokens"][TOKENS.index("</script>")] == "</script>"
+
+
+def test_the_page_says_what_each_method_is(page):
+    headings = re.findall(r"<h2 [^>]*>(.*)</h2>", page)
+    assert headings == [
+        "One jump for all levels, rank 5, with gates",
+        "A jump for each level, rank 5",
+        "Identity (logit lens)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("token", "seen"),
+    [
+        (" the", "␣the"),
+        ("\n\n", "⏎⏎"),
+        ("\t", "⇥"),
+        ("", "∅"),
+        ("\x00", "U+0000"),
+        ("\r", "U+000D"),
+        ("a\u200b", "aU+200B"),
+    ],
+)
+def test_every_letter_of_a_token_can_be_seen(token, seen):
+    assert visible(token) == seen
+
+
+@pytest.mark.parametrize("token", ["é", "中", "🙂", "ж", "&amp;", "$x_1$"])
+def test_letters_that_can_be_seen_are_left_alone(token):
+    assert visible(token) == token

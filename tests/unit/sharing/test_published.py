@@ -126,9 +126,10 @@ def test_a_jump_without_a_model_says_so(folder):
     assert said == "the jump has no model; call jump.attach(model) with its base model first"
 
 
+@pytest.mark.parametrize("kind", ["joint", "all"])
 @pytest.mark.parametrize("level", [-1, K, 1.5, "1", None])
-def test_a_level_out_of_range_is_refused(study, folder, level):
-    jump = onejump.Jump.from_pretrained(folder).attach(study.load_model())
+def test_a_level_out_of_range_is_refused(study, tmp_path, level, kind):
+    jump = onejump.Jump.from_pretrained(study.publish(tmp_path / "jump", "paper", kind)).attach(study.load_model())
     said = error_of(lambda: jump.logits(torch.zeros(HIDDEN_SIZE), level))
     assert said == f"level {level} is out of range; this jump has levels 0..2"
 
@@ -147,7 +148,7 @@ import sys, time
 start = time.perf_counter()
 import onejump
 took = time.perf_counter() - start
-assert not {"torch", "pandas", "transformers", "numpy"} & sys.modules.keys()
+assert not {"torch", "pandas", "transformers", "numpy", "matplotlib"} & sys.modules.keys()
 assert "Jump" in onejump.__all__
 from onejump import Jump
 assert "torch" in sys.modules and "snakemake" not in sys.modules

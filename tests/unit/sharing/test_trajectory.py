@@ -1,6 +1,9 @@
 """Each number of a trajectory, against distributions in float64 from Transformers' own hidden states."""
 
+from xml.etree import ElementTree
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -9,7 +12,8 @@ from tiny_models import WORDS, tiny_tokenizer
 
 import onejump
 from onejump.cli import cli
-from onejump.report.lens import render_lens
+from onejump.files.tables import read_table
+from onejump.report.lens import MEASURES, method_names, render_lens
 from onejump.sharing import trajectory
 
 IDS = [5, 23, 42, 8, 77]
@@ -128,16 +132,97 @@ def test_without_a_model_there_is_no_trajectory(folder):
     assert error_of(lambda: jump.trajectory(IDS)).startswith("the jump has no model; ")
 
 
-def test_the_command_writes_the_page(study, folder, tmp_path):
-    text = " ".join(WORDS[:6])
-    options = ["--jump", str(folder), "--model", study.dump.source.location, "--device", "cpu"]
-    done = CliRunner().invoke(
-        cli, ["lens", text, *options, "--out", str(tmp_path / "page.html")], catch_exceptions=False
+def test_a_second_jump_stands_beside_the_first(attached, study, tmp_path):
+    """Here one for all levels and one for each; each has the rows that it has alone."""
+    jump, model = attached("llama")
+    other = onejump.Jump.from_pretrained(study.publish(tmp_path / "all", "gated", "all")).attach(model)
+    table = jump.trajectory(IDS, beside=other)
+    assert table.query("position == 2 and level == 1")["method"].tolist() == ["jump", "beside", "identity"]
+    alone = table[table["method"] != "beside"].reset_index(drop=True)
+    assert alone.equals(jump.trajectory(IDS))
+    (found, expected) = (
+        rows[rows["method"] == method].drop(columns="method").reset_index(drop=True)
+        for rows, method in ((table, "beside"), (other.trajectory(IDS), "jump"))
     )
-    assert done.exit_code == 0, done.output
-    jump = onejump.Jump.from_pretrained(folder).attach(study.load_model())
-    table = jump.trajectory(text, tiny_tokenizer())
-    assert (tmp_path / "page.html").read_text() == render_lens(table, jump.config)
+    assert found.equals(expected) and len(found) == 3 * len(IDS)
+
+
+def test_a_jump_beside_on_another_model_is_refused(attached, study, folder):
+    jump, _ = attached("llama")
+    other = onejump.Jump.from_pretrained(folder)
+    assert error_of(lambda: jump.trajectory(IDS, beside=other)).startswith("the jump has no model; ")
+    other.attach(study.load_model())
+    assert error_of(lambda: jump.trajectory(IDS, beside=other)) == (
+        "the jump beside is attached to another model; call attach with the same one for both"
+    )
+
+
+TEXT = " ".join(WORDS[:6])
+
+
+@pytest.fixture(scope="module")
+def per_level(study, tmp_path_factory):
+    """A published jump for each level."""
+    return study.publish(tmp_path_factory.mktemp("published") / "all", "paper", "all")
+
+
+@pytest.fixture(scope="module")
+def table(study, folder, per_level):
+    """What the command must show of TEXT, with the jump for each level beside the one jump."""
+    model = study.load_model()
+    jump, other = (onejump.Jump.from_pretrained(one).attach(model) for one in (folder, per_level))
+    return jump.trajectory(TEXT, tiny_tokenizer(), other)
+
+
+@pytest.fixture
+def run_lens(study, folder, per_level, tmp_path):
+    """A function from the name of a file and more options to the path that the command wrote."""
+
+    def run(name: str, *options: str):
+        given = ["--jump", folder, "--beside", per_level, "--model", study.dump.source.location, "--device", "cpu"]
+        arguments = ["lens", TEXT, *map(str, given), "--out", str(tmp_path / "out" / name), *options]
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return tmp_path / "out" / name
+
+    return run
+
+
+def test_the_command_writes_the_page(run_lens, table, folder, per_level):
+    names = method_names(*(onejump.Jump.from_pretrained(one).config for one in (folder, per_level)))
+    assert list(names) == ["jump", "beside", "identity"]
+    assert run_lens("page.html").read_text() == render_lens(table, names, "model")
+
+
+def test_the_command_writes_tables(run_lens, table):
+    pd.testing.assert_frame_equal(read_table(run_lens("table.parquet")).to_pandas(), table, check_dtype=False)
+    found = pd.read_csv(run_lens("table.csv"), keep_default_na=False, dtype={"token": str, "predicted": str})
+    pd.testing.assert_frame_equal(found, table, check_dtype=False)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_command_draws_figures(run_lens, measure):
+    (*_, label), found = texts_of(run_lens("lens.svg", "--measure", measure)), texts_of(run_lens("lens.svg"))
+    assert label.startswith(MEASURES[measure])
+    assert {"One jump for all levels, rank 3, with gates", "A jump for each level, rank 3"} <= set(found)
+
+
+def texts_of(svg) -> list[str]:
+    return [element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize(("name", "magic"), [("lens.png", b"\x89PNG"), ("lens.pdf", b"%PDF")])
+def test_the_command_draws_for_papers(run_lens, name, magic):
+    assert run_lens(name).read_bytes().startswith(magic)
+
+
+@pytest.mark.parametrize(("name", "found"), [("page.jpg", ".jpg"), ("page", "no suffix"), ("page.HTM", ".HTM")])
+def test_another_suffix_is_refused_before_anything_is_loaded(tmp_path, name, found):
+    arguments = ["lens", "bab", "--jump", "none", "--model", "none", "--out", str(tmp_path / name)]
+    said = error_of(lambda: CliRunner().invoke(cli, arguments, catch_exceptions=False))
+    expected = ".html, .svg, .pdf, .png, .csv, .parquet"
+    assert said == f"--out {tmp_path / name}: ends in {found}, expected one of {expected}"
+    assert files_under(tmp_path) == []
 
 
 def test_the_command_refuses_another_model(study_of, folder, tmp_path):
@@ -146,3 +231,10 @@ def test_the_command_refuses_another_model(study_of, folder, tmp_path):
     said = error_of(lambda: CliRunner().invoke(cli, ["lens", "bab", *options], catch_exceptions=False))
     assert ", which this jump was fitted for: in its config, " in said
     assert files_under(tmp_path) == []
+
+
+def test_the_command_refuses_a_second_jump_of_another_model(run_lens, study_of, tmp_path):
+    other = study_of("gpt2").publish(tmp_path / "other")
+    said = error_of(lambda: run_lens("page.html", "--beside", str(other)))
+    assert ", which this jump was fitted for: in its config, " in said
+    assert not (tmp_path / "out").exists()

@@ -1,8 +1,8 @@
 "use strict";
-// Read a cell of a table, with the pointer or the arrow keys: both methods and the final prediction at its token and level.
+// Read a cell of a table, with the pointer or the arrow keys: all methods and the final prediction at its token and level.
 const { tokens, levels, readings } = JSON.parse(document.getElementById("data").textContent);
+const { model, ...exits } = readings;
 const readout = document.querySelector(".readout");
-const METHODS = ["jump", "identity"];
 const tell = ([token, probability, kl, entropy]) =>
   `“${token}” ${probability.toFixed(3)}, KL ${kl.toFixed(2)}, entropy ${entropy.toFixed(2)}`;
 for (const region of document.querySelectorAll(".lens")) {
@@ -12,10 +12,10 @@ for (const region of document.querySelectorAll(".lens")) {
     at?.classList.remove("at");
     at = rows[row].cells[column + 1];
     at.classList.add("at");
-    const level = levels - row, [token, probability, , entropy] = readings.model[column];
-    const exits = level < levels
-      ? METHODS.map(method => `${method} ${tell(readings[method][level][column])}`) : [];
-    readout.textContent = [`After “${tokens[column]}”, level ${level}`, ...exits,
+    const level = levels - row, [token, probability, , entropy] = model[column];
+    const told = level < levels
+      ? Object.entries(exits).map(([method, cells]) => `${method} ${tell(cells[level][column])}`) : [];
+    readout.textContent = [`After “${tokens[column]}”, level ${level}`, ...told,
       `full model “${token}” ${probability.toFixed(3)}, entropy ${entropy.toFixed(2)}`].join(" · ");
   };
   region.addEventListener("pointermove", event => {
