@@ -86,6 +86,11 @@ def read_published(folder: Path) -> tuple[dict, list[FoldedJump], Tensor]:
             f"{folder / TENSORS}: is not the file that {CONFIG} beside it was written with; download both again"
         )
     tensors = file.tensors()
+    if len(tensors["P"]) not in (1, config["levels"]):
+        raise OnejumpError(
+            f"{folder / TENSORS}: has {len(tensors['P'])} jumps, expected one, or one for each of {config['levels']} "
+            "levels; publish it again"
+        )
     gates = tuple(tensors["gates"].tolist()) if "gates" in tensors else ()
     parts = zip(tensors["P"], tensors["q"], tensors["B"], strict=True)
     return config, [FoldedJump(*part, gates) for part in parts], tensors["probe"]

@@ -73,6 +73,17 @@ def test_tensors_of_another_jump_are_refused(copy, study, tmp_path):
     )
 
 
+def test_a_level_without_a_jump_is_refused(study, tmp_path):
+    out = study.publish(tmp_path / "jump", "paper", "all")
+    tensors = TensorFile(out / TENSORS).tensors()
+    fewer = {name: tensor if name == "probe" else tensor[:2].clone() for name, tensor in tensors.items()}
+    sha256 = write_tensors(out / TENSORS, fewer, {"kind": "published jump"})
+    write_sealed_json(out / CONFIG, read_sealed_json(out / CONFIG) | {"tensors_sha256": sha256})
+    assert refusal(out) == (
+        f"{out / TENSORS}: has 2 jumps, expected one, or one for each of 3 levels; publish it again"
+    )
+
+
 def test_every_flipped_bit_is_noticed(copy):
     for name in (CONFIG, TENSORS):
         content = (copy / name).read_bytes()
