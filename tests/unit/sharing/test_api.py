@@ -15,6 +15,7 @@ def test_the_examples_give_what_the_page_says(study, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model").symlink_to(study.dump.source.location)
     study.publish(tmp_path / "jumps" / "tiny")
+    study.publish(tmp_path / "jumps" / "each-level", "paper", "all")
     text = PAGE.read_text().replace("tiny-llama", "model")  # as the tests call it
     page = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(page)
