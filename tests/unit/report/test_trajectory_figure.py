@@ -78,6 +78,7 @@ def test_what_agrees_with_the_final_prediction_is_underlined(figure):
         assert found == sorted(zip(agree["position"], agree["level"], strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
 def test_every_token_has_room_in_its_cell(figure):
     FigureCanvasAgg(figure).draw()
     for axes in panels(figure):

@@ -13,7 +13,7 @@ from tiny_models import WORDS, tiny_tokenizer
 import onejump
 from onejump.cli import cli
 from onejump.files.tables import read_table
-from onejump.report.lens import MEASURES, method_names, render_lens
+from onejump.report.lens import MEASURES, method_names, render_lens, visible
 from onejump.sharing import trajectory
 
 IDS = [5, 23, 42, 8, 77]
@@ -201,14 +201,12 @@ def test_the_command_writes_tables(run_lens, table):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_the_command_draws_figures(run_lens, measure):
-    (*_, label), found = texts_of(run_lens("lens.svg", "--measure", measure)), texts_of(run_lens("lens.svg"))
-    assert label.startswith(MEASURES[measure])
-    assert {"One jump for all levels, rank 3, with gates", "A jump for each level, rank 3"} <= set(found)
-
-
-def texts_of(svg) -> list[str]:
-    return [element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")]
+def test_the_command_draws_figures(run_lens, table, measure):
+    root = ElementTree.parse(run_lens("lens.svg", "--measure", measure)).getroot()
+    found = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"One jump for all levels, rank 3, with gates", "A jump for each level, rank 2"} <= set(found)
+    assert sum(text.startswith(MEASURES[measure]) for text in found) == 1
+    assert found.count(visible(table["token"].iloc[0])) >= 3  # above each panel
 
 
 @pytest.mark.parametrize(("name", "magic"), [("lens.png", b"\x89PNG"), ("lens.pdf", b"%PDF")])
