@@ -96,6 +96,15 @@ def airllm_model(folder: str, split: str) -> torch.nn.Module:
     return AutoModel.from_pretrained(folder, **options).model.eval()
 
 
+class Unloaded(Anatomy):
+    """A model whose embedding is not loaded either between passes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go, which its weights do not say."""
+        return self.model.device
+
+
 @contextmanager
 def memory_group(gb: float) -> Iterator[Path | None]:
     """A control group whose processes have so much memory; None where none can be made."""
@@ -149,7 +158,8 @@ def dump(way: str, group: Path | None, folder: str, split: str, paths: dict, sen
         model, blocks = load_model(source, way, "float32", path=paths["blocks"], unused=paths["head"])
     loaded, read_once = time.perf_counter(), number_of("io", "read_bytes") - read
     with torch.inference_mode() if blocks is None else nullcontext():
-        states, _ = gather_levels(Anatomy(model, **paths), sentences, TOKEN_BUDGETS["cpu"], way, None, blocks)
+        anatomy = (Unloaded if way == AIRLLM else Anatomy)(model, **paths)
+        states, _ = gather_levels(anatomy, sentences, TOKEN_BUDGETS["cpu"], way, None, blocks)
     scale = 1 if way in (BLOCKS, WHOLE) else STEP
     seconds = loaded - began + (time.perf_counter() - loaded) * scale
     read = read_once + (number_of("io", "read_bytes") - read - read_once) * scale
