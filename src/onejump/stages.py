@@ -33,7 +33,7 @@ from onejump.parameters import (
     pairs,
 )
 from onejump.study.fits import FITS, describe_fits
-from onejump.study.lenses import JACOBIAN_LENSES, KL_LENSES
+from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, KL_LENSES
 from onejump.study.variants import GATES, INPUTS
 
 
@@ -321,6 +321,22 @@ def fit_jacobian_lens(
     for lens, out in wanted:
         save_lens(out, lens, found[lens], "pre_norm", own, facts)
     checkpoint.remove()
+
+
+def import_lens(
+    unembedding: UnembeddingFile,
+    lens: Annotated[Literal[*IMPORTED_LENSES], Option("Whose form it has.")],
+    source: Annotated[str, Option("Folder that tuned-lens wrote, or file of the Jacobian lens.")],
+    out: Out,
+) -> None:
+    """Take a lens of others, fitted by tuned-lens or by the Jacobian lens's package, for evaluation."""
+    from onejump.jumps.lens_formats import READERS
+    from onejump.jumps.lenses import save_lens
+    from onejump.models.unembedding import Unembedding
+
+    own = Unembedding.load(unembedding)
+    levels, facts = READERS[lens](Path(source), own)
+    save_lens(out, lens, levels, "pre_norm", own, facts)
 
 
 def score_jumps(

@@ -1,11 +1,11 @@
-"""The stages of a whole study, one function each, as in stages.py: tables, figures, report, and jumps for others."""
+"""The stages of a whole study, one function each, as in stages.py: tables, figures, report, what is for others."""
 
 import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from onejump.files.atomic import OnejumpError
-from onejump.parameters import Compute, ConfigFile, Dtype, Model, Option, Out, OutFolder, Results, Seed
+from onejump.parameters import Compute, ConfigFile, Dtype, Model, Option, Out, OutFolder, Results, Seed, UnembeddingFile
 
 
 def summarise(results: Results, config: ConfigFile, out: OutFolder) -> None:
@@ -89,6 +89,22 @@ def publish(
     publish(layout, branch, jump, base, licences, out, push)
     if push is not None:
         print(hub.push(out, push))
+
+
+def export_lens(
+    unembedding: UnembeddingFile,
+    lens: Annotated[Path, Option("A lens of the study, before the final norm.")],
+    form: Annotated[
+        Literal["tuned_lens", "jacobian_lens"],
+        Option("Whose form to write: a tuned lens holds any lens, a Jacobian lens one without bias, but not level 0."),
+    ],
+    out: OutFolder,
+) -> None:
+    """Write a lens for other tools: config.json and params.pt for tuned-lens, or lens.pt for a Jacobian lens."""
+    from onejump.jumps.lens_formats import WRITERS
+    from onejump.models.unembedding import Unembedding
+
+    WRITERS[form](out, lens, Unembedding.load(unembedding))
 
 
 def lens(

@@ -15,7 +15,7 @@ from onejump.files.code import stage_digest
 from onejump.study.config import complete_config
 from onejump.study.fits import FITS
 from onejump.study.layout import Layout, level_name
-from onejump.study.lenses import JACOBIAN_LENSES, KL_LENSES, LENSES
+from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, KL_LENSES, LENSES
 from onejump.study.variants import TARGETS, rows_of, seed_of_fit
 
 AGAIN = config.pop("again", None)

@@ -1,5 +1,6 @@
 # Lenses, the reference methods with an affine map a level: JTC from moments, the tuned lens and LoRA-Lens by the
-# divergence, the Jacobian lenses from the model itself; and their evaluation. Variants share them.
+# divergence, the Jacobian lenses from the model itself, others' lenses from their files; and their evaluation. Variants
+# share them.
 
 # One job takes all of these, since they are made of the same derivatives.
 JACOBIAN = [lens for lens in config["evaluation"]["lenses"] if lens in JACOBIAN_LENSES]
@@ -95,6 +96,30 @@ if JACOBIAN:
             "onejump fit-jacobian-lens {params.model} --dtype {params.dtype} --unembedding {input.unembedding:q}"
             " --positions-file {input.positions:q} {params.text} --seed {params.seed} --gpus {resources.gpu}"
             " --threads {threads} {params.lenses} 2> {log:q}"
+
+
+rule import_lens:
+    input:
+        **patterns("unembedding"),
+        source=lambda wildcards: local_files(lens_source(wildcards)),
+    output:
+        lens=lens_pattern("lens", target="pre_norm"),
+    log:
+        f"{LOGS}/import_lens/{{model}}.seed-{{seed}}.{{lens}}.{{rows}}.log",
+    benchmark:
+        f"{BENCHMARKS}/import_lens/{{model}}.seed-{{seed}}.{{lens}}.{{rows}}.tsv"
+    wildcard_constraints:
+        lens="|".join(IMPORTED_LENSES),
+    conda:
+        "../../envs/study.yaml"
+    resources:
+        **planned("import_lens"),
+    params:
+        source=lens_source,
+        code=stage_digest("import_lens"),
+    shell:
+        "onejump import-lens --unembedding {input.unembedding:q} --lens {wildcards.lens} --source {params.source:q}"
+        " --out {output.lens:q} 2> {log:q}"
 
 
 rule evaluate_lens:

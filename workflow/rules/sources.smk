@@ -51,16 +51,26 @@ def gguf_file(wildcards):
 
 
 def model_files(wildcards):
-    """What a model is read from, as far as it lies here: the folder that a job makes, or the files of a user's folder.
-
-    A folder that is missing has none, and then the stage itself says so. `local` keeps a user's path as it is where
-    this workflow is a module with a prefix.
-    """
+    """What a model is read from, as far as it lies here: the folder that a job makes, or the files of a user's folder."""
     source = config["models"][wildcards.model]["source"]
     if "gguf" in source:
         return f"resources/models/{source['gguf']['sha256']}"
-    files = Path(source["path"]).glob("[!.]*") if "path" in source else []
-    return [local(str(file)) for file in sorted(files) if file.is_file()]
+    return local_files(source["path"]) if "path" in source else []
+
+
+def lens_source(wildcards):
+    """Where an imported lens is."""
+    return config["evaluation"]["lenses"][wildcards.lens]["sources"][wildcards.model]
+
+
+def local_files(path):
+    """A user's file, or the files of a user's folder.
+
+    What is missing has none, and then the stage itself says so. `local` keeps a user's path as it is where this
+    workflow is a module with a prefix.
+    """
+    files = [Path(path), *sorted(Path(path).glob("[!.]*"))]
+    return [local(str(file)) for file in files if file.is_file()]
 
 
 def model_args(wildcards, input):

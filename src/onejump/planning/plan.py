@@ -97,7 +97,7 @@ def limits(s: Sizes, gpu: Machine, gpus: int, lenses: Iterable[str] = ("jtc",)) 
     at_once = s.shards[s.split] if s.by_blocks else 1
     works = {stage: work_of(stage, replace(s, fit="adam", at_once=at_once)) for stage in STAGES}
     dump, generation = (works.pop(stage).device_bytes(gpu) for stage in ("dump_activations", "generate_text"))
-    for stage in {"fit_kl_lens", "fit_jacobian_lens"} - {stage_of_lens(lens) for lens in lenses}:
+    for stage in {"fit_kl_lens", "fit_jacobian_lens", "import_lens"} - {stage_of_lens(lens) for lens in lenses}:
         works.pop(stage)
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:

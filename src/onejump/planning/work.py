@@ -326,6 +326,11 @@ STAGES: Mapping[str, Callable[..., Work]] = {
     ),
     "fit_kl_lens": _kl_lens,
     "fit_jacobian_lens": _jacobian_lens,
+    "import_lens": lambda s, K, H, V, r, n, N, T: Work(
+        {"read": _f32(K, H, H), "touched": _f32(4 * K, H, H), "written": _f32(K, H, H)},
+        host=_f32(3 * K, H, H),
+        unembedding=1,
+    ),
     "score_jumps": lambda s, K, H, V, r, n, N, T: Work(
         {"float32": (K + 2) * N * 2 * K * r * H, "touched": _f32(K + 1, N, K * r + H)}
         | {"read": s.kept(2 * K + 2, N, H), "written": _f32(K, K + 1, N)},

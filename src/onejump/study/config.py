@@ -10,7 +10,7 @@ import yaml
 from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
-from onejump.study.lenses import JACOBIAN_LENSES, LENSES
+from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, LENSES
 from onejump.study.variants import GATES, INPUTS, seeds_of, wrong_gate, wrong_inputs
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
@@ -125,9 +125,17 @@ def _conflicts(config: Mapping) -> Iterator[str]:
         for split, shards in facts["shards"].items():
             if shards > corpus[split]:
                 yield f"models.{model}.shards.{split} is {shards}, expected at most corpus.{split} = {corpus[split]}"
-    if strangers := config["published"].keys() - config["models"].keys():
-        models = ", ".join(config["models"])
-        yield f"published has {min(strangers)}, which is none of the study's models: {models}"
+    by_model = {"published": config["published"]}
+    for lens, chosen in lenses.items():
+        by_model[f"evaluation.lenses.{lens}.sources"] = sources = chosen.get("sources", {})
+        if LENSES[lens].imported and not sources:
+            yield f"evaluation.lenses.{lens} has no sources; say where it is: sources: {{MODEL: PATH}}"
+        if sources and not LENSES[lens].imported:
+            yield f"evaluation.lenses.{lens} has sources, expected none; name it {' or '.join(IMPORTED_LENSES)}"
+    for key, named in by_model.items():
+        if strangers := named.keys() - config["models"].keys():
+            models = ", ".join(config["models"])
+            yield f"{key} has {min(strangers)}, which is none of the study's models: {models}"
     for name, chosen in config["variants"].items():
         wrong = wrong_gate(chosen["fit"], chosen["target"], chosen["gate"])
         if wrong := wrong or wrong_inputs(chosen["fit"], chosen["inputs"], chosen["rank"]):

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from onejump.study.lenses import target_of_lens
+from onejump.study.lenses import LENSES, target_of_lens
 from onejump.study.variants import is_nested, joint_of, jumps_of, rows_of, seeds_of
 
 # Below results/<study>. `level` and `shard` have two digits; `jump` is level-07 or joint.
@@ -135,12 +135,14 @@ class Layout:
         """The files of a variant's lenses, `lens` or `lens_evaluation`, which variants with the same rows share.
 
         None if it has the joint jump alone. Lenses that are fitted to either target are shared if that is the same too.
+        An imported lens is there for the models that have one.
         """
         choices, found = self.config["variants"][variant], {}
         if not self.has_all_jumps(variant):
             return found
         for lens, chosen in self.config["evaluation"]["lenses"].items():
-            if int(seed) in (chosen["seeds"] or self.config["seeds"]):
+            of_model = not LENSES[lens].imported or model in chosen["sources"]
+            if of_model and int(seed) in (chosen["seeds"] or self.config["seeds"]):
                 values = {"lens": lens, "target": target_of_lens(lens, choices["target"]), "rows": rows_of(choices)}
                 found[lens] = self.path(name, model=model, seed=seed, **values)
         return found

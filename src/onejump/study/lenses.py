@@ -13,6 +13,7 @@ class Lens:
     description: str  # one line, to be read after the name
     by_kl: bool = False  # whether it is fitted by the divergence of predictions
     jacobian: bool = False  # whether it is made of derivatives of the model itself
+    imported: bool = False  # whether others have fitted it, and a study only evaluates it
     either_target: bool = False  # whether it is fitted to the target of the variants; if not, always to `pre_norm`
 
 
@@ -23,9 +24,12 @@ LENSES = {
     "jacobian_lens": Lens("the mean derivative of h^K by h^k (Jacobian lens)", jacobian=True),
     "jacobian_lens_low_rank": Lens("the Jacobian lens cut to rank floor(H / 100)", jacobian=True),
     "jacobian_lens_mean": Lens("the mean of the Jacobian lens over levels, one map for all", jacobian=True),
+    "imported_tuned_lens": Lens("a tuned lens of others, from a folder of tuned-lens", imported=True),
+    "imported_jacobian_lens": Lens("a Jacobian lens of others, from a file of its package", imported=True),
 }
 KL_LENSES = tuple(name for name, lens in LENSES.items() if lens.by_kl)
 JACOBIAN_LENSES = tuple(name for name, lens in LENSES.items() if lens.jacobian)
+IMPORTED_LENSES = tuple(name for name, lens in LENSES.items() if lens.imported)
 
 
 def target_of_lens(lens: str, target: str) -> str:
@@ -34,5 +38,7 @@ def target_of_lens(lens: str, target: str) -> str:
 
 
 def stage_of_lens(lens: str) -> str:
-    """The stage that fits a lens; one job of `fit_jacobian_lens` makes all that are made of derivatives."""
+    """The stage that makes a lens; one job of `fit_jacobian_lens` makes all that are made of derivatives."""
+    if LENSES[lens].imported:
+        return "import_lens"
     return "fit_jacobian_lens" if LENSES[lens].jacobian else "fit_kl_lens" if LENSES[lens].by_kl else "fit_jtc"
