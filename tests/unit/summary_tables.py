@@ -17,7 +17,7 @@ from onejump.files.tables import read_table, write_frame
 from onejump.report.figures import plot_figure
 from onejump.report.plots.selection import TEMPERATURE
 from onejump.study.layout import FIGURES, FILES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
-from onejump.study.lenses import LENSES
+from onejump.study.lenses import IMPORTED_LENSES, LENSES
 from onejump.study.variants import VARIANT_DEFAULTS
 
 CHOICES = {"exact": {"fit": "exact"}}
@@ -277,7 +277,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             {
                 "method": method,
                 "parameters": sizes[method],
-                "fit_cost": 3 * 10**12 if method in LENSES else None,
+                "fit_cost": 3 * 10**12 if method in set(LENSES) - set(IMPORTED_LENSES) else None,
                 "check": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)),
                 "check_cost": checks.get(method, rank * (HIDDEN_SIZE + VOCABULARY)) / 134e6,
                 "precision": values.mean(),

@@ -24,8 +24,9 @@ VARIANTS = {
     for name, choices in VARIANTS.items()
 }
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
-# One of each form: whole, and at one seed alone of low rank, and the same at all levels.
+# One of each form: whole, and at one seed alone of low rank, the same at all levels, and what others have fitted.
 LENSES = {"jtc": {"seeds": None}, "lora_lens": {"seeds": [0]}, "jacobian_lens_mean": {"seeds": [0]}}
+LENSES["imported_jacobian_lens"] = {"seeds": [0], "sources": {"tiny": "mean/lens.pt"}}
 CONFIG = {
     "study": "study",
     "corpus": {},
@@ -83,6 +84,9 @@ def run_lenses(folder: Path, dump, train: Dump, test: Dump, seed: int, choices: 
         mean = "jacobian_lens_mean"
         source = Model(dump.source.location), cpu, dump.unembedding, dump.positions
         stages.fit_jacobian_lens(*source, [mean], [files[mean]], prompts=3)
+        study_stages.export_lens(dump.unembedding, files[mean], "jacobian_lens", folder / "mean")
+        imported = "imported_jacobian_lens"
+        stages.import_lens(dump.unembedding, imported, str(folder / "mean" / "lens.pt"), files[imported])
     for lens, file in files.items():
         if seed in (LENSES[lens]["seeds"] or [seed]):
             exit_stages.evaluate_lens(test, cpu, file, file.with_suffix(".parquet"))

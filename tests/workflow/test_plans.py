@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from studies import ROOT
 
 from onejump.models.architecture import find_architecture
@@ -67,6 +68,31 @@ def test_the_papers_three_models_are_planned_job_by_job(tmp_path):
     dumps = {rule: count for rule, count in jobs.items() if rule.startswith("dump_activations")}
     assert dumps == {"dump_activations_train_00_05": 3, "dump_activations_test_00_01": 3}
     assert "convert_gguf" not in jobs  # nothing of the default config is mixed in
+
+
+def test_an_imported_lens_is_made_from_the_files_of_its_source(tmp_path):
+    for name in ("config.json", "params.pt"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).touch()
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    sources = {next(iter(config["models"])): "theirs"}
+    config["evaluation"]["lenses"] = {"imported_tuned_lens": {"sources": sources}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    command = [
+        "snakemake",
+        "-n",
+        "--directory",
+        str(tmp_path),
+        "--configfile",
+        str(tmp_path / "c.yaml"),
+        "--cores",
+        "1",
+    ]
+    said = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True).stdout
+    (job,) = (job for job in said.split("\nrule ") if job.startswith("import_lens:"))
+    assert "unembedding.safetensors, theirs/config.json, theirs/params.pt\n" in job
+    assert "output: results/demo/" in job
+    assert "/lenses/imported_tuned_lens.pre_norm.all.safetensors" in job
 
 
 def test_three_real_models_come_from_the_package_index(tmp_path):

@@ -68,7 +68,7 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     config["variants"]["alone"] = config["variants"]["paper"] | {"jumps": "joint", "rank": 3}
     config["corpus"]["generated"] = {"tokens": 8, "temperature": 1}
     config["variants"]["gated"] = config["variants"]["alone"] | {"gate": "level"}
-    config["evaluation"]["lenses"] = {lens: {"seeds": None} for lens in LENSES}
+    config["evaluation"]["lenses"] = {lens: {"seeds": None, "sources": {"a": "theirs"}} for lens in LENSES}
     for _, stage, number, _ in plan_study(config):
         jobs[stage] = jobs.get(stage, 0) + number
     assert jobs.keys() == STAGES.keys()
@@ -79,7 +79,8 @@ def test_every_job_of_the_workflow_is_in_the_plan():
     assert jobs["fit_joint_jump"] == 4
     assert (jobs["evaluate_joint_jump"], jobs["evaluate_held_out"]) == (2, 4)
     assert jobs["evaluate_ranks"] == jobs["evaluate_shortlist"] == 1
-    assert (jobs["fit_kl_lens"], jobs["fit_jacobian_lens"], jobs["evaluate_lens"]) == (2, 1, 6)
+    assert (jobs["fit_kl_lens"], jobs["fit_jacobian_lens"], jobs["import_lens"]) == (2, 1, 2)
+    assert jobs["evaluate_lens"] == len(LENSES)
 
 
 def test_the_average_jobs_add_up_to_the_plan():

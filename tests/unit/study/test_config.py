@@ -58,7 +58,19 @@ def test_an_old_key_is_refused_with_its_new_name():
         (
             {"evaluation": {"lenses": {"tuned-lens": {}}}},
             "evaluation.lenses: 'tuned-lens' is not one of ['jtc', 'tuned_lens', 'lora_lens', 'jacobian_lens', "
-            "'jacobian_lens_low_rank', 'jacobian_lens_mean']",
+            "'jacobian_lens_low_rank', 'jacobian_lens_mean', 'imported_tuned_lens', 'imported_jacobian_lens']",
+        ),
+        (
+            {"evaluation": {"lenses": {"imported_tuned_lens": {}}}},
+            "evaluation.lenses.imported_tuned_lens has no sources; say where it is: sources: {MODEL: PATH}",
+        ),
+        (
+            {"evaluation": {"lenses": {"jtc": {"sources": {"m": "a"}}}}},
+            "evaluation.lenses.jtc has sources, expected none; name it imported_tuned_lens or imported_jacobian_lens",
+        ),
+        (
+            {"evaluation": {"lenses": {"imported_tuned_lens": {"sources": {"m": "a", "n": "b"}}}}},
+            "evaluation.lenses.imported_tuned_lens.sources has n, which is none of the study's models: m",
         ),
         (
             {"evaluation": {"lenses": {"jtc": {"seeds": [7]}}}},

@@ -56,6 +56,14 @@ def test_lenses_belong_to_seeds_and_only_jtc_is_fitted_to_either_target(layout):
     assert len(layout.every("lens")) == 2 + 2 + 1  # JTC and, at seed 1, the tuned lens, for each choice of rows
 
 
+def test_an_imported_lens_is_there_for_the_models_that_have_one(layout):
+    layout.config["models"]["n"] = layout.config["models"]["m"]
+    layout.config["evaluation"]["lenses"] = {"imported_tuned_lens": {"seeds": None, "sources": {"n": "theirs"}}}
+    assert layout.lenses("lens", "m", 0, "paper") == {}
+    own = Path("results/s/n/seed-0/lenses/imported_tuned_lens.pre_norm.all.safetensors")
+    assert layout.lenses("lens", "n", 0, "paper") == {"imported_tuned_lens": own}
+
+
 def test_every_kind_of_file_is_listed_once(layout):
     listed = {name: layout.every(name) for name in FILES if "{table}" not in FILES[name]}
     assert all(len(set(files)) == len(files) for files in listed.values())
