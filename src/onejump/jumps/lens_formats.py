@@ -44,7 +44,8 @@ def read_tuned_lens(folder: Path, unembedding: Unembedding) -> tuple[list[Affine
         if (found := config.get(key)) != expected:
             raise OnejumpError(f"{path}: {key} is {found}, expected {expected}; give a tuned lens of {model}")
     _require_base_model(path, config.get("base_model_name_or_path"), model)
-    if (found := config.get("unembed_hash")) not in (None, expected := unembedding_hash(unembedding)):
+    found, expected = config.get("unembed_hash"), unembedding_hash(unembedding)
+    if found not in (None, expected):
         raise OnejumpError(
             f"{path}: unembed_hash is {found}, expected {expected} of {model}; give a lens of this very model, or "
             "remove the hash if it is one"
