@@ -36,8 +36,8 @@ METHOD_STYLES = {
     "jacobian_lens": MethodStyle("Jacobian lens", "#999933", "p", line="--", width=1.0),
     "jacobian_lens_low_rank": MethodStyle("Jacobian lens, low rank", "#AA4400", "h", line=":", width=1.0),
     "jacobian_lens_mean": MethodStyle("Jacobian lens, mean", "#44AA99", "d", line="-.", width=1.0),
-    "imported_tuned_lens": MethodStyle("Tuned lens, imported", "#AA4499", "1", line="--", width=1.0),
-    "imported_jacobian_lens": MethodStyle("Jacobian lens, imported", "#117733", "2", line="--", width=1.0),
+    "imported_tuned_lens": MethodStyle("Tuned lens, imported", "#AA4499", "$T$", line="--", width=1.0),
+    "imported_jacobian_lens": MethodStyle("Jacobian lens, imported", "#117733", "$J$", line="--", width=1.0),
 }
 
 INK = "#222222"

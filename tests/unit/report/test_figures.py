@@ -313,7 +313,7 @@ def test_ticks_are_whole_and_few(tmp_path, n_levels):
 def test_methods_are_told_apart_by_colour_and_marker():
     assert len({(look.colour, look.line) for look in METHOD_STYLES.values()}) == len(METHOD_STYLES)
     marked = [look for look in METHOD_STYLES.values() if look.marker]
-    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 13
+    assert len({look.colour for look in marked}) == len({look.marker for look in marked}) == len(marked) == 15
 
 
 def test_bad_input_is_refused_in_one_line(summary, tmp_path):
