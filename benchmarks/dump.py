@@ -122,7 +122,8 @@ def compare(model, whole: list[Sentence], positions: list[int], token_budget: in
             for level, h in enumerate([*found[:-1], final]):
                 measure.require_close(f"{name}, level {level}", h, turns.results[name][level], 1e-3)
     dtype = str(model.dtype).removeprefix("torch.")
-    return measure.rows_of(turns, f"{len(cut)} sentences, {dtype}", f"{dtype} products of the blocks")
+    size, limit = f"{len(cut)} sentences, {dtype}", f"{dtype} products of the blocks"
+    return measure.rows_of(turns, size, limit, model.device)
 
 
 def tables(given: Namespace) -> dict[str, list[measure.Row]]:

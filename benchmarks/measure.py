@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from onejump.files.atomic import OnejumpError, write_text
+from onejump.models.devices import describe_device
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -36,6 +37,7 @@ class Row:
 
     Attributes:
         size: what was run.
+        processor: on which, and for a CPU with how many threads.
         baseline: its name.
         seconds: of ours, median over rounds.
         baseline_seconds: of the baseline, median over rounds.
@@ -47,6 +49,7 @@ class Row:
     """
 
     size: str
+    processor: str
     baseline: str
     seconds: float
     baseline_seconds: float
@@ -91,8 +94,9 @@ def take_turns(
     return Turns(seconds, results)
 
 
-def rows_of(turns: Turns, size: object, limit: str) -> list[Row]:
-    """A row for each baseline; `limit` describes the work of LIMIT."""
+def rows_of(turns: Turns, size: object, limit: str, device: torch.device | None = None) -> list[Row]:
+    """A row for each baseline; `limit` describes the work of LIMIT, and the device is the CPU by default."""
+    processor = describe_device(device or torch.device("cpu"), torch.get_num_threads())
     ours = turns.seconds[OURS]
     share = float(np.median(turns.seconds[LIMIT] / ours))
     rows = []
@@ -100,7 +104,7 @@ def rows_of(turns: Turns, size: object, limit: str) -> list[Row]:
         if name not in (OURS, LIMIT):
             ratios = seconds / ours
             found = (np.median(ours), np.median(seconds), np.median(ratios), ratios.min(), ratios.max())
-            rows.append(Row(str(size), name, *map(float, found), limit, share))
+            rows.append(Row(str(size), processor, name, *map(float, found), limit, share))
     return rows
 
 
