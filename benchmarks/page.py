@@ -37,8 +37,8 @@ INTRODUCTION = """\
 Made by `make bench`, with one script in `benchmarks/` for each claim of speed. A script times our code, the baselines
 and a limit in turns, and checks that ours and the baseline give the same result. *Ratio* is the baseline's time over
 ours: the median over rounds, with the lowest and the highest. The limit is the time that the machine needs, in the same
-rounds, for the unavoidable work alone; *share* is the limit's time over ours. Tables that name no processor were measured
-on the machine below.
+rounds, for the unavoidable work alone; *share* is the limit's time over ours. Tables that name no processor were
+measured on the machine below.
 """
 
 
