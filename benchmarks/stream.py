@@ -6,7 +6,7 @@
 - offloaded: Transformers' own way to run a model larger than memory, `device_map` with all blocks on the disk;
 - airllm: the library AirLLM, if it is installed (`pip install airllm`), from files that it has split before.
 
-The last two read the weights anew for each batch, so they run one batch in STEP, and their time is scaled up. Each is a
+The last two read the weights anew for each batch, so they run one batch in 20, and their time is scaled up. Each is a
 process of its own, from loading the model to the states, on the same batches. All but `whole` may have 4 GB of memory,
 the system's cache of files included, by a control group of Linux (as root), so that they cannot keep a larger model
 there; where that is not allowed, `limit_gb` is empty. Nothing of the weights is in that cache at the start. The states
