@@ -13,9 +13,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from onejump.models.anatomy import Anatomy
 from onejump.models.passes import Pass, first_tensor
+
+# What models call their cache: `cache` since Transformers 5.24, `past_key_values` before.
+CACHE = next(name for name in ("cache", "past_key_values") if name in CausalLMOutputWithPast.__dataclass_fields__)
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Segments:
         self._begin, self._cache = begin, cache
         self._blocks, self._mask, self._positions = list(pairwise(bounds)), attention_mask, position_ids
         self._device = anatomy.device if anatomy.device.type != "meta" else None  # then accelerate moves ids
-        self._inputs = {"past_key_values": cache, "use_cache": True} | inputs
+        self._inputs = {CACHE: cache, "use_cache": True} | inputs
         self._ids: Tensor | None = None
         self._prompt = 0
         self.seen = [0] * len(self._blocks)

@@ -23,12 +23,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from onejump.files.atomic import OnejumpError
 from onejump.models.anatomy import Anatomy, probe_ids, relative_difference, tolerance_of
-from onejump.models.segments import Segments
+from onejump.models.segments import CACHE, Segments
 from onejump.models.sources import first_sentence
 
 Exit = Callable[[Tensor, int], Tensor]  # from hidden states [B, H] and their level to logits [B, V] float32
 DYNAMIC, STATIC = (DynamicLayer, DynamicSlidingWindowLayer), (StaticLayer, StaticSlidingWindowLayer)
-INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+INPUTS = {"attention_mask", "position_ids", CACHE, "use_cache", "logits_to_keep"}
 REFUSED = ("output_hidden_states", "output_attentions", "prefill_chunk_size")  # keys of a GenerationConfig
 
 
@@ -60,7 +60,7 @@ def generate_early(
         streamer: given each token; or None.
         **inputs: of the model, with an empty cache.
     """
-    model, K, cache = anatomy.model, len(anatomy.blocks), inputs.get("past_key_values")
+    model, K, cache = anatomy.model, len(anatomy.blocks), inputs.get(CACHE)
     _require_supported(generation_config, inputs)
     _require_cache(cache, K)
     if draft_tokens is not None:
@@ -69,7 +69,7 @@ def generate_early(
     early, bounds = copy.copy(model), [0, *levels]
     if confidence is not None or draft_tokens is not None:
         bounds.append(K)
-    passed = {name: value for name, value in inputs.items() if name not in ("past_key_values", "use_cache")}
+    passed = {name: value for name, value in inputs.items() if name not in (CACHE, "use_cache")}
     loop = {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria, "streamer": streamer}
     with anatomy.passes() as begin:
         texts = Segments(anatomy, begin, cache, bounds, **passed)
@@ -85,7 +85,7 @@ def generate_early(
             decode = type(model)._assisted_decoding
         found = decode(early, input_ids, generation_config=generation_config, **loop, **inputs)
     if generation_config.return_dict_in_generate:
-        found["past_key_values"], found["cost"] = None, texts.cost
+        found[CACHE], found["cost"] = None, texts.cost
     return found
 
 
@@ -195,13 +195,13 @@ class _Drafts(CandidateGenerator):
         self._drafted = len(scores)
         return input_ids, torch.stack(scores, 1) if scores and self._config.do_sample else None
 
-    def verify(self, past_key_values, **_) -> CausalLMOutputWithPast:
+    def verify(self, **inputs) -> CausalLMOutputWithPast:
         """The full model's logits [1, n + 1, V] for the draft and the token after it."""
         texts = self._texts
         if texts.seen[0] < texts.tokens:  # the last token of the draft
             texts.run(0)
         logits = texts.run(1, self._drafted + 1)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=logits, **{CACHE: inputs[CACHE]})
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
         """Count what was accepted."""
@@ -275,7 +275,7 @@ def _require_cache(cache, blocks: int) -> None:
     if cache is None:
         raise OnejumpError("early exits need a cache of keys and values; do not set use_cache to False")
     if getattr(cache, "_is_user_defined", False):
-        raise OnejumpError("early exits do not work with past_key_values, whose levels then hold different tokens")
+        raise OnejumpError(f"early exits do not work with {CACHE}, whose levels then hold different tokens")
     kinds = {type(layer).__name__ for layer in cache.layers if type(layer) not in DYNAMIC + STATIC}
     if kinds or len(cache.layers) != blocks or cache.offloading:
         found = f"of {' and '.join(sorted(kinds))}" if kinds else f"of {len(cache.layers)} layers"

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.generation import BaseStreamer
 
 import onejump
-from onejump.models.segments import Segments
+from onejump.models.segments import CACHE, Segments
 from onejump.sharing.folder import GENERATE
 
 PROMPT, NEW, WINDOW = 5, 24, 8
@@ -243,7 +243,7 @@ def test_scores_are_returned_but_no_cache():
     states = model(found.sequences, output_hidden_states=True).hidden_states[2]
     expected = jump.logits(states[:, PROMPT - 1 : -1], 2)
     assert torch.allclose(torch.stack(found.logits, 1), expected, rtol=1e-4, atol=1e-4)
-    assert found.past_key_values is None
+    assert getattr(found, CACHE) is None
 
 
 def test_the_model_is_left_as_it_was():
@@ -302,8 +302,8 @@ def test_blocks_may_be_offloaded(study, folder, tmp_path):
             "early exits need a cache of keys and values; do not set use_cache to False",
         ),
         (
-            {"exit_levels": 1, "past_key_values": DynamicCache()},
-            "early exits do not work with past_key_values, whose levels then hold different tokens",
+            {"exit_levels": 1, CACHE: DynamicCache()},
+            f"early exits do not work with {CACHE}, whose levels then hold different tokens",
         ),
         (
             {"exit_levels": 1, "draft_tokens": 2, "cache_implementation": "static"},
