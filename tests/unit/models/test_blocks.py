@@ -225,4 +225,4 @@ def test_a_block_that_does_not_fit_on_the_device_is_named(tmp_path, monkeypatch)
 
     monkeypatch.setattr("transformers.core_model_loading.convert_and_load_state_dict_in_model", full)
     message = error_of(lambda: blocks.loaded(0).__enter__())
-    assert message == "block 0 does not fit on the device; free 0.0 GB there, or use a smaller dtype"
+    assert message == "block 0 does not fit on the device; use one with 0.0 GB for a block, or a smaller dtype"
