@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import json
+import symtable
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def stage_digest(stage: str, *modules: str, data: str = "") -> str:
         name = waiting.pop()
         if name in definitions and name not in used:
             used[name] = _canonical(definitions[name])
-            waiting += [node.id for node in ast.walk(definitions[name]) if isinstance(node, ast.Name)]
+            waiting += sorted(_global_names(definitions[name]))
             imported |= _imports(definitions[name])
     found, pending = {}, list(imported)
     while pending:
@@ -54,6 +55,19 @@ def _definitions() -> dict[str, ast.stmt]:
                 found[node.name] = node
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 found[node.targets[0].id] = node
+    return found
+
+
+def _global_names(definition: ast.stmt) -> set[str]:
+    """Names that a definition takes from its module, so not those of its parameters and variables."""
+    scopes, found = [symtable.symtable(ast.unparse(definition), "<definition>", "exec")], set()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        outermost = scope.get_type() == "module"
+        found |= {
+            one.get_name() for one in scope.get_symbols() if one.is_global() or (outermost and one.is_referenced())
+        }
     return found
 
 

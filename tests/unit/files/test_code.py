@@ -59,6 +59,13 @@ def test_what_a_stage_means_changes_its_digest(digest, module, old, new):
     assert digest("dump_activations", module, old, new) != digest("dump_activations")
 
 
+def test_a_parameter_that_is_named_as_another_stage_does_not_stand_for_it(digest):
+    """`evaluate_lens` has a parameter `lens`, and there is a stage of that name, which renders a page."""
+    edit = "report/lens.py", "LARGEST = {", "LARGEST = {'more': 1.0, "
+    assert digest("evaluate_lens", *edit) == digest("evaluate_lens")
+    assert digest("lens", *edit) != digest("lens")
+
+
 def test_a_template_counts_where_it_is_read(digest):
     edit = ("report/templates/report.html.j2", "</html>", "</html>\n")
     assert digest("render_report", *edit) == digest("render_report")
