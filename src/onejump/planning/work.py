@@ -252,13 +252,15 @@ def _extract(s: Sizes, K: int, H: int, V: int, *_: int) -> Work:
 def _dump(s: Sizes, K: int, H: int, rows: int) -> Work:
     """A token multiplies each weight of a block once, and H of these products make one number that it computes."""
     states = s.kept(2 * s.by_blocks, rows, s.tokens, H)
+    V, others = s.architecture.vocabulary, s.architecture.other_parameters
+    unused = s.kept(V, H) * (s.by_blocks and others >= 2 * V * H)  # an output head that is not the embedding
     return Work(
         {s.dtype: 2 * rows * s.tokens * K * s.architecture.block_parameters}
         | {"touched": s.kept(rows, s.tokens, K, s.architecture.block_parameters / H)}
         | {"read": s.weights, "written": s.kept(K + 1, rows, H), "moved": s.weights, "offloaded": 2 * K * states},
         host=s.kept(K + 1, rows, H) + (K + 1) * rows / s.at_once * H + s.ahead,  # a byte a number: is it finite?
         # Of sentences under way, what enters the first block is kept beside what enters the next one.
-        device=s.held + states,
+        device=s.held - unused + states,
         states=states,
         loads_model=True,
     )

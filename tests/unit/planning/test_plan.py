@@ -124,7 +124,7 @@ def test_what_does_not_scale_is_said():
     assert limits(whole, MACHINES["a100-80gb"], 3) == [curve, rows]
     assert limits(sizes("llama-3-70b"), MACHINES["a100-80gb"], 1) == [curve, rows]  # a block at a time
     small = replace(MACHINES["a100-80gb"], device_bytes=5e9)
-    assert "needs 8 GB of GPU memory to run: set gpus: 38, more than" in limits(sizes("llama-3-70b"), small, 1)[0]
+    assert "needs 5 GB of GPU memory to run: set gpus: 38, more than" in limits(sizes("llama-3-70b"), small, 1)[0]
     writing = replace(sizes("llama-3-70b"), written=32, tokens=40.0)  # token by token, the whole model is needed
     assert "set gpus: 3" in limits(writing, MACHINES["a100-80gb"], 1)[0]
     said = " ".join(limits(replace(sizes("llama-3-405b"), load="whole"), MACHINES["h100"], 8))
@@ -144,6 +144,13 @@ def test_a_block_at_a_time_needs_little_memory_and_auto_takes_it_for_large_model
         assert work_of(stage, sizes("smollm2-135m")) == work_of(stage, replace(sizes("smollm2-135m"), load="whole"))
         assert work_of(stage, replace(sizes("llama-2-7b"), gpus=2)) == whole  # spread over them
     assert work_of("generate_text", sizes("llama-2-7b")).device > 13e9
+
+
+def test_a_dump_by_blocks_is_planned_without_an_output_head_that_is_not_the_embedding():
+    for name, unused in (("llama-2-7b", 32000 * 4096 * 2), ("smollm2-135m", 0)):  # the latter's is the embedding
+        blocks = replace(sizes(name), load="blocks")
+        work = work_of("dump_activations", blocks)
+        assert work.device - work.states == blocks.held - unused
 
 
 def test_states_that_leave_a_gpu_too_little_room_are_planned_in_the_hosts_memory_and_cross_the_bus():
