@@ -100,7 +100,7 @@ def export_lens(
     ],
     out: OutFolder,
 ) -> None:
-    """Write a lens for other tools: config.json and params.pt for tuned-lens, or lens.pt for a Jacobian lens."""
+    """Write a lens in the form of other tools, as safetensors: a folder of tuned-lens, or a Jacobian lens."""
     from onejump.jumps.lens_formats import WRITERS
     from onejump.models.unembedding import Unembedding
 

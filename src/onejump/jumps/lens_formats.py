@@ -1,13 +1,13 @@
-"""Lenses in the files of other tools, read and written: tuned-lens's folders and the Jacobian lens's files.
+"""Lenses of other tools, read from their files, and the study's own, written for them.
 
 - tuned-lens 0.2.0 (Belrose et al. 2023): a folder with `config.json`, which names the base model, and `params.pt`:
   `l.weight` [H, H] and `l.bias` [H] of layers 0..K-1, for `h + weight h + bias`. Its layer l is level l.
-- the Jacobian lens (Gurnee et al. 2026): a file, `lens.pt`, with `J`, layer -> [H, H] for `J h`, of layers 0..K-2, and
-  `n_prompts`, `source_layers` and `d_model`. Its layer l is what block l puts out, level l + 1: level 0 has no map.
+- the Jacobian lens (Gurnee et al. 2026): a file with `J`, layer -> [H, H] for `J h`, of layers 0..K-2, and `n_prompts`,
+  `source_layers` and `d_model`. Its layer l is what block l puts out, level l + 1: level 0 has no map.
 
-Both tools read `.pt` files alone, which PyTorch writes as zip files of tensors with a pickle of their names. So what is
-exported to them is the one exception to this project's rule of safetensors. What is imported is read with
-`weights_only`, which runs nothing that is in it.
+Both tools keep `.pt` files, in which PyTorch names tensors by a pickle. They are read with `weights_only`, which builds
+tensors and plain containers and refuses all else, so that nothing in a file is run. What is written is safetensors with
+the same names and shapes; docs/method.md has the lines that turn it into theirs.
 """
 
 import functools
@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onejump.files.atomic import OnejumpError, atomic_path, read_json, require_file, write_json
+from onejump.files.atomic import OnejumpError, read_json, require_file, write_json
 from onejump.files.digests import sha256_of_file
-from onejump.files.tensors import TensorFile
+from onejump.files.tensors import TensorFile, write_tensors
 from onejump.jumps.lenses import AffineLens, LensFile
 from onejump.models.sources import first_sentence
 from onejump.models.unembedding import Unembedding
 
-# As the two tools call their files, and the one kind of lens that such a config stands for.
-CONFIG, PARAMS, JACOBIANS, LENS_TYPE = "config.json", "params.pt", "lens.pt", "linear_tuned_lens"
+# As tuned-lens calls its files, and the one kind of lens that such a config stands for.
+CONFIG, PARAMS, LENS_TYPE = "config.json", "params.pt", "linear_tuned_lens"
+# What is written for it, and for the Jacobian lens.
+EXPORTED_PARAMS, EXPORTED_JACOBIANS = "params.safetensors", "lens.safetensors"
 
 
 def read_tuned_lens(folder: Path, unembedding: Unembedding) -> tuple[list[AffineLens], dict]:
@@ -89,7 +91,7 @@ def read_jacobian_lens(path: Path, unembedding: Unembedding) -> tuple[list[Affin
 
 
 def write_tuned_lens(folder: Path, path: Path, unembedding: Unembedding) -> None:
-    """Write the lens of a study's file as a tuned-lens folder, in float32.
+    """Write the lens of a study's file as a tuned-lens folder, in float32, with `params.safetensors`.
 
     Raises:
         OnejumpError: the lens predicts the state behind the final norm; or as `LensFile`.
@@ -100,12 +102,12 @@ def write_tuned_lens(folder: Path, path: Path, unembedding: Unembedding) -> None
         params[f"{level}.bias"] = torch.zeros(H) if own.bias is None else own.bias
     config = {"base_model_name_or_path": facts["model"], "base_model_revision": facts["revision"], "d_model": H}
     config |= {"num_hidden_layers": facts["n_blocks"], "bias": True, "lens_type": LENS_TYPE}
-    _save(folder / PARAMS, params)
+    write_tensors(folder / EXPORTED_PARAMS, params, {})
     write_json(folder / CONFIG, config | {"unembed_hash": unembedding_hash(unembedding)})
 
 
 def write_jacobian_lens(folder: Path, path: Path, unembedding: Unembedding) -> None:
-    """Write the lens of a study's file as a Jacobian lens, `lens.pt` in a folder, in float32 and without level 0.
+    """Write the lens of a study's file as a Jacobian lens: `lens.safetensors`, in float32 and without level 0.
 
     Raises:
         OnejumpError: the lens has a bias; or as `write_tuned_lens`.
@@ -113,13 +115,8 @@ def write_jacobian_lens(folder: Path, path: Path, unembedding: Unembedding) -> N
     _, *levels = _levels(path, unembedding)
     if levels[0].bias is not None:
         raise OnejumpError(f"{path}: has a bias, which a Jacobian lens has no place for; write it as a tuned lens")
-    J = {layer: _whole(level, residual=False).T.contiguous() for layer, level in enumerate(levels)}
-    about = {
-        "n_prompts": TensorFile(path).value("prompts"),
-        "source_layers": list(J),
-        "d_model": unembedding.hidden_size,
-    }
-    _save(folder / JACOBIANS, {"J": J} | about)
+    J = {str(layer): _whole(level, residual=False).T.contiguous() for layer, level in enumerate(levels)}
+    write_tensors(folder / EXPORTED_JACOBIANS, J, {"n_prompts": TensorFile(path).value("prompts")})
 
 
 READERS = {"imported_tuned_lens": read_tuned_lens, "imported_jacobian_lens": read_jacobian_lens}
@@ -163,11 +160,6 @@ def _load(path: Path) -> object:
         raise OnejumpError(
             f"{path}: cannot be read as plain tensors ({first_sentence(error)}); give the file as its tool wrote it"
         ) from error
-
-
-def _save(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
 
 
 def _tensors(path: Path, found: object, shapes: Mapping[str, tuple[int, ...]], model: str) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from handmade import make_activations, make_levels, normal
 from refusals import error_of, files_under
+from safetensors.torch import load_file
 
 from onejump.files.tensors import TensorFile
 from onejump.jumps.jacobian import jacobian_lenses
@@ -16,6 +19,7 @@ from onejump.models.unembedding import Unembedding
 from onejump.stages import import_lens
 from onejump.study_stages import export_lens
 
+ROOT = Path(__file__).parents[3]
 K, H = 3, 12
 STATES = normal(5, H, seed=1)
 WEIGHTS = normal(K, H, H, seed=2)
@@ -27,6 +31,14 @@ def unembedding(tmp_path):
     """The file of a model's unembedding; the model is called handmade."""
     make_activations(tmp_path / "model", make_levels(9), [9])
     return tmp_path / "model" / "unembedding.safetensors"
+
+
+def code_of_the_page():
+    """What docs/method.md says turns exported lenses into the files of other tools: for tuned-lens, for Jacobians."""
+    page = (ROOT / "docs" / "method.md").read_text()
+    (code,) = re.findall(r"^```python\n(import torch\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    imports, tuned, jacobians = re.fullmatch(r"(.*?)\n\n(torch\.save.*?)\n\n(with .*)", code, re.DOTALL).groups()
+    return f"{imports}\n{tuned}", f"{imports}\n{jacobians}"
 
 
 def saved(path, content):
@@ -83,18 +95,20 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_any_lens_before_the_norm_is_written_as_a_tuned_lens_and_read_back(unembedding, tmp_path, form):
-    levels, own, out = FORMS[form] * (K // len(FORMS[form])), Unembedding.load(unembedding), tmp_path / "out"
+def test_any_lens_before_the_norm_is_written_as_a_tuned_lens_and_read_back(unembedding, tmp_path, monkeypatch, form):
+    levels, own, out = FORMS[form] * (K // len(FORMS[form])), Unembedding.load(unembedding), tmp_path / "jtc-for-others"
     save_lens(tmp_path / "lens", "jtc", FORMS[form], "pre_norm", own, {})
     export_lens(unembedding, tmp_path / "lens", "tuned_lens", out)
-    params = torch.load(out / "params.pt", weights_only=True)
-    assert list(params) == [f"{layer}.{part}" for layer in range(K) for part in ("weight", "bias")]
+    params = load_file(out / "params.safetensors")
+    assert set(params) == {f"{layer}.{part}" for layer in range(K) for part in ("weight", "bias")}
     for layer in range(K):
         found = [h + params[f"{layer}.weight"] @ h + params[f"{layer}.bias"] for h in STATES]
         torch.testing.assert_close(torch.stack(found), levels[layer](STATES), rtol=1e-4, atol=1e-5)
     theirs = json.loads((tuned_lens(tmp_path / "theirs", unembedding) / "config.json").read_text())
     config = json.loads((out / "config.json").read_text())
     assert config == theirs | {"base_model_name_or_path": "handmade", "base_model_revision": "1"}
+    monkeypatch.chdir(tmp_path)
+    exec(code_of_the_page()[0], {})
     import_lens(unembedding, "imported_tuned_lens", str(out), tmp_path / "again")
     again = LensFile(tmp_path / "again", own)
     for level in range(K):
@@ -102,10 +116,12 @@ def test_any_lens_before_the_norm_is_written_as_a_tuned_lens_and_read_back(unemb
 
 
 @pytest.mark.parametrize("lens", ["jacobian_lens", "jacobian_lens_low_rank", "jacobian_lens_mean"])
-def test_jacobian_lenses_are_written_without_level_0_and_read_back(unembedding, tmp_path, lens):
-    levels, own, out = jacobian_lenses(WEIGHTS)[lens], Unembedding.load(unembedding), tmp_path / "out"
+def test_jacobian_lenses_are_written_without_level_0_and_read_back(unembedding, tmp_path, monkeypatch, lens):
+    levels, own, out = jacobian_lenses(WEIGHTS)[lens], Unembedding.load(unembedding), tmp_path / "jacobian-for-others"
     save_lens(tmp_path / "lens", lens, levels, "pre_norm", own, {"prompts": 4})
     export_lens(unembedding, tmp_path / "lens", "jacobian_lens", out)
+    monkeypatch.chdir(tmp_path)
+    exec(code_of_the_page()[1], {})
     found = torch.load(out / "lens.pt", weights_only=True)
     assert [found[key] for key in ("n_prompts", "source_layers", "d_model")] == [4, [0, 1], H]
     import_lens(unembedding, "imported_jacobian_lens", str(out / "lens.pt"), tmp_path / "again")
