@@ -36,11 +36,10 @@ from transformers.generation.candidate_generator import AssistedCandidateGenerat
 from transformers.utils import logging
 
 import onejump
-from onejump.files.atomic import OnejumpError, read_json
+from onejump.files.atomic import OnejumpError
 from onejump.files.tables import read_table
 from onejump.models.anatomy import find_anatomy
 from onejump.models.passes import first_tensor
-from onejump.study_stages import publish
 
 BEGINNING, SURE = 16, 0.9  # tokens of a beginning, and the confidence of a confident exit
 # What is tried; levels as shares of K.
@@ -235,18 +234,11 @@ def beginnings(results: Path, tokenizer, n: int) -> list[Tensor]:
     return found
 
 
-def published(results: Path, base: Path, folder: Path) -> Path:
-    """The folder of the one jump of a study, published anew."""
-    (model,) = read_json(results / "config.json")["models"]
-    publish(results, results / "config.json", model, "one-jump", str(base), folder)
-    return folder
-
-
 def tables(given: Namespace) -> dict[str, list[Row]]:
     """The table of all ways."""
     logging.set_verbosity_error()
     tokenizer, model = (kind.from_pretrained(given.model) for kind in (AutoTokenizer, AutoModelForCausalLM))
-    folder = given.jump or published(given.results, given.model, given.folder / "jump")
+    folder = given.jump or measure.published(given.results, "one-jump", given.model, given.folder)
     jump = onejump.Jump.from_pretrained(folder).attach(model.eval())
     prompts = beginnings(given.results, tokenizer, given.tuning + given.prompts)
     return {"generate": compare(model, jump, prompts[: given.tuning], prompts[given.tuning :], given.tokens)}

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 import yaml
 
-from onejump.files.atomic import OnejumpError, write_text
+from onejump.files.atomic import OnejumpError, read_json, write_text
 from onejump.models.devices import describe_device
+from onejump.study_stages import publish
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -169,6 +170,13 @@ def model_and_sentences() -> dict[str, tuple[object, str]]:
         "model": (str(folder), "folder in Transformers' format, or hub id"),
         "sentences": (results / "corpus/seed-0/sentences.parquet", "sentences.parquet of sample-sentences"),
     }
+
+
+def published(results: Path, variant: str, base: str, folder: Path) -> Path:
+    """The joint jump of a variant in a study of one model, published anew: the folder's path."""
+    (model,) = read_json(results / "config.json")["models"]
+    publish(results, results / "config.json", model, variant, base, folder / variant)
+    return folder / variant
 
 
 def run(

@@ -14,7 +14,6 @@ Ours and the full head must give the same logits, to 1e-4 of the largest. `make 
 
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 import measure
 import torch
@@ -22,11 +21,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onejump
-from onejump.files.atomic import read_json
 from onejump.files.tables import read_table
 from onejump.models.anatomy import Anatomy
 from onejump.models.unembedding import extract_unembedding
-from onejump.study_stages import publish
 
 FULL_HEAD, PLAIN, GATED = "norm, full head", "plain forward", "gated"
 
@@ -38,13 +35,6 @@ def states_of(anatomy: Anatomy, ids: Tensor) -> list[Tensor]:
     return [states[level] for level in sorted(states)]
 
 
-def published(results: Path, variant: str, base: str, folder: Path) -> Path:
-    """The joint jump of a study's variant, in a folder of its own."""
-    (model,) = read_json(results / "config.json")["models"]
-    publish(results, results / "config.json", model, variant, base, folder / variant)
-    return folder / variant
-
-
 def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     """The table, for the first tokens of the study's text."""
     tokenizer, model = (kind.from_pretrained(given.model) for kind in (AutoTokenizer, AutoModelForCausalLM))
@@ -52,7 +42,7 @@ def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     ids = tokenizer(" ".join(texts[: given.tokens]), return_tensors="pt")["input_ids"][:, : given.tokens]
     unembedding, anatomy = extract_unembedding(model.eval())
     jump, gated = (
-        onejump.Jump.from_pretrained(published(given.results, name, given.model, given.folder)).attach(model)
+        onejump.Jump.from_pretrained(measure.published(given.results, name, given.model, given.folder)).attach(model)
         for name in ("paper", "one-jump")
     )
     (folded,) = jump._jumps

@@ -100,7 +100,7 @@ def export_lens(
     ],
     out: OutFolder,
 ) -> None:
-    """Write a lens in the form of other tools, as safetensors: a folder of tuned-lens, or a Jacobian lens."""
+    """Write a lens of the study as safetensors, in the form that another tool knows."""
     from onejump.jumps.lens_formats import WRITERS
     from onejump.models.unembedding import Unembedding
 
@@ -136,10 +136,8 @@ def lens(
     jumps = [PublishedJump.from_pretrained(name) for name in (jump, beside) if name is not None]
     loaded = source.load_model(dtype, device)
     first, *others = (one.attach(loaded) for one in jumps)
-    table, names = (
-        first.trajectory(text, source.load_tokenizer(), *others),
-        method_names(*(one.config for one in jumps)),
-    )
+    table = first.trajectory(text, source.load_tokenizer(), *others)
+    names = method_names(*(one.config for one in jumps))
     if out.suffix == ".html":
         write_text(out, render_lens(table, names, first.config["base_model"]["model"]))
     elif out.suffix == ".parquet":

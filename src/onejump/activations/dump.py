@@ -28,8 +28,6 @@ from onejump.models.passes import Pass
 
 logger = logging.getLogger(__name__)
 
-# What to do where the other sentences of a job leave too little memory for one.
-MORE_JOBS = "let more jobs share the sentences (--set-scatter dumps=N, at most as many as shards),"
 # Most tokens in a padded batch, by device: on the CPU, few enough for what a block computes to stay in the cache.
 TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
@@ -108,7 +106,6 @@ def gather_levels(
     output = math.prod(shape) * dtype.itemsize
     if output > free_bytes(CPU) / 2:
         require_room(folder / "levels", 2 * output)  # with the file that is made of it
-        folder.mkdir(parents=True, exist_ok=True)
         levels, output, checkpoint = new_tensor(shape, dtype, folder), 0, None
     else:
         levels = new_tensor(shape, dtype, None)
@@ -155,7 +152,8 @@ def _halved(failure: _DoesNotFit, token_budget: int, blocks: Blocks | None) -> i
     if failure.n_sentences == 1:
         beside, advice = "the model", "spread it over more GPUs (gpus), set load: blocks,"
         if blocks is not None:
-            beside, advice = "a block and the other sentences' states", MORE_JOBS
+            beside = "a block and the other sentences' states"
+            advice = "let more jobs share the sentences (--set-scatter dumps=N, at most as many as shards),"
         raise OnejumpError(
             f"one sentence of {failure.longest} tokens does not fit on the device beside {beside}; {advice} or use a "
             "smaller dtype"

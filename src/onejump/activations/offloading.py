@@ -6,6 +6,7 @@ given back, and it is filled again before their pass goes on.
 
 import logging
 import math
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from onejump.files.atomic import require_room
+from onejump.files.atomic import OnejumpError, require_room
 from onejump.models.devices import free_bytes
 from onejump.models.passes import Pass, first_tensor
 
@@ -112,11 +113,22 @@ def find_place(needed: float, device: torch.device, block: float, output: float,
 
 
 def new_tensor(shape: Sequence[int], dtype: torch.dtype, folder: Path | None) -> Tensor:
-    """A tensor of any values, in the host's memory or in a memory-mapped file that has lost its name in a folder."""
+    """A tensor of any values, in the host's memory or in a memory-mapped file that has lost its name in a folder.
+
+    Raises:
+        OnejumpError: the folder's disk has no room.
+    """
     if folder is None:
         return torch.empty(*shape, dtype=dtype)
+    size = math.prod(shape)
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS; a disk that is full later would end the process
+            try:
+                os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+            except OSError as error:
+                raise OnejumpError(f"{folder}: no room for states ({error.strerror}); make room") from error
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(*shape)
 
 
 def _storage(ref: StorageWeakRef) -> torch.UntypedStorage:

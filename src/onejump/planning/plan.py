@@ -101,8 +101,8 @@ def limits(s: Sizes, gpu: Machine, gpus: int, lenses: Iterable[str] = ("jtc",)) 
         works.pop(stage)
     needed = (generation if s.written else dump) * MARGIN
     if needed > gpus * room:
-        gpus = math.ceil(max(needed, s.weights * MARGIN) / room)  # which hold the whole model
-        advice = f"gpus: {gpus}{', more than a common node has' * (gpus > 8)}"
+        several = math.ceil(max(needed, s.weights * MARGIN) / room)  # which hold the whole model
+        advice = f"gpus: {several}{', more than a common node has' * (several > 8)}"
         found.append(f"needs {needed / GB:,.0f} GB of GPU memory to run: set {advice}")
     for stage, work in works.items():
         if work.device_bytes(gpu) > room:

@@ -117,8 +117,10 @@ def test_a_disk_without_room_for_the_states_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_tensor_in_a_file_holds_what_is_written_to_it_and_leaves_no_file(tmp_path):
-    mapped = new_tensor((3, 5), torch.bfloat16, tmp_path)
+    mapped = new_tensor((3, 5), torch.bfloat16, tmp_path / "new")
     values = torch.randn(3, 5).to(torch.bfloat16)
     mapped.copy_(values)
     assert torch.equal(mapped, values)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "new").iterdir()) == []
+    message = error_of(lambda: new_tensor((2**50,), torch.uint8, tmp_path))
+    assert message.startswith(f"{tmp_path}: no room for states (")
