@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from onejump import exit_stages, stages, study_stages
 from onejump.files.sealed import write_sealed_json
@@ -26,7 +27,7 @@ VARIANTS = {
 VARIANTS["alone"] = VARIANTS["gated"] | {"rank": 3, "jumps": "joint"}
 # One of each form: whole, and at one seed alone of low rank, the same at all levels, and what others have fitted.
 LENSES = {"jtc": {"seeds": None}, "lora_lens": {"seeds": [0]}, "jacobian_lens_mean": {"seeds": [0]}}
-LENSES["imported_jacobian_lens"] = {"seeds": [0], "sources": {"tiny": "mean/lens.pt"}}
+LENSES["imported_jacobian_lens"] = {"seeds": [0], "sources": {"tiny": "theirs.pt"}}
 CONFIG = {
     "study": "study",
     "corpus": {},
@@ -85,8 +86,12 @@ def run_lenses(folder: Path, dump, train: Dump, test: Dump, seed: int, choices: 
         source = Model(dump.source.location), cpu, dump.unembedding, dump.positions
         stages.fit_jacobian_lens(*source, [mean], [files[mean]], prompts=3)
         study_stages.export_lens(dump.unembedding, files[mean], "jacobian_lens", folder / "mean")
+        exported = load_file(folder / "mean" / "lens.safetensors")
+        J = {layer: exported[str(layer)] for layer in range(len(exported))}
+        about = {"n_prompts": 3, "source_layers": sorted(J), "d_model": len(J[0])}
+        torch.save({"J": J} | about, folder / "theirs.pt")
         imported = "imported_jacobian_lens"
-        stages.import_lens(dump.unembedding, imported, str(folder / "mean" / "lens.pt"), files[imported])
+        stages.import_lens(dump.unembedding, imported, str(folder / "theirs.pt"), files[imported])
     for lens, file in files.items():
         if seed in (LENSES[lens]["seeds"] or [seed]):
             exit_stages.evaluate_lens(test, cpu, file, file.with_suffix(".parquet"))
