@@ -22,8 +22,11 @@ def method_names(jump: Mapping, beside: Mapping | None = None) -> dict[str, str]
         jump: the config of the published jump.
         beside: that of a second one, if the trajectory has it.
     """
-    described = {"jump": jump} | ({} if beside is None else {"beside": beside})
-    names = {method: _description(config) for method, config in described.items()}
+    names = {"jump": _description(jump)}
+    if beside is not None:
+        names["beside"] = _description(beside)
+        if names["beside"] == names["jump"]:
+            names = {"jump": f"{names['jump']} (the first)", "beside": f"{names['beside']} (the second)"}
     return names | {"identity": METHODS["identity"]}
 
 

@@ -194,6 +194,13 @@ def test_the_command_writes_the_page(run_lens, table, folder, per_level):
     assert run_lens("page.html").read_text() == render_lens(table, names, "model")
 
 
+def test_two_jumps_of_one_kind_have_names_of_their_own():
+    config = {"jump": "joint", "rank": 5, "gated": True}
+    name = "One jump for all levels, rank 5, with gates"
+    assert list(method_names(config, config).values())[:2] == [f"{name} (the first)", f"{name} (the second)"]
+    assert list(method_names(config, config | {"rank": 4}).values())[0] == name
+
+
 def test_the_command_writes_tables(run_lens, table):
     pd.testing.assert_frame_equal(read_table(run_lens("table.parquet")).to_pandas(), table, check_dtype=False)
     found = pd.read_csv(run_lens("table.csv"), keep_default_na=False, dtype={"token": str, "predicted": str})
