@@ -139,10 +139,9 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
 
 
 def test_three_fits_to_each_of_five_texts_are_planned_with_a_seed_each(tmp_path):
-    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/one-jump.yaml")
-    alone, all_jumps = 10, 4  # variants of one seed; of the latter, all but one share their joint jump with one alone
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/seeds.yaml")
     assert (jobs["dump_activations"], jobs["evaluate_references"]) == (3 * 5, 5)
-    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * (4 * 5 + all_jumps), (4 + 3) * 5 + alone + 1)
+    assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * 4 * 5, (4 + 3) * 5)
 
 
 def test_the_slurm_profile_is_found_by_its_name(tmp_path):
