@@ -121,18 +121,21 @@ def evaluate_shortlist(
     grid: Annotated[Path, Option("shortlist.parquet to write: each check that was tried, and which is chosen.")],
     held_out: Annotated[Path, Option("shortlist_held_out.parquet to write: the evaluation of training sentences.")],
     evaluation: Evaluation,
+    preview: Annotated[Path, Option("preview.safetensors to write: what stands for the output head in the check.")],
     target: Target = "post_norm",
 ) -> None:
     """Choose a check of a gated joint jump with a shortlist, and evaluate it; --shard gives the training split."""
     device = compute.start()
-    from onejump.exits.shortlist import evaluate_shortlist
+    from onejump.exits.shortlist import evaluate_shortlist, save_preview
     from onejump.files.tables import write_frame, write_table
     from onejump.jumps.storage import load_joint_jump
 
     unembedding, train, test = dump.open_both(test_shards)
     jump = load_joint_jump(joint, unembedding, target).to(device)
     with errors_name(joint):
-        tried, before, table = evaluate_shortlist(train, test, unembedding.to(device), jump, target, device)
+        tried, before, table, found = evaluate_shortlist(train, test, unembedding.to(device), jump, target, device)
+    (chosen,) = tried[tried["chosen"]].to_dict("records")
+    save_preview(preview, found, unembedding, chosen)
     write_frame(grid, tried)
     write_table(held_out, before)
     write_table(evaluation, table)

@@ -60,6 +60,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         "evaluate_shortlist": partial(
             *(exit_stages.evaluate_shortlist, train, compute, dump.test, joint.with_stem("gated")),
             *(out["shortlist"], out["shortlist_held_out"], out["shortlist_evaluation"]),
+            folder / "preview.safetensors",
             "post_norm",
         ),
         "evaluate_ranks": partial(exit_stages.evaluate_ranks, *ranks, out["ranks"]),
@@ -73,7 +74,7 @@ def require_alike(found: Path, expected: Path) -> None:
     Roundings grow over the steps of a KL fit.
     """
     files = sorted(file for kind in ("parquet", "safetensors") for file in expected.rglob(f"*.{kind}"))
-    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 19
+    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 20
     for file in files:
         other = found / file.relative_to(expected)
         if file.parent.name == "kl":

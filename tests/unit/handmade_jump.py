@@ -5,6 +5,7 @@ import torch
 from onejump.jumps.jump import FoldedJump
 from onejump.models.unembedding import extract_unembedding
 from onejump.sharing.base_model import config_facts, unembedding_facts
+from onejump.sharing.folder import Content
 from onejump.sharing.published import PublishedJump
 
 PROBE = [5, 23, 42, 8]
@@ -24,5 +25,5 @@ def handmade_jump(model: torch.nn.Module, rank: int = 2, noise: float = 0.1) -> 
     base |= {"config": config_facts(model.config), "unembedding": unembedding_facts(unembedding)}
     config = {"jump": "joint", "levels": K, "target": "post_norm", "rank": rank, "gated": True, "base_model": base}
     config |= {"probe": {"input_ids": PROBE}, "published_with": {"transformers": "any"}}
-    jump = PublishedJump(config, [FoldedJump(P, torch.zeros(rank), B, (1.0,) * K)], probe)
-    return jump.attach(model)
+    content = Content([FoldedJump(P, torch.zeros(rank), B, (1.0,) * K)], probe, None)
+    return PublishedJump(config, content).attach(model)

@@ -54,7 +54,7 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
         exit_stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)
         exit_stages.evaluate_held_out(train, cpu, joint, folder / "held_out.parquet", target=target)
         names = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
-        out = (folder / f"{name}.parquet" for name in names)
+        out = *(folder / f"{name}.parquet" for name in names), folder / "preview.safetensors"
         exit_stages.evaluate_shortlist(train, cpu, dump.test, joint, *out, target)
         return
     fitted = [*map(str, range(K)), "joint"]

@@ -114,7 +114,7 @@ def test_the_joint_jump_alone_is_evaluated_on_all_test_sentences_and_nothing_is_
     folder = finished_study.results("tiny-llama", "seed-0", "alone")
     assert {path.name for path in folder.iterdir()} == {
         *("jumps", "evaluation.parquet", "shortlist.parquet", "shortlist_evaluation.parquet"),
-        *("held_out.parquet", "shortlist_held_out.parquet"),
+        *("held_out.parquet", "shortlist_held_out.parquet", "preview.safetensors"),
     }
     assert [path.name for path in (folder / "jumps").iterdir()] == ["joint.safetensors"]
     rows = pd.read_parquet(folder / "evaluation.parquet")

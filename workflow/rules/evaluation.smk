@@ -106,7 +106,7 @@ rule evaluate_shortlist:
         test=shards("test"),
         joint=of_branch(LAYOUT.joint),
     output:
-        **patterns("shortlist", "shortlist_held_out", "shortlist_evaluation"),
+        **patterns("shortlist", "shortlist_held_out", "shortlist_evaluation", "preview"),
     log:
         f"{LOGS}/evaluate_shortlist/{{model}}.seed-{{seed}}.{{variant}}.log",
     benchmark:
@@ -129,7 +129,7 @@ rule evaluate_shortlist:
         "onejump evaluate-shortlist --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
         " {params.train} {params.test} --joint {input.joint:q} --target {params.target} {params.rows}"
         " --threads {threads} --grid {output.shortlist:q} --held-out {output.shortlist_held_out:q}"
-        " --evaluation {output.shortlist_evaluation:q} 2> {log:q}"
+        " --evaluation {output.shortlist_evaluation:q} --preview {output.preview:q} 2> {log:q}"
 
 
 rule evaluate_references:

@@ -6,12 +6,13 @@ shortlist, get the whole check's logits, and the others keep the preview's, so t
 `(r + w) (H + V) + n H` multiply-adds. The jump's own part is exact in the preview, since it is fused.
 
 Width and length are chosen on the validation slice: the cheapest check with SHORTLIST_AGREEMENT of its predictions the
-whole check's.
+whole check's. A file keeps what the preview of that width follows from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -23,15 +24,18 @@ from onejump.exits.chunks import chunks, evaluation_table, metrics_of, slices
 from onejump.exits.columns import METRICS, SHORTLIST_AGREEMENT
 from onejump.exits.metrics import FullPrediction
 from onejump.files.atomic import OnejumpError
+from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_start
+from onejump.jumps.storage import open_fitted
 from onejump.models.devices import by_device, float64_device
-from onejump.models.fused import fuse
+from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
 WIDTHS = (4, 8, 16, 32)
 TOKENS = (64, 128, 256, 512, 768, 1024, 1280, 2048, 4096)
 METHOD = ("joint_shortlist", None)
+FACTS = ("width", "tokens", "agreement", "check")  # of the check, in the file of its preview
 SINGULAR = 1e-12  # of the largest eigenvalue: in such directions no logits differ
 ROWS = 16384  # of the output embedding in float64 at once
 # Logits in one array, by kind of device: on a CPU, the system clears larger ones anew each time.
@@ -43,11 +47,12 @@ class Preview:
     """What stands for the output embedding W in a product with gated, normalised states: `s W'` is about `s A M`.
 
     The first of the width is the mean over tokens; the rest are the principal components of what is left, so that
-    fewer columns of A and rows of M are the preview of a smaller width. Both are on the device.
+    fewer columns of A and E and rows of M are the preview of a smaller width. All are on the device.
     """
 
     A: Tensor  # [H, w] float32
     M: Tensor  # [w, V] float32
+    E: Tensor  # [H, w - 1] float32; M is ones, and below them `E' (W - mean)'`
 
     @classmethod
     def of(
@@ -64,20 +69,33 @@ class Preview:
             for (h,) in fitted.shards(level):
                 states = jump.gate(level) * unembedding.normalise(h.to(device)).to(where).double()
                 S.addmm_(states.T, states)
-        mean = unembedding.weight.mean(0, dtype=torch.float32)
-
-        def centred() -> Iterator[Tensor]:
-            return ((part - mean).to(where).double() for part in unembedding.weight.split(ROWS))
-
-        for part in centred():
+        for part in _centred(unembedding, where):
             C.addmm_(part.T, part)
         values, Q = torch.linalg.eigh(C)
         scale = values.clamp_min(SINGULAR * values[-1]).sqrt()
         root, inverse = (Q * scale) @ Q.T, (Q / scale) @ Q.T
         leading = torch.linalg.eigh(root @ S @ root).eigenvectors.flip(1)[:, : width - 1]
-        M = torch.cat([part @ (inverse @ leading) for part in centred()]).T.float().to(device)
-        A = (root @ leading).float().to(device)
-        return cls(torch.cat([mean[:, None], A], 1), torch.cat([M.new_ones(1, M.shape[1]), M]))
+        return cls.from_components((root @ leading).float(), (inverse @ leading).float(), unembedding)
+
+    @classmethod
+    def from_components(cls, A: Tensor, E: Tensor, unembedding: Unembedding) -> "Preview":
+        """The preview of some components, A and E [H, w - 1], on the device of the unembedding."""
+        device, mean = unembedding.weight.device, unembedding.weight.mean(0, dtype=torch.float32)
+        factor = E.to(float64_device(device)).double()
+        M = torch.cat([part @ factor for part in _centred(unembedding, factor.device)]).T.float().to(device)
+        A = torch.cat([mean[:, None], A.to(device)], 1)
+        return cls(A, torch.cat([M.new_ones(1, M.shape[1]), M]), E.to(device))
+
+    def narrowed(self, width: int) -> "Preview":
+        """The preview of a smaller width."""
+        return Preview(self.A[:, :width], self.M[:width], self.E[:, : width - 1])
+
+
+def _centred(unembedding: Unembedding, device: torch.device) -> Iterator[Tensor]:
+    """Rows of the output embedding less their mean, in float64, so many at a time."""
+    mean = unembedding.weight.mean(0, dtype=torch.float32)
+    for part in unembedding.weight.split(ROWS):
+        yield (part - mean).to(device).double()
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,29 @@ class Check:
     def multiply_adds(self, rank: int, hidden_size: int, vocabulary: int) -> int:
         """Of one such check."""
         return (rank + self.width) * (hidden_size + vocabulary) + self.tokens * hidden_size
+
+
+class ShortlistedJump:
+    """A gated jump's logits by a check with a shortlist, which reads no more rows of the output embedding than it must.
+
+    For few hidden states at a time: each has a shortlist of its own.
+    """
+
+    def __init__(
+        self, unembedding: Unembedding, jump: FoldedJump, fused: FusedUnembedding, preview: Preview, tokens: int
+    ) -> None:
+        """Everything is on the device; `fused` is the jump's unembedding, and so many tokens get exact logits."""
+        self._unembedding, self._jump, self._fused, self._preview = unembedding, jump, fused, preview
+        self._tokens = tokens
+
+    def logits(self, x: Tensor, level: int) -> Tensor:
+        """From hidden states [n, H] of a level to logits [n, V]."""
+        states = self._jump.gate(level) * self._unembedding.normalise(x)
+        own = self._fused.linear(self._fused.normalise(self._jump(x)))
+        logits = torch.addmm(own, states @ self._preview.A, self._preview.M)
+        leading = logits.topk(self._tokens, 1, sorted=False).indices
+        exact = (self._unembedding.weight[leading].float() @ states[:, :, None])[:, :, 0] + own.gather(1, leading)
+        return self._unembedding.finish(logits.scatter(1, leading, exact))
 
 
 class PreviewedJump:
@@ -126,7 +167,7 @@ def evaluate_shortlist(
     jump: FoldedJump,
     target: str,
     device: torch.device,
-) -> tuple[pd.DataFrame, pa.Table, pa.Table]:
+) -> tuple[pd.DataFrame, pa.Table, pa.Table, Preview]:
     """Choose a check with a shortlist for a joint jump on the validation slice, and evaluate it.
 
     The unembedding and the jump are on the device.
@@ -135,7 +176,8 @@ def evaluate_shortlist(
         For each width and number of tokens: width, tokens, check (multiply-adds), agreement and worst_agreement (the
         share of exits with the whole check's prediction, over all levels and at the level where it is lowest, on the
         validation slice), chosen, and test_agreement, null for those not chosen. And the method `joint_shortlist`,
-        with the pair that is chosen, on the validation slice and on the test sentences, each as `evaluation_table`.
+        with the pair that is chosen, on the validation slice and on the test sentences, each as `evaluation_table`. And
+        the preview of the chosen width.
 
     Raises:
         OnejumpError: the jump has no gates.
@@ -157,7 +199,32 @@ def evaluate_shortlist(
     before, _ = _evaluate(held_out, unembedding, previewed, checks[chosen], device)
     evaluation, agreement = _evaluate(test, unembedding, previewed, checks[chosen], device)
     table["chosen"] = table.index == chosen
-    return table.assign(test_agreement=table["chosen"].map({True: agreement})), before, evaluation
+    table["test_agreement"] = table["chosen"].map({True: agreement})
+    return table, before, evaluation, preview.narrowed(checks[chosen].width)
+
+
+def save_preview(path: Path, preview: Preview, unembedding: Unembedding, chosen: Mapping) -> None:
+    """Write what a preview follows from, besides the output embedding, and the facts of its check.
+
+    Args:
+        path: where to.
+        preview: the chosen one.
+        unembedding: the model's.
+        chosen: its row of `evaluate_shortlist`'s table.
+    """
+    facts = {name: chosen[name] for name in FACTS} | {"unembedding_sha256": unembedding.metadata["sha256"]}
+    write_tensors(path, {"A": preview.A[:, 1:], "E": preview.E}, {"kind": "preview"} | facts)
+
+
+def read_preview(path: Path, unembedding: Unembedding) -> tuple[tuple[Tensor, Tensor], dict]:
+    """Components A and E [H, w - 1] of a preview, and the facts of its check: width, tokens, agreement, check.
+
+    Raises:
+        OnejumpError: the file is missing, damaged, no preview, or of another unembedding.
+    """
+    file = open_fitted(path, unembedding, "preview")
+    tensors = file.tensors()
+    return (tensors["A"], tensors["E"]), {name: file.value(name) for name in FACTS}
 
 
 def with_shortlist(preview: Tensor, whole: Tensor, tokens: int) -> Tensor:

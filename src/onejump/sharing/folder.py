@@ -1,13 +1,15 @@
 """A published jump as a folder: what its files are called, writing them, and reading them with all checks.
 
 `jump.safetensors` holds folded jumps, `z = h P + q` and `y = z B + a_k norm(h)`: P [J, H, r], q [J, r], B [J, r, H],
-for one jump at all levels (J = 1) or one a level (J = K), and, where there are gates, `gates` [K]; and `probe` [H], by
-which the base model is recognised. `jump_config.json` says everything else.
+for one jump at all levels (J = 1) or one a level (J = K), and, where there are gates, `gates` [K]; `probe` [H], by
+which the base model is recognised; and, where its check has a shortlist, `preview.A` and `preview.E` [H, w - 1], which
+a `Preview` follows from. `jump_config.json` says everything else.
 """
 
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,19 +23,32 @@ from onejump.study.variants import TARGETS
 
 FORMAT = 1  # changes when an older onejump would misread the files
 CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
+PREVIEW = ("preview.A", "preview.E")  # tensors
 GENERATE = "custom_generate/generate.py"  # where Transformers looks for it
 
 
-def write_published(
-    folder: Path, config: Mapping, jumps: list[FoldedJump], probe: Tensor, card: str, figure: bytes, generate: str
-) -> None:
+@dataclass(frozen=True)
+class Content:
+    """What `jump.safetensors` holds.
+
+    Attributes:
+        jumps: one for all levels, or one for each.
+        probe: [H] float32, by which the base model is recognised.
+        preview: A and E [H, w - 1] float32 of a check with a shortlist; or None.
+    """
+
+    jumps: list[FoldedJump]
+    probe: Tensor
+    preview: tuple[Tensor, Tensor] | None
+
+
+def write_published(folder: Path, config: Mapping, content: Content, card: str, figure: bytes, generate: str) -> None:
     """Write a published jump, whole or not at all; an older one in the folder is replaced.
 
     Args:
         folder: where to.
         config: what `jump_config.json` says besides the format and the digest of the tensors.
-        jumps: one for all levels, or one for each.
-        probe: [H] float32.
+        content: the jump.
         card: the text of README.md.
         figure: the SVG file that the card shows.
         generate: the Python file for Transformers' `custom_generate`.
@@ -44,13 +59,16 @@ def write_published(
     folder = folder.resolve()
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OnejumpError(f"{folder}: exists and is no published jump; name a new folder")
+    jumps = content.jumps
     tensors = {name: torch.stack([getattr(jump, name) for jump in jumps]) for name in ("P", "q", "B")}
     if jumps[0].gates:
         tensors["gates"] = torch.tensor([_at(jumps, level).gate(level) for level in range(config["levels"])])
+    if content.preview is not None:
+        tensors |= dict(zip(PREVIEW, content.preview, strict=True))
     with temporary_folder(folder) as scratch:
         temporary = scratch / folder.name
         temporary.mkdir()
-        sha256 = write_tensors(temporary / TENSORS, tensors | {"probe": probe}, {"kind": "published jump"})
+        sha256 = write_tensors(temporary / TENSORS, tensors | {"probe": content.probe}, {"kind": "published jump"})
         write_sealed_json(temporary / CONFIG, {"format": FORMAT, **config, "tensors_sha256": sha256})
         write_text(temporary / CARD, card)
         (temporary / FIGURE).write_bytes(figure)
@@ -60,8 +78,8 @@ def write_published(
         os.replace(temporary, folder)
 
 
-def read_published(folder: Path) -> tuple[dict, list[FoldedJump], Tensor]:
-    """What `write_published` wrote: the config, the jumps and the probe.
+def read_published(folder: Path) -> tuple[dict, Content]:
+    """What `write_published` wrote: the config and the jump.
 
     Raises:
         OnejumpError: a file is missing, damaged, of another format, or does not fit the other.
@@ -93,7 +111,8 @@ def read_published(folder: Path) -> tuple[dict, list[FoldedJump], Tensor]:
         )
     gates = tuple(tensors["gates"].tolist()) if "gates" in tensors else ()
     parts = zip(tensors["P"], tensors["q"], tensors["B"], strict=True)
-    return config, [FoldedJump(*part, gates) for part in parts], tensors["probe"]
+    preview = (tensors[PREVIEW[0]], tensors[PREVIEW[1]]) if PREVIEW[0] in tensors else None
+    return config, Content([FoldedJump(*part, gates) for part in parts], tensors["probe"], preview)
 
 
 def _at(jumps: list[FoldedJump], level: int) -> FoldedJump:

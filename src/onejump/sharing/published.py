@@ -1,6 +1,7 @@
 """A published jump in use: `onejump.Jump`."""
 
 from collections.abc import Sequence
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -8,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from onejump.files.atomic import OnejumpError
-from onejump.jumps.jump import FoldedJump
 from onejump.models.anatomy import Anatomy
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 from onejump.sharing.base_model import require_base_model
-from onejump.sharing.folder import read_published
+from onejump.sharing.folder import Content, read_published
 from onejump.sharing.hub import folder_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
+
+    from onejump.exits.shortlist import ShortlistedJump
 
 
 class PublishedJump:
@@ -31,10 +33,11 @@ class PublishedJump:
         levels: the levels that the jump can be used at, 0..K-1.
     """
 
-    def __init__(self, config: dict, jumps: list[FoldedJump], probe: Tensor) -> None:
+    def __init__(self, config: dict, content: Content) -> None:
         """Of what `read_published` returns; users call `from_pretrained`."""
         self.config, self.levels = config, range(config["levels"])
-        self._jumps, self._probe = jumps, probe
+        self._jumps, self._content = content.jumps, content
+        self._shortlisted: ShortlistedJump | None = None
         self._fused: list[FusedUnembedding] = []
         self._unembedding: Unembedding | None = None
         self._anatomy: Anatomy | None = None
@@ -70,28 +73,32 @@ class PublishedJump:
             OnejumpError: it is another model, or its config or its weights are not those that the jump was fitted for.
         """
         facts = self.config
-        given = (facts["base_model"], facts["probe"]["input_ids"], self._probe, facts["published_with"])
+        given = (facts["base_model"], facts["probe"]["input_ids"], self._content.probe, facts["published_with"])
         unembedding, anatomy = require_base_model(model, *given)
         device = unembedding.weight.device
         unembedding = unembedding.to(device)
         jumps = [jump.to(device) for jump in self._jumps]
         self._fused = fuse(unembedding, [jump.B for jump in jumps], facts["target"])
         self._jumps, self._unembedding, self._anatomy = jumps, unembedding, anatomy
-        self._resumable = False
+        self._resumable, self._shortlisted = False, None
         return self
 
-    def logits(self, h: Tensor, level: int) -> Tensor:
+    def logits(self, h: Tensor, level: int, shortlist: bool = False) -> Tensor:
         """What the model is predicted to predict from hidden states of a level.
 
         Args:
             h: [..., H], of any float dtype, on any device.
             level: k in 0..K-1.
+            shortlist: whether a cheap preview stands for the output head, except for the tokens that lead in it. A few
+                hundredths of the work, and where the study chose it, the same prediction at 99 of 100 exits
+                (`config["shortlist"]` has its facts); for few hidden states at a time.
 
         Returns:
             [..., V] float32, on the device of the model's output head.
 
         Raises:
-            OnejumpError: no model is attached, or the level or the width of h is not one of the base model's.
+            OnejumpError: no model is attached, the level or the width of h is not one of the base model's, or the jump
+                was published without a shortlist.
         """
         unembedding = self._attached()
         if level not in self.levels:
@@ -100,8 +107,12 @@ class PublishedJump:
             found = list(h.shape)
             raise OnejumpError(f"hidden states are {found}, expected a last dimension of {unembedding.hidden_size}")
         x = h.to(unembedding.weight.device, torch.float32).reshape(-1, h.shape[-1])
-        own = unembedding.linear(unembedding.normalise(x)) if self.config["gated"] else None
-        return self._exit(x, level, own).reshape(*h.shape[:-1], len(unembedding.weight))
+        if shortlist:
+            found = self._with_shortlist().logits(x, level)
+        else:
+            own = unembedding.linear(unembedding.normalise(x)) if self.config["gated"] else None
+            found = self._exit(x, level, own)
+        return found.reshape(*h.shape[:-1], len(unembedding.weight))
 
     def trajectory(
         self,
@@ -151,6 +162,7 @@ class PublishedJump:
         exit_levels: int | Sequence[int] = (),
         confidence: float | None = None,
         draft_tokens: int | None = None,
+        shortlist: bool | None = None,
         **decoding,
     ):
         """Generate with early exits: for Transformers, `model.generate(..., custom_generate=jump.generate, ...)`.
@@ -162,11 +174,12 @@ class PublishedJump:
         2211.17192; Zhang et al. 2023, arXiv 2309.08168).
 
         Args:
-            model: the one that is attached; Transformers gives it, as all that follows but the next three.
+            model: the one that is attached; Transformers gives it, as all that follows but the next four.
             input_ids: prompts [B, P].
             exit_levels: k in 0..K-1, one or several.
             confidence: a probability above 0.
             draft_tokens: at least 1; for one prompt.
+            shortlist: whether the jump predicts by its shortlist (see `logits`); by default for drafts, if it has one.
             **decoding: what Transformers hands to a decoding method.
 
         Returns:
@@ -185,14 +198,31 @@ class PublishedJump:
         if not self._resumable:
             require_resumable(self._anatomy)
             self._resumable = True
+        if shortlist is None:
+            shortlist = draft_tokens is not None and self._content.preview is not None
         given = {"levels": levels, "confidence": confidence, "draft_tokens": draft_tokens}
-        return generate_early(self._anatomy, self.logits, input_ids, **given, **decoding)
+        return generate_early(self._anatomy, partial(self.logits, shortlist=shortlist), input_ids, **given, **decoding)
 
     def _attached(self) -> Unembedding:
         """The unembedding of the base model."""
         if self._unembedding is None:
             raise OnejumpError("the jump has no model; call jump.attach(model) with its base model first")
         return self._unembedding
+
+    def _with_shortlist(self) -> "ShortlistedJump":
+        """The jump by its check with a shortlist, whose preview is made when it is first asked for."""
+        if self._content.preview is None:
+            raise OnejumpError(
+                "the jump was published without a shortlist, which a study has for gated joint jumps alone; leave "
+                "shortlist out"
+            )
+        if self._shortlisted is None:
+            from onejump.exits.shortlist import Preview, ShortlistedJump  # imports pandas, half a second
+
+            preview = Preview.from_components(*self._content.preview, self._unembedding)
+            parts = self._unembedding, self._jumps[0], self._fused[0], preview
+            self._shortlisted = ShortlistedJump(*parts, self.config["shortlist"]["tokens"])
+        return self._shortlisted
 
     def _exit(self, x: Tensor, level: int, own: Tensor | None) -> Tensor:
         """Logits [n, V] of hidden states x [n, H], of which `own` [n, V] is what an open gate lets through."""

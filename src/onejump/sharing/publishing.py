@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.analysis.reading import read_selection
+from onejump.exits.shortlist import read_preview
 from onejump.files.atomic import OnejumpError
 from onejump.files.sealed import read_sealed_svg
 from onejump.files.tables import read_table
@@ -18,7 +19,7 @@ from onejump.models.sources import ModelSource
 from onejump.models.unembedding import Unembedding
 from onejump.sharing.base_model import config_facts, unembedding_facts
 from onejump.sharing.card import render_card, render_generate
-from onejump.sharing.folder import write_published
+from onejump.sharing.folder import Content, write_published
 from onejump.study.layout import Layout
 
 # What can be published -> its method in the summary tables.
@@ -59,6 +60,9 @@ def publish(
     base = _base_model(layout, branch, location, unembedding)
     jumps, own_level = _jumps(layout, branch, jump, unembedding)
     ids, probe = _probe(layout, branch, unembedding)
+    preview = shortlist = None
+    if layout.has_shortlist(branch["variant"]):
+        preview, shortlist = read_preview(layout.path("preview", **branch), unembedding)
     kind = "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump"
     figure = _shortened(read_sealed_svg(layout.path("figure", **branch, kind=kind)))
     config = {
@@ -69,6 +73,7 @@ def publish(
         "target": choices["target"],
         "rank": jumps[0].B.shape[0],
         "gated": bool(jumps[0].gates),
+        "shortlist": shortlist,
         "base_model": base | {"hub_id": licences["base_id"] or base["hub_id"]},
         "probe": {"input_ids": ids},
         "fitted_on": {
@@ -82,7 +87,8 @@ def publish(
         "metrics": _metrics(layout, branch, METHODS[jump]),
         "published_with": {name: version(name) for name in PACKAGES},
     }
-    write_published(folder, config, jumps, probe, render_card(config), figure, render_generate(repository))
+    content = Content(jumps, probe, preview)
+    write_published(folder, config, content, render_card(config), figure, render_generate(repository))
 
 
 def _require_branch(layout: Layout, branch: Mapping, jump: str) -> None:

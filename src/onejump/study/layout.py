@@ -29,6 +29,7 @@ FILES = {
     "shortlist": "{model}/seed-{seed}/{variant}/shortlist.parquet",
     "shortlist_held_out": "{model}/seed-{seed}/{variant}/shortlist_held_out.parquet",
     "shortlist_evaluation": "{model}/seed-{seed}/{variant}/shortlist_evaluation.parquet",
+    "preview": "{model}/seed-{seed}/{variant}/preview.safetensors",
     "transfer": "{model}/seed-{seed}/{variant}/transfer.parquet",
     "ranks": "{model}/seed-{seed}/{variant}/ranks.parquet",
     "claims": "{model}/seed-{seed}/{variant}/claims.parquet",
@@ -42,7 +43,7 @@ FILES = {
 # Of these, variants with the joint jump alone have none: there is no jump to choose.
 OF_ALL_JUMPS = ("scores", "cosines", "selection", "oracle", "transfer", "claims", "lens", "lens_evaluation")
 # A joint jump alone with a gate for each level has these besides.
-OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
+OF_SHORTLIST = ("shortlist", "shortlist_held_out", "shortlist_evaluation", "preview")
 # Summary tables, and those of a study in which models write text; figures of a branch, of one whose fits are nested in
 # rank, of one with the joint jump alone; and of a model.
 TABLES = (

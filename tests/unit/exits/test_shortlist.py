@@ -12,8 +12,19 @@ from refusals import error_of
 from onejump.exits import chunks, shortlist
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_jumps
-from onejump.exits.shortlist import Check, Preview, PreviewedJump, evaluate_shortlist, with_shortlist
+from onejump.exits.shortlist import (
+    Check,
+    Preview,
+    PreviewedJump,
+    ShortlistedJump,
+    evaluate_shortlist,
+    read_preview,
+    save_preview,
+    with_shortlist,
+)
+from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump
+from onejump.models.fused import fuse
 
 torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
@@ -34,7 +45,7 @@ def splits(request, tmp_path, monkeypatch):
 
 
 def evaluate(train, test, unembedding) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table, _, evaluation = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
+    table, _, evaluation, _ = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
     return table, evaluation.to_pandas()
 
 
@@ -177,7 +188,7 @@ def test_the_validation_slice_is_evaluated_as_the_test_sentences_are(splits, mon
     train, _, unembedding = splits
     monkeypatch.setattr(shortlist, "SHORTLIST_AGREEMENT", 0.9)
     held_out = train.rows(FITTED, N_TRAIN)
-    _, before, after = evaluate_shortlist(train, held_out, unembedding, JUMP, "post_norm", CPU)
+    _, before, after, _ = evaluate_shortlist(train, held_out, unembedding, JUMP, "post_norm", CPU)
     assert before.equals(after) and len(before) == K * (N_TRAIN - FITTED)
 
 
@@ -195,3 +206,36 @@ def test_a_jump_without_gates_is_refused(splits):
     ungated = FoldedJump(JUMP.P, JUMP.q, JUMP.B)
     said = error_of(lambda: evaluate_shortlist(*splits, ungated, "post_norm", CPU))
     assert said == "the jump has no gates, so its fused check needs no shortlist; give a gated joint jump"
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_the_chosen_check_gives_the_logits_that_were_evaluated_from_its_file(splits, tmp_path, n):
+    train, test, unembedding = splits
+    table, *_, preview = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
+    (chosen,) = table[table["chosen"]].to_dict("records")
+    save_preview(tmp_path / "preview", preview, unembedding, chosen)
+    components, facts = read_preview(tmp_path / "preview", unembedding)
+    assert facts == {name: chosen[name] for name in ("width", "tokens", "agreement", "check")}
+    assert [part.shape for part in components] == 2 * [(H, facts["width"] - 1)]
+    (fused,) = fuse(unembedding, [JUMP.B], "post_norm")
+    again = Preview.from_components(*components, unembedding)
+    jump = ShortlistedJump(unembedding, JUMP, fused, again, facts["tokens"])
+    wide = Preview.of(train.rows(0, FITTED), unembedding, JUMP, H, CPU)
+    for level in range(K):
+        x = test.level(level)[:n]
+        expected = [
+            naive_shortlist(unembedding, wide, h, level, Check(facts["width"], facts["tokens"]))
+            for h in x.double().numpy()
+        ]
+        expected = np.array(expected).reshape(n, VOCABULARY)
+        np.testing.assert_allclose(jump.logits(x, level), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_preview_of_the_models_own_head_is_read(splits, tmp_path):
+    *_, unembedding = splits
+    write_tensors(tmp_path / "jump", {}, {"kind": "jump"})
+    assert "holds jump, expected a preview" in error_of(lambda: read_preview(tmp_path / "jump", unembedding))
+    write_tensors(tmp_path / "other", {}, {"kind": "preview", "unembedding_sha256": "0"})
+    assert "was fitted for the unembedding 0, not for " in error_of(
+        lambda: read_preview(tmp_path / "other", unembedding)
+    )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 from transformers.generation import BaseStreamer
 
 import onejump
+from onejump.exits.shortlist import ShortlistedJump
 from onejump.models.segments import CACHE, Segments
 from onejump.sharing.folder import GENERATE
 
@@ -127,6 +129,40 @@ def test_sampled_drafts_have_the_models_distribution():
     for text, p in expected.items():
         assert abs(drawn[text] / n - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1 / n
     assert max(expected.values()) < 0.8
+
+
+@pytest.fixture
+def shortlisted(study, folder, monkeypatch):
+    """A model, a jump of it, and the levels at which the jump was asked by its shortlist."""
+    model, levels, whole = study.load_model(), [], ShortlistedJump.logits
+
+    def counted(jump, x, level):
+        levels.append(level)
+        return whole(jump, x, level)
+
+    monkeypatch.setattr(ShortlistedJump, "logits", counted)
+    return model, onejump.Jump.from_pretrained(folder).attach(model), levels
+
+
+@pytest.mark.parametrize(("shortlist", "by_shortlist"), [(None, True), (True, True), (False, False)])
+def test_drafts_are_by_the_shortlist_where_there_is_one(shortlisted, shortlist, by_shortlist):
+    model, jump, levels = shortlisted
+    ids, options = random_ids((1, PROMPT)), {"exit_levels": 2, "draft_tokens": 3, "shortlist": shortlist}
+    found = generated(model, jump, ids, **options, return_dict_in_generate=True)
+    assert torch.equal(found.sequences, model.generate(ids, **GREEDY))
+    assert levels == [2] * found.cost.drafted * by_shortlist and found.cost.accepted
+
+
+def test_exits_are_by_the_shortlist_where_it_is_asked_for(shortlisted):
+    model, jump, levels = shortlisted
+    ids = random_ids((1, PROMPT), seed=1)
+    generated(model, jump, ids, exit_levels=1)
+    assert levels == []
+    by_shortlist = SimpleNamespace(logits=partial(jump.logits, shortlist=True))
+    expected, _ = naive(model, by_shortlist, ids, [1])
+    levels.clear()
+    assert torch.equal(generated(model, jump, ids, exit_levels=1, shortlist=True), expected)
+    assert levels == [1] * NEW
 
 
 # ---------------------------------------------------------------------------------------------------------------- exits

@@ -76,7 +76,7 @@ def test_tensors_of_another_jump_are_refused(copy, study, tmp_path):
 def test_a_level_without_a_jump_is_refused(study, tmp_path):
     out = study.publish(tmp_path / "jump", "paper", "all")
     tensors = TensorFile(out / TENSORS).tensors()
-    fewer = {name: tensor if name == "probe" else tensor[:2].clone() for name, tensor in tensors.items()}
+    fewer = {name: tensor[:2].clone() if name in ("P", "q", "B") else tensor for name, tensor in tensors.items()}
     sha256 = write_tensors(out / TENSORS, fewer, {"kind": "published jump"})
     write_sealed_json(out / CONFIG, read_sealed_json(out / CONFIG) | {"tensors_sha256": sha256})
     assert refusal(out) == (
@@ -98,8 +98,9 @@ def test_the_files_hold_what_the_jump_is(folder, study):
     file = TensorFile(folder / TENSORS)
     H, r, V = 32, 3, 97
     shapes = {"P": (1, H, r), "q": (1, r), "B": (1, r, H), "gates": (3,), "probe": (H,)}
-    assert {name: file.shape(name) for name in file.names} == shapes
     config = read_sealed_json(folder / CONFIG)
+    shapes |= dict.fromkeys(("preview.A", "preview.E"), (H, config["shortlist"]["width"] - 1))
+    assert {name: file.shape(name) for name in file.names} == shapes
     base = config["base_model"]
     assert (base["hidden_size"], base["vocabulary"], config["rank"], config["levels"]) == (H, V, r, 3)
     assert (config["target"], config["jump"], config["gated"]) == ("post_norm", "joint", True)

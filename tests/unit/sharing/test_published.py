@@ -1,5 +1,6 @@
 """A published jump predicts what the study evaluated, on any model that is the base model."""
 
+import functools
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from tiny_models import HIDDEN_SIZE, VOCABULARY
 
 import onejump
 
+METRICS = ("correct", "surprisal", "exit_surprisal", "kl", "confidence")
 PUBLISHED = [
     *(("paper", "joint", "joint"), ("paper", "ojfa", "ojfa"), ("paper", "all", "n_njtc")),
     *(("gated", "ojfa", "ojfa"), ("gated", "all", "n_njtc"), ("alone", "joint", "joint")),
@@ -37,20 +39,36 @@ def test_every_number_of_the_evaluation_comes_from_the_published_logits(
     study = study_of(family)
     model = study.load_model()
     jump = onejump.Jump.from_pretrained(study.publish(tmp_path / "jump", variant, kind)).attach(model)
-    branch = study.folder / "tiny" / "seed-0"
-    evaluation = pd.read_parquet(branch / variant / "evaluation.parquet")
-    evaluation = evaluation[evaluation["method"] == method].set_index(["sentence_id", "level"])
-    rows = pd.read_parquet(branch / "positions.parquet").query("split == 'test'")
-    checked = 0
+    evaluation = study.folder / "tiny" / "seed-0" / variant / "evaluation.parquet"
+    assert compared(study, model, jump.logits, evaluation, method) == 25 * K * len(METRICS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_does_every_number_of_the_check_with_a_shortlist(study_of, tmp_path, family):
+    study = study_of(family)
+    model, folder = study.load_model(), study.publish(tmp_path / "jump")
+    jump = onejump.Jump.from_pretrained(folder).attach(model)
+    evaluation = study.folder / "tiny" / "seed-0" / "alone" / "shortlist_evaluation.parquet"
+    logits = functools.partial(jump.logits, shortlist=True)
+    assert compared(study, model, logits, evaluation, "joint_shortlist") == 25 * K * len(METRICS)
+    tried = pd.read_parquet(evaluation.with_name("shortlist.parquet")).query("chosen")
+    assert jump.config["shortlist"] == tried[["width", "tokens", "agreement", "check"]].to_dict("records")[0]
+
+
+def compared(study, model, logits, evaluation, method) -> int:
+    """Compare an evaluation with the logits of a jump, one sentence after another; how many numbers were compared."""
+    table = pd.read_parquet(evaluation).query("method == @method").set_index(["sentence_id", "level"])
+    rows = pd.read_parquet(study.folder / "tiny" / "seed-0" / "positions.parquet").query("split == 'test'")
+    count = 0
     for row in rows.itertuples():
         states, full = states_of(model, row.input_ids)
-        for level in jump.levels:
-            expected = naive_metrics(*(x.double().numpy() for x in (jump.logits(states[level, -1], level), full[-1])))
-            for metric in ("correct", "surprisal", "exit_surprisal", "kl", "confidence"):
-                found = evaluation.loc[(row.sentence_id, level), metric]
+        for level in range(K):
+            expected = naive_metrics(*(x.double().numpy() for x in (logits(states[level, -1], level), full[-1])))
+            for metric in METRICS:
+                found = table.loc[(row.sentence_id, level), metric]
                 assert found == pytest.approx(expected[metric], abs=1e-5), (metric, level)
-                checked += 1
-    assert checked == 25 * K * 5
+                count += 1
+    return count
 
 
 @pytest.mark.parametrize(("family", "variant", "kind"), [("llama", "alone", "joint"), ("gemma2", "gated", "all")])
@@ -124,6 +142,12 @@ def test_a_jump_without_a_model_says_so(folder):
     jump = onejump.Jump.from_pretrained(folder)
     said = error_of(lambda: jump.logits(torch.zeros(HIDDEN_SIZE), 0))
     assert said == "the jump has no model; call jump.attach(model) with its base model first"
+
+
+def test_a_shortlist_that_a_jump_does_not_have_is_refused(study, tmp_path):
+    jump = onejump.Jump.from_pretrained(study.publish(tmp_path / "jump", "gated", "all")).attach(study.load_model())
+    said = error_of(lambda: jump.logits(torch.zeros(HIDDEN_SIZE), 0, shortlist=True))
+    assert said.startswith("the jump was published without a shortlist, which a study has for gated joint jumps alone;")
 
 
 @pytest.mark.parametrize("kind", ["joint", "all"])

@@ -169,6 +169,7 @@ def test_a_base_model_that_is_nowhere_is_refused(study, tmp_path):
     [
         *("summary/levels.parquet", "figures/tiny.seed-0.alone.joint_jump.svg", "tiny/unembedding.safetensors"),
         *("tiny/seed-0/alone/jumps/joint.safetensors", "tiny/seed-0/positions.parquet"),
+        "tiny/seed-0/alone/preview.safetensors",
         "tiny/seed-0/activations/test/shard-00.safetensors",
     ],
 )

@@ -111,6 +111,7 @@ def test_a_joint_jump_alone_with_a_gate_for_each_level_has_a_check_with_a_shortl
     assert layout.every("shortlist") == [own / "shortlist.parquet"]
     for name in ("shortlist_held_out", "shortlist_evaluation"):
         assert layout.every(name) == [own / f"{name}.parquet"]
+    assert layout.every("preview") == [own / "preview.safetensors"]
 
 
 def test_a_pattern_keeps_its_wildcards_and_its_paths_follow_it(layout):
