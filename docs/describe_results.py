@@ -13,12 +13,11 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from onejump.report.style import METHOD_STYLES
+
 DOCS = Path(__file__).parent
 TEMPLATE, PAGE, RESULTS = DOCS / "findings.md.j2", DOCS / "findings.md", DOCS / "results"
-METHODS = {"constant": "constant", "constant_by_position": "constant by position", "token_table": "token table"}
-METHODS |= {"middle": "jump of level K/2", "identity": "identity", "identity_temperature": "identity, temperature"}
-METHODS |= {"arbitrary": "arbitrary", "ojfa": "OJFA", "joint": "joint", "n_njtc": "N-NJTC", "jtc": "JTC"}
-METHODS |= {"joint_shortlist": "joint, shortlist"}
+METHODS = {method: style.name for method, style in METHOD_STYLES.items()}
 POSITIONS = ["0", "1-4", "5+", "1+"]
 MISSING = "–"
 
@@ -98,7 +97,7 @@ def methods(study: str, variants: dict[str, Sequence[str]], models: Sequence[str
             where = {"variant": variant, "method": name, "seed": 0}
             digits = 3 if column == "precision" else 2
             cells = [estimate(f"{study}/methods", column, digits, model=model, **where) for model in models]
-            lines.append([variant, METHODS.get(name, name), *cells])
+            lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods"], lines)
 
 
@@ -131,7 +130,7 @@ def sizes(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
             found, later = row(f"{study}/methods", **where), row(f"{study}/by_position", position="1+", **where)
             cells = [interval(found, "precision"), written(later["precision"], 3), written(found["surprisal"], 2)]
             cells += [written(found["parameters"], 0), written(found["check"], 0)]
-            lines.append([variant, METHODS.get(name, name), *cells])
+            lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
@@ -144,7 +143,7 @@ def by_position(study: str, variant: str, names: Sequence[str], model: str) -> s
         at = {group: row(f"{study}/by_position", position=group, **where) for group in POSITIONS}
         precisions = [written(at[group]["precision"], 3) for group in POSITIONS]
         surprisals = [written(part["surprisal"], 2) for part in (found, at["1+"])]
-        lines.append([METHODS.get(name, name), interval(found, "precision"), *precisions, *surprisals])
+        lines.append([METHODS[name], interval(found, "precision"), *precisions, *surprisals])
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
@@ -224,7 +223,7 @@ def spread(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
             found = found.rename({"mean": "estimate"})
             cells = [str(found["seeds"]), str(found["fits"]), interval(found, "estimate")]
             cells += [written(found[source], 4) for source in ("sd_texts", "sd_fits")]
-            lines.append([variant, METHODS.get(name, name), *cells])
+            lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods_spread"], lines)
 
 
@@ -249,7 +248,7 @@ def switches(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
             found, levels = row(f"{study}/switches", **where), row(f"{study}/switches", **where)["identity_levels"]
             cells = [number(f"{study}/methods", "precision", **where), interval(found, "precision")]
             cells += [written(found["surprisal"], 2), "none" if pd.isna(levels) else str(levels)]
-            lines.append([variant, METHODS.get(name, name), *cells])
+            lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/switches", f"{study}/methods"], lines)
 
 
@@ -261,7 +260,7 @@ def origins(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
             where = {"model": model, "variant": variant, "method": name, "seed": 0, "position": "1+"}
             found = [row(f"{study}/by_origin", origin=origin, **where) for origin in ("corpus", "generated")]
             cells = [interval(one, "precision") for one in found] + [written(one["surprisal"], 2) for one in found]
-            lines.append([variant, METHODS.get(name, name), *cells])
+            lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/by_origin"], lines)
 
 
@@ -274,7 +273,7 @@ def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
         for name in names:
             part = found[(found["variant"] == variant) & (found["method"] == name)].set_index("seed")
             lines.append(
-                [variant, METHODS.get(name, name), *(interval(part.loc[seed], "precision") for seed in numbers)]
+                [variant, METHODS[name], *(interval(part.loc[seed], "precision") for seed in numbers)]
             )
     return table([f"{study}/methods"], lines)
 
@@ -326,7 +325,7 @@ def dynamic_exit(study: str, variants: dict[str, Sequence[str]], models: Sequenc
             threshold = "never" if found["threshold"] == float("inf") else written(found["threshold"], 3)
             cells = [threshold, written(found["agreement"], 3), written(found["blocks"], 2)]
             cells += [written(found["checks"], 1), *(written(found[f"{how}_cost"], 2) for how in ("fused", "plain"))]
-            lines.append([model, variant, METHODS.get(name, name), *cells])
+            lines.append([model, variant, METHODS[name], *cells])
     return table([f"{study}/dynamic_exit"], lines)
 
 
@@ -338,7 +337,7 @@ def few_checks(study: str, variants: dict[str, Sequence[str]], model: str) -> st
             f"{study}/few_checks", model=model, variant=variant, method=list(names), seed=0
         ).iterrows():
             cells = [interval(found, "agreement"), written(found["blocks"], 2), written(found["cost"], 2)]
-            method = METHODS.get(found["method"], found["method"])
+            method = METHODS[found["method"]]
             lines.append([variant, method, str(found["n_levels"]), *cells, written(found["identity_agreement"], 3)])
     return table([f"{study}/few_checks"], lines)
 
