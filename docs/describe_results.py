@@ -272,9 +272,7 @@ def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     for variant, names in variants.items():
         for name in names:
             part = found[(found["variant"] == variant) & (found["method"] == name)].set_index("seed")
-            lines.append(
-                [variant, METHODS[name], *(interval(part.loc[seed], "precision") for seed in numbers)]
-            )
+            lines.append([variant, METHODS[name], *(interval(part.loc[seed], "precision") for seed in numbers)])
     return table([f"{study}/methods"], lines)
 
 

@@ -57,5 +57,15 @@ def test_the_readme_tells_the_demos_results(script):
             where = {"variant": variant, "method": methods[label.split()[0]]}
             assert cell == script["estimate"]("demo/methods", "precision", digits, **where), line
     one = [script["estimate"]("demo/methods", "precision", 2, variant="one-jump", method=name) for name in ONE_JUMP]
-    below = text[text.index("**One jump can do it") :]
+    below = text[text.index("**One jump does better") :]
     assert re.findall(r"\*\*(0\.\d\d)\*\* (\[[^]]+\])", below) == [tuple(value.split(" ", 1)) for value in one]
+
+
+def test_the_readme_tells_what_three_models_say_of_one_jump(script):
+    G5 = {"variant": "one-jump", "claim": "G5", "statistic": "kept_above_floor", "metric": "precision"}
+    kept = script["extremes"]("models/one_jump", "estimate", 2, **G5, positions="all")
+    models = list(script["rows"]("models/models")["model"])
+    shares = [script["share_of_gain"]("models", null, model) for null in ("bias", "shuffled") for model in models]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"on three models it keeps {kept} of what" in text and len(models) == 3
+    assert f"already have {min(shares)} to {max(shares)} of its gain over identity" in text

@@ -213,8 +213,8 @@ class PublishedJump:
         """The jump by its check with a shortlist, whose preview is made when it is first asked for."""
         if self._content.preview is None:
             raise OnejumpError(
-                "the jump was published without a shortlist, which a study has for gated joint jumps alone; leave "
-                "shortlist out"
+                "the jump was published without a shortlist, which variants with jumps: joint and gate: level have; "
+                "leave shortlist out"
             )
         if self._shortlisted is None:
             from onejump.exits.shortlist import Preview, ShortlistedJump  # imports pandas, half a second

@@ -147,7 +147,7 @@ def test_a_jump_without_a_model_says_so(folder):
 def test_a_shortlist_that_a_jump_does_not_have_is_refused(study, tmp_path):
     jump = onejump.Jump.from_pretrained(study.publish(tmp_path / "jump", "gated", "all")).attach(study.load_model())
     said = error_of(lambda: jump.logits(torch.zeros(HIDDEN_SIZE), 0, shortlist=True))
-    assert said.startswith("the jump was published without a shortlist, which a study has for gated joint jumps alone;")
+    assert said.startswith("the jump was published without a shortlist, which variants with jumps: joint and gate: ")
 
 
 @pytest.mark.parametrize("kind", ["joint", "all"])
