@@ -79,6 +79,7 @@ def publish(
 ) -> None:
     """Publish a jump of a finished study: a folder that `onejump.Jump.from_pretrained` loads, with a model card."""
     from onejump.files.sealed import read_sealed_json
+    from onejump.report.figures import draw_svg
     from onejump.sharing import hub
     from onejump.sharing.publishing import publish
     from onejump.study.layout import Layout
@@ -86,7 +87,7 @@ def publish(
     layout = Layout(read_sealed_json(config), results.parent)
     branch = {"model": model, "seed": seed, "variant": variant}
     licences = {"base_id": base_id, "jump": licence, "text": text_licence}
-    publish(layout, branch, jump, base, licences, out, push)
+    publish(layout, branch, jump, base, licences, out, draw_svg, push)
     if push is not None:
         print(hub.push(out, push))
 

@@ -47,12 +47,13 @@ class Preview:
     """What stands for the output embedding W in a product with gated, normalised states: `s W'` is about `s A M`.
 
     The first of the width is the mean over tokens; the rest are the principal components of what is left, so that
-    fewer columns of A and E and rows of M are the preview of a smaller width. All are on the device.
+    fewer columns of A and E and rows of M are the preview of a smaller width. All are on the device. Wc is W less its
+    mean.
     """
 
     A: Tensor  # [H, w] float32
     M: Tensor  # [w, V] float32
-    E: Tensor  # [H, w - 1] float32; M is ones, and below them `E' (W - mean)'`
+    E: Tensor  # [H, w - 1] float32; below ones, M is `E' Wc'`, and A, beside the mean, `Wc' Wc E`
 
     @classmethod
     def of(
@@ -75,15 +76,19 @@ class Preview:
         scale = values.clamp_min(SINGULAR * values[-1]).sqrt()
         root, inverse = (Q * scale) @ Q.T, (Q / scale) @ Q.T
         leading = torch.linalg.eigh(root @ S @ root).eigenvectors.flip(1)[:, : width - 1]
-        return cls.from_components((root @ leading).float(), (inverse @ leading).float(), unembedding)
+        return cls.from_components((inverse @ leading).float(), unembedding)
 
     @classmethod
-    def from_components(cls, A: Tensor, E: Tensor, unembedding: Unembedding) -> "Preview":
-        """The preview of some components, A and E [H, w - 1], on the device of the unembedding."""
+    def from_components(cls, E: Tensor, unembedding: Unembedding) -> "Preview":
+        """The preview of some components E [H, w - 1], on the device of the unembedding."""
         device, mean = unembedding.weight.device, unembedding.weight.mean(0, dtype=torch.float32)
         factor = E.to(float64_device(device)).double()
-        M = torch.cat([part @ factor for part in _centred(unembedding, factor.device)]).T.float().to(device)
-        A = torch.cat([mean[:, None], A.to(device)], 1)
+        A, rows = torch.zeros_like(factor), []
+        for part in _centred(unembedding, factor.device):
+            rows.append(part @ factor)
+            A.addmm_(part.T, rows[-1])
+        M = torch.cat(rows).T.float().to(device)
+        A = torch.cat([mean[:, None], A.float().to(device)], 1)
         return cls(A, torch.cat([M.new_ones(1, M.shape[1]), M]), E.to(device))
 
     def narrowed(self, width: int) -> "Preview":
@@ -213,18 +218,17 @@ def save_preview(path: Path, preview: Preview, unembedding: Unembedding, chosen:
         chosen: its row of `evaluate_shortlist`'s table.
     """
     facts = {name: chosen[name] for name in FACTS} | {"unembedding_sha256": unembedding.metadata["sha256"]}
-    write_tensors(path, {"A": preview.A[:, 1:], "E": preview.E}, {"kind": "preview"} | facts)
+    write_tensors(path, {"E": preview.E}, {"kind": "preview"} | facts)
 
 
-def read_preview(path: Path, unembedding: Unembedding) -> tuple[tuple[Tensor, Tensor], dict]:
-    """Components A and E [H, w - 1] of a preview, and the facts of its check: width, tokens, agreement, check.
+def read_preview(path: Path, unembedding: Unembedding) -> tuple[Tensor, dict]:
+    """Components E [H, w - 1] of a preview, and the facts of its check: width, tokens, agreement, check.
 
     Raises:
         OnejumpError: the file is missing, damaged, no preview, or of another unembedding.
     """
     file = open_fitted(path, unembedding, "preview")
-    tensors = file.tensors()
-    return (tensors["A"], tensors["E"]), {name: file.value(name) for name in FACTS}
+    return file.tensors()["E"], {name: file.value(name) for name in FACTS}
 
 
 def with_shortlist(preview: Tensor, whole: Tensor, tokens: int) -> Tensor:

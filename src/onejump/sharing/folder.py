@@ -2,8 +2,8 @@
 
 `jump.safetensors` holds folded jumps, `z = h P + q` and `y = z B + a_k norm(h)`: P [J, H, r], q [J, r], B [J, r, H],
 for one jump at all levels (J = 1) or one a level (J = K), and, where there are gates, `gates` [K]; `probe` [H], by
-which the base model is recognised; and, where its check has a shortlist, `preview.A` and `preview.E` [H, w - 1], which
-a `Preview` follows from. `jump_config.json` says everything else.
+which the base model is recognised; and, where its check has a shortlist, `preview.E` [H, w - 1], which a `Preview`
+follows from. `jump_config.json` says everything else.
 """
 
 import os
@@ -23,7 +23,6 @@ from onejump.study.variants import TARGETS
 
 FORMAT = 1  # changes when an older onejump would misread the files
 CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
-PREVIEW = ("preview.A", "preview.E")  # tensors
 GENERATE = "custom_generate/generate.py"  # where Transformers looks for it
 
 
@@ -34,12 +33,12 @@ class Content:
     Attributes:
         jumps: one for all levels, or one for each.
         probe: [H] float32, by which the base model is recognised.
-        preview: A and E [H, w - 1] float32 of a check with a shortlist; or None.
+        preview: E [H, w - 1] float32 of a check with a shortlist; or None.
     """
 
     jumps: list[FoldedJump]
     probe: Tensor
-    preview: tuple[Tensor, Tensor] | None
+    preview: Tensor | None
 
 
 def write_published(folder: Path, config: Mapping, content: Content, card: str, figure: bytes, generate: str) -> None:
@@ -64,7 +63,7 @@ def write_published(folder: Path, config: Mapping, content: Content, card: str, 
     if jumps[0].gates:
         tensors["gates"] = torch.tensor([_at(jumps, level).gate(level) for level in range(config["levels"])])
     if content.preview is not None:
-        tensors |= dict(zip(PREVIEW, content.preview, strict=True))
+        tensors["preview.E"] = content.preview
     with temporary_folder(folder) as scratch:
         temporary = scratch / folder.name
         temporary.mkdir()
@@ -111,8 +110,7 @@ def read_published(folder: Path) -> tuple[dict, Content]:
         )
     gates = tuple(tensors["gates"].tolist()) if "gates" in tensors else ()
     parts = zip(tensors["P"], tensors["q"], tensors["B"], strict=True)
-    preview = (tensors[PREVIEW[0]], tensors[PREVIEW[1]]) if PREVIEW[0] in tensors else None
-    return config, Content([FoldedJump(*part, gates) for part in parts], tensors["probe"], preview)
+    return config, Content([FoldedJump(*part, gates) for part in parts], tensors["probe"], tensors.get("preview.E"))
 
 
 def _at(jumps: list[FoldedJump], level: int) -> FoldedJump:

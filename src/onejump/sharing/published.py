@@ -219,7 +219,7 @@ class PublishedJump:
         if self._shortlisted is None:
             from onejump.exits.shortlist import Preview, ShortlistedJump  # imports pandas, half a second
 
-            preview = Preview.from_components(*self._content.preview, self._unembedding)
+            preview = Preview.from_components(self._content.preview, self._unembedding)
             parts = self._unembedding, self._jumps[0], self._fused[0], preview
             self._shortlisted = ShortlistedJump(*parts, self.config["shortlist"]["tokens"])
         return self._shortlisted

@@ -1,7 +1,7 @@
 """From a finished study to a published jump."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePath
 
@@ -11,7 +11,6 @@ from onejump.activations.reading import Activations
 from onejump.analysis.reading import read_selection
 from onejump.exits.shortlist import read_preview
 from onejump.files.atomic import OnejumpError
-from onejump.files.sealed import read_sealed_svg
 from onejump.files.tables import read_table
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.storage import load_folded_jumps, load_joint_jump
@@ -37,6 +36,7 @@ def publish(
     location: str,
     licences: Mapping[str, str | None],
     folder: Path,
+    draw: Callable[..., bytes],
     repository: str | None = None,
 ) -> None:
     """Publish a jump of a finished study as a folder.
@@ -48,6 +48,7 @@ def publish(
         location: the base model: a folder, or an id on the hub.
         licences: hub id of the base model (`base_id`), for the card, and licences of the `jump` and of the `text`.
         folder: where to.
+        draw: from a kind of figure, the folder of the summary tables and the branch to the SVG file.
         repository: on the hub, that the folder is to become.
 
     Raises:
@@ -63,8 +64,6 @@ def publish(
     preview = shortlist = None
     if layout.has_shortlist(branch["variant"]):
         preview, shortlist = read_preview(layout.path("preview", **branch), unembedding)
-    kind = "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump"
-    figure = _shortened(read_sealed_svg(layout.path("figure", **branch, kind=kind)))
     config = {
         "jump": jump,
         "own_level": own_level,
@@ -87,7 +86,11 @@ def publish(
         "metrics": _metrics(layout, branch, METHODS[jump]),
         "published_with": {name: version(name) for name in PACKAGES},
     }
-    content = Content(jumps, probe, preview)
+    content, kind = (
+        Content(jumps, probe, preview),
+        "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump",
+    )
+    figure = _shortened(draw(kind, layout.path("table", table="levels").parent, **branch))
     write_published(folder, config, content, render_card(config), figure, render_generate(repository))
 
 

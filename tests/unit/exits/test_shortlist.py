@@ -214,11 +214,11 @@ def test_the_chosen_check_gives_the_logits_that_were_evaluated_from_its_file(spl
     table, *_, preview = evaluate_shortlist(train, test, unembedding, JUMP, "post_norm", CPU)
     (chosen,) = table[table["chosen"]].to_dict("records")
     save_preview(tmp_path / "preview", preview, unembedding, chosen)
-    components, facts = read_preview(tmp_path / "preview", unembedding)
+    E, facts = read_preview(tmp_path / "preview", unembedding)
     assert facts == {name: chosen[name] for name in ("width", "tokens", "agreement", "check")}
-    assert [part.shape for part in components] == 2 * [(H, facts["width"] - 1)]
+    assert E.shape == (H, facts["width"] - 1)
     (fused,) = fuse(unembedding, [JUMP.B], "post_norm")
-    again = Preview.from_components(*components, unembedding)
+    again = Preview.from_components(E, unembedding)
     jump = ShortlistedJump(unembedding, JUMP, fused, again, facts["tokens"])
     wide = Preview.of(train.rows(0, FITTED), unembedding, JUMP, H, CPU)
     for level in range(K):

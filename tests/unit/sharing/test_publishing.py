@@ -1,5 +1,6 @@
 """What is published, and what cannot be: refused in one line, with nothing left behind."""
 
+import html
 import re
 import shlex
 import shutil
@@ -19,6 +20,9 @@ from onejump.cli import cli
 from onejump.files.sealed import read_sealed_svg, write_sealed_json
 from onejump.jumps.storage import load_jump
 from onejump.models.unembedding import Unembedding
+from onejump.report.figures import draw_svg
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -114,8 +118,12 @@ def test_the_card_of_a_gguf_file_of_the_publishers_own_fetches_nothing(broken, t
 
 def test_the_figure_is_that_of_the_study_in_fewer_characters(study, folder):
     published = (folder / "figure.svg").read_text()
-    original = read_sealed_svg(study.folder / "figures" / "tiny.seed-0.alone.joint_jump.svg").decode()
-    assert len(published) < 0.9 * len(original)
+    report = read_sealed_svg(study.folder / "figures" / "tiny.seed-0.alone.joint_jump.svg").decode()
+    texts = {"".join(one.itertext()) for one in ElementTree.fromstring(published).iter(f"{SVG}text")}
+    expected = {html.unescape(one) for one in re.findall(r"<!-- (.*?) -->", report)}
+    assert len(expected) > 10 and {one for one in expected if "$" not in one} <= texts
+    original = draw_svg("joint_jump", study.folder / "summary", "tiny", 0, "alone").decode()
+    assert len(published) < 0.9 * len(original) < 0.8 * len(report)
     for tags in zip(ElementTree.fromstring(published).iter(), ElementTree.fromstring(original).iter(), strict=True):
         assert tags[0].tag == tags[1].tag
         for attributes in zip(tags[0].items(), tags[1].items(), strict=True):
@@ -167,9 +175,8 @@ def test_a_base_model_that_is_nowhere_is_refused(study, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("summary/levels.parquet", "figures/tiny.seed-0.alone.joint_jump.svg", "tiny/unembedding.safetensors"),
-        *("tiny/seed-0/alone/jumps/joint.safetensors", "tiny/seed-0/positions.parquet"),
-        "tiny/seed-0/alone/preview.safetensors",
+        *("summary/levels.parquet", "tiny/unembedding.safetensors", "tiny/seed-0/alone/jumps/joint.safetensors"),
+        *("tiny/seed-0/positions.parquet", "tiny/seed-0/alone/preview.safetensors"),
         "tiny/seed-0/activations/test/shard-00.safetensors",
     ],
 )
@@ -196,7 +203,5 @@ def test_a_study_that_has_no_summary_of_the_variant_is_refused(broken, tmp_path)
     write_sealed_json(broken.folder / "config.json", CONFIG | {"variants": variants})
     jumps = broken.folder / "tiny" / "seed-0"
     shutil.copytree(jumps / "alone", jumps / "late")
-    figures = broken.folder / "figures"
-    shutil.copy(figures / "tiny.seed-0.alone.joint_jump.svg", figures / "tiny.seed-0.late.joint_jump.svg")
     said = refusal(broken, tmp_path, variant="late")
     assert said == f"{broken.folder}/summary/levels.parquet: has no rows of tiny 0 late; run the study to its end"
