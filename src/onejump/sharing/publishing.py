@@ -86,11 +86,9 @@ def publish(
         "metrics": _metrics(layout, branch, METHODS[jump]),
         "published_with": {name: version(name) for name in PACKAGES},
     }
-    content, kind = (
-        Content(jumps, probe, preview),
-        "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump",
-    )
+    kind = "methods" if layout.has_all_jumps(branch["variant"]) else "joint_jump"
     figure = _shortened(draw(kind, layout.path("table", table="levels").parent, **branch))
+    content = Content(jumps, probe, preview)
     write_published(folder, config, content, render_card(config), figure, render_generate(repository))
 
 
