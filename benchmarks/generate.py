@@ -6,7 +6,9 @@ turns at each beginning, and the *ratio* is plain decoding's time over the way's
 - greedy: plain decoding;
 - fixed exit: what the jump predicts at a level;
 - confident exit: the same where its largest probability is at least 0.9, and the full model elsewhere;
-- drafts of the jump, which the remaining blocks verify: level, length and confidence were fastest on other beginnings;
+- drafts of the jump, which the remaining blocks verify: level, length and confidence were fastest on other beginnings.
+  They are made by its shortlist;
+- the same drafts by the whole output head;
 - early exit of Transformers: its `assistant_early_exit` at the same level, with the same length and confidence. It
   drafts by identity, since it is made for models that were trained to exit, and verifies with all blocks;
 - prompt lookup: drafts copied from the text so far, of the length that was fastest on other beginnings.
@@ -153,6 +155,7 @@ def ways_at(jump: onejump.Jump, draft: Way, lookup: Way) -> dict[str, Way]:
         "fixed exit": Way(early | {"exit_levels": level}),
         "confident exit": Way(early | {"exit_levels": level, "confidence": SURE}),
         "drafts of the jump": draft,
+        "by the whole head": Way(draft.options | {"shortlist": False}),
         "early exit of Transformers": Way({"assistant_early_exit": level}, assistant),
         "prompt lookup": lookup,
     }
@@ -248,6 +251,7 @@ if __name__ == "__main__":
     measure.run(
         __doc__,
         tables,
+        threads=2,
         prompts=(50, "beginnings to measure with"),
         tuning=(3, "other beginnings, to choose level, length and confidence by"),
         tokens=(100, "tokens to write"),

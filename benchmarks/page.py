@@ -28,6 +28,7 @@ SECTIONS = {
     "startup": ("Start-up", ["startup"]),
     "overhead": ("Time outside the stages", ["overhead"]),
     "trajectory": ("A text read at every level", ["trajectory"]),
+    "generate": ("Text with early exits", ["generate"]),
     "guard": ("The guard", ["guard"]),
 }
 INTRODUCTION = """\

@@ -128,7 +128,7 @@ def test_ways_to_write_are_measured_by_what_they_run_and_write():
     assert (fixed.calls, fixed.blocks, fixed.same) == (level, level, 0)
     assert fixed.agreement < 1 and fixed.perplexity > greedy.perplexity
     assert drafts.choices.startswith(f"exit_levels {level}, draft_tokens ") and drafts.blocks >= N_BLOCKS
-    for name in ("greedy", "drafts of the jump", "early exit of Transformers", "prompt lookup"):
+    for name in ("greedy", "drafts of the jump", "by the whole head", "early exit of Transformers", "prompt lookup"):
         assert (rows[name].same, rows[name].agreement) == (1, 1)
         assert rows[name].perplexity == pytest.approx(greedy.perplexity, rel=1e-5)
     assert (
