@@ -166,12 +166,20 @@ def _metrics(layout: Layout, branch: Mapping, method: str) -> dict:
 
 
 def _shortened(svg: bytes) -> bytes:
-    """An SVG figure without line breaks, and with coordinates to a thousandth of themselves."""
+    """An SVG figure without line breaks, with coordinates to a thousandth of themselves, and each style said once."""
 
     def rounded(attribute: re.Match) -> bytes:
         return re.sub(rb"\d+\.\d+", lambda number: b"%.4g" % float(number[0]), attribute[0])
 
-    return re.sub(rb"\s+", b" ", re.sub(rb'\s(d|x|y|transform)="[^"]*"', rounded, svg))
+    styles: dict[bytes, int] = {}
+
+    def named(attribute: re.Match) -> bytes:
+        return b' class="s%d"' % styles.setdefault(attribute[1], len(styles))
+
+    svg = re.sub(rb"\s+", b" ", re.sub(rb'\s(d|x|y|transform)="[^"]*"', rounded, svg))
+    svg = re.sub(rb' style="([^"]*)"', named, svg)
+    sheet = b"".join(b".s%d{%s}" % (number, style) for style, number in styles.items())
+    return svg.replace(b"</style>", sheet + b"</style>", 1)
 
 
 def _without_folders(value: object) -> object:

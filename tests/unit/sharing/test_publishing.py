@@ -118,6 +118,8 @@ def test_the_card_of_a_gguf_file_of_the_publishers_own_fetches_nothing(broken, t
 
 def test_the_figure_is_that_of_the_study_in_fewer_characters(study, folder):
     published = (folder / "figure.svg").read_text()
+    styles = dict(re.findall(r"\.(s\d+){(.*?)}", published))
+    published = re.sub(r'class="(s\d+)"', lambda found: f'style="{styles[found[1]]}"', published)
     report = read_sealed_svg(study.folder / "figures" / "tiny.seed-0.alone.joint_jump.svg").decode()
     texts = {"".join(one.itertext()) for one in ElementTree.fromstring(published).iter(f"{SVG}text")}
     expected = {html.unescape(one) for one in re.findall(r"<!-- (.*?) -->", report)}
