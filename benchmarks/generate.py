@@ -93,6 +93,7 @@ class Row:
 
     way: str
     choices: str
+    texts: int
     tokens_per_second: float
     ratio: float
     lowest: float
@@ -217,7 +218,8 @@ def row(name: str, way: Way, turns: measure.Turns, model: nn.Module, tokens: int
     acceptance = written.accepted / written.drafted if written.drafted else ""
     times = (n / turns.seconds[name].sum(), np.median(ratios), ratios.min(), ratios.max(), written.calls / n)
     judgement = judged(model, written.texts, len(written.texts[0]) - tokens)
-    return Row(name, way.choices, *map(float, (*times, written.tokens / passed, same)), *judgement, acceptance)
+    numbers = map(float, (*times, written.tokens / passed, same))
+    return Row(name, way.choices, len(written.texts), *numbers, *judgement, acceptance)
 
 
 def beginnings(results: Path, tokenizer, n: int) -> list[Tensor]:
