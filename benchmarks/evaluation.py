@@ -54,7 +54,7 @@ def full_head(
     parts = []
     for h, h_final in zip(x.split(ROWS["cpu"]), final.split(ROWS["cpu"]), strict=True):
         full = unembedding.logits(h_final).log_softmax(-1)
-        parts.append([metrics(unembedding.logits(jump(h) @ jump.B), full) for jump in methods.values()])
+        parts.append([metrics(unembedding.logits(jump(h, level) @ jump.B), full) for jump in methods.values()])
     return {name: torch.cat(columns, 1) for name, columns in zip(methods, zip(*parts, strict=True), strict=True)}
 
 

@@ -35,7 +35,7 @@ def full_width(activations: Activations, jumps: list[FoldedJump]) -> torch.Tenso
     for level in range(activations.n_blocks + 1):
         x = activations.level(level)
         for m, jump in enumerate(jumps):
-            cosines[m, level] = cosine_similarity(jump(x) @ jump.B, y)
+            cosines[m, level] = cosine_similarity(jump(x, level) @ jump.B, y)
     return cosines
 
 

@@ -59,7 +59,7 @@ def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     with torch.inference_mode():
         ways = {
             measure.OURS: by(jump.logits),
-            FULL_HEAD: by(lambda h, level: unembedding.logits(folded(h) @ folded.B)),
+            FULL_HEAD: by(lambda h, level: unembedding.logits(folded(h, level) @ folded.B)),
             PLAIN: lambda _: model(ids).logits,
             GATED: by(gated.logits),
             measure.LIMIT: least,

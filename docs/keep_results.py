@@ -23,7 +23,6 @@ WHOLE = (
     "one_jump",
     "jumps",
     "gates",
-    "shortlist",
 )
 WHOLE += ("shortlist", "few_checks", "switches", "oracle", "ranks", "shared_jumps", "chosen", "norms")
 PARTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {

@@ -34,7 +34,7 @@ from onejump.parameters import (
 )
 from onejump.study.fits import FITS, describe_fits
 from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, KL_LENSES
-from onejump.study.variants import GATES, INPUTS
+from onejump.study.variants import GATES, INPUTS, SCALES
 
 
 def fetch_wheel_members(
@@ -217,6 +217,7 @@ def fit_jump(
     target: Target = "pre_norm",
     rank: Annotated[int | None, Option("Rank of the jump; floor(H / 100) by default.")] = None,
     gate: Annotated[Literal[*GATES], Option("Numbers that let the normalised hidden state through.")] = "none",
+    scales: Annotated[Literal[*SCALES], Option("Numbers that scale the joint jump's coordinates.")] = "none",
     inputs: Annotated[Literal[*INPUTS], Option("What the jump sees.")] = "states",
     joint_batches: Annotated[
         Literal["mixed", "per_level"], Option("A batch of the joint fit: rows of all levels, or of one.")
@@ -236,8 +237,8 @@ def fit_jump(
     read = {"unembedding_sha256": unembedding.metadata["sha256"], "activations_sha256": activations.sha256}
     for level, out in wanted:
         number = None if level == "joint" else int(level)
-        choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "inputs": inputs, "seed": seed}
-        choices["joint_batches"] = joint_batches
+        choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "scales": scales, "inputs": inputs}
+        choices |= {"joint_batches": joint_batches, "seed": seed}
         checkpoint = Checkpoint(out, read | choices | {"level": number}, device)
         jump, metadata = fit_jump(activations, unembedding, number, **choices, device=device, checkpoint=checkpoint)
         save_jump(out, jump, metadata)

@@ -26,6 +26,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
         if facts.gated:
             out = folder / fit / "gated.safetensors"
             choices = {"target": "post_norm", "gate": "level", "inputs": "shuffled"}
+            choices |= {"scales": "level"} if facts.scaled else {}
             steps[f"fit_jump {fit} gated"] = partial(stages.fit_jump, train, compute, ["joint"], [out], fit, **choices)
     *jumps, joint = (folder / "exact" / f"{level}.safetensors" for level in levels)
     cosines, selection = (folder / name for name in ("cosines.safetensors", "selection.json"))

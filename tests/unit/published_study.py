@@ -14,7 +14,7 @@ from onejump.files.sealed import write_sealed_json
 
 K = tiny_study.K
 VARIANTS = {name: tiny_study.VARIANTS[name] for name in ("paper", "gated")}  # target pre_norm, and gates with post_norm
-VARIANTS["alone"] = tiny_study.VARIANTS["alone"] | {"fit": "kl"}
+VARIANTS["alone"] = tiny_study.VARIANTS["alone"] | {"fit": "kl", "scales": "level"}
 CONFIG = tiny_study.CONFIG | {
     "corpus": {
         "source": {"files": {"paths": ["/home/someone/texts/one.txt"]}},

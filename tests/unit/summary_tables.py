@@ -340,6 +340,7 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
             "fit": "exact" if exact else "adam",
             "target": "pre_norm",
             "gate": "none",
+            "scales": "none",
             "inputs": "states",
             "rank": rank,
             "parameters": size,

@@ -18,7 +18,7 @@ VARIANTS = {
     "exact": {"fit": "exact", "target": "post_norm", "positions": "not_first", "score_levels": "0..K-1", "rank": 3},
 }
 for choices in VARIANTS.values():
-    choices["gate"] = "none"
+    choices |= {"gate": "none", "scales": "none"}
 VARIANTS["gated"] = VARIANTS["paper"] | {"fit": "exact", "target": "post_norm", "gate": "level"}
 VARIANTS = {
     name: {**choices, "joint_batches": "mixed", "inputs": "states", "jumps": "all", "fit_seed": 0, "train_on": "corpus"}
@@ -48,7 +48,7 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     scores, cosines, selection, evaluation, transfer = (folder / name for name in names)
     jumps = [folder / "jumps" / f"level-{level:02d}.safetensors" for level in range(K)]
     joint = folder / "jumps" / "joint.safetensors"
-    given = (choices["fit"], target, choices["rank"], choices["gate"])
+    given = (choices["fit"], target, choices["rank"], choices["gate"], choices["scales"])
     if choices["jumps"] == "joint":
         stages.fit_jump(train, cpu, ["joint"], [joint], *given, seed=seed)
         exit_stages.evaluate_joint_jump(test, cpu, joint, evaluation, target)

@@ -42,7 +42,7 @@ for (kind, end), (jumps, models) in JOBS.items():
             **planned(kind, len(jumps)),
             gpu=1,
         params:
-            **choices("fit", "target", "gate", "inputs"),
+            **choices("fit", "target", "gate", "scales", "inputs"),
             rows=rows_options,
             # Told by the output, so that Snakemake takes a level for the same whatever job fits it.
             jumps=level_options,
@@ -55,5 +55,5 @@ for (kind, end), (jumps, models) in JOBS.items():
         shell:
             "onejump fit-jump --unembedding {input.unembedding:q} --positions-file {input.positions:q} {params.shards}"
             " --target {params.target} {params.rows} --threads {threads}"
-            " --fit {params.fit} {params.rank} --gate {params.gate} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {params.seed}"
+            " --fit {params.fit} {params.rank} --gate {params.gate} --scales {params.scales} --inputs {params.inputs} --joint-batches {params.joint_batches} --seed {params.seed}"
             " {params.jumps} 2> {log:q}"

@@ -12,7 +12,7 @@ it:
   sentences' states, has less than nine tenths of its gain over identity in precision (`share_of_gain`).
 - G5, the primary one: one jump keeps more than nine tenths of what N-NJTC with the same fit, target, rank, gate and
   inputs has above the floor (`kept_above_floor`), in precision. That is the paper's thesis, for this jump. Beside it:
-  the same in surprisal.
+  the same in surprisal. Scales make no difference here: a level's own jump has no use for them.
 - G6, how near it comes to the upper references: its `share` of JTC's precision, and, where that is evaluated, its
   `share_of_tuned_lens`. They are only reported.
 
@@ -54,7 +54,7 @@ def claims_against(own: Mapping, other: Mapping) -> list[str]:
         null = own["inputs"] == "states" != other["inputs"]
         return ["G4"] if alike and null and (other["inputs"] == "none" or other["rank"] == own["rank"]) else []
     found = ["G1", "G2", "G3", "G6"] if FITS[other["fit"]].squared_error and other["gate"] == "none" else []
-    return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY) else found
+    return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY if key != "scales") else found
 
 
 def one_jump_table(one: EvaluationGrids, other: EvaluationGrids, claims: Sequence[str], seed: int) -> pd.DataFrame:

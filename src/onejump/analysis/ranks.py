@@ -140,7 +140,7 @@ def _ojfa_by_rank(
             x, y = x.to(device), target_of(final.to(device), unembedding, target)
             length = y.norm(dim=1, keepdim=True).clamp_min(1e-30)
             for m, jump in enumerate(jumps):
-                z = jump(x)
+                z = jump(x, level)
                 products = (z * (y @ jump.B.T)).cumsum(1)[:, last]
                 norms = z.square().cumsum(1)[:, last].sqrt().clamp_min(1e-30)
                 cosines = (products / norms / length).clamp(-1, 1)

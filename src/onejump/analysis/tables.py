@@ -204,7 +204,7 @@ def jump_row(name: str, file: TensorFile) -> dict:
     return {
         "jump": name,
         "fit": facts["fit"],
-        **{key: facts[key] for key in ("target", "gate", "inputs")},
+        **{key: facts[key] for key in ("target", "gate", "scales", "inputs")},
         "rank": file.value("rank"),
         "parameters": n_parameters(file),
         **{key: file.value(key) for key in ("n_rows", "train_mse", "validation_mse", "optimum_mse", "mean_mse", "gap")},

@@ -103,7 +103,7 @@ def grid_precision(
         for level, x in enumerate(inputs):
             own = _own_logits(unembedding, jumps, x)
             for m, jump in enumerate(jumps):
-                for part, logits in _exits(fused[m], fused[m].normalise(jump(x)), full, own, jump.gate(level)):
+                for part, logits in _exits(fused[m], fused[m].normalise(jump(x, level)), full, own, jump.gate(level)):
                     token, _ = argmax(logits)
                     hits[m, level] += (token[:, 0] == full.token[part]).sum().cpu()
     return hits / len(activations)
@@ -129,7 +129,7 @@ def _evaluate(
             for method, m in (exits.at(level) | grid).items():
                 found = results[level][method][:, rows]
                 if n := found.shape[1]:
-                    z, gate = fused[m].normalise(jumps[m](x[:n])), jumps[m].gate(level)
+                    z, gate = fused[m].normalise(jumps[m](x[:n], level)), jumps[m].gate(level)
                     mean = mean_logits(m, z)
                     if mean is not None and own_mean is not None:
                         mean = mean + gate * own_mean[:n]

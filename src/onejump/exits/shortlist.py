@@ -131,7 +131,7 @@ class ShortlistedJump:
     def logits(self, x: Tensor, level: int) -> Tensor:
         """From hidden states [n, H] of a level to logits [n, V]."""
         states = self._jump.gate(level) * self._unembedding.normalise(x)
-        own = self._fused.linear(self._fused.normalise(self._jump(x)))
+        own = self._fused.linear(self._fused.normalise(self._jump(x, level)))
         logits = torch.addmm(own, states @ self._preview.A, self._preview.M)
         leading = logits.topk(self._tokens, 1, sorted=False).indices
         exact = (self._unembedding.weight[leading].float() @ states[:, :, None])[:, :, 0] + own.gather(1, leading)
@@ -155,7 +155,7 @@ class PreviewedJump:
     def logits(self, x: Tensor, level: int, widths: Sequence[int]) -> Iterator[Tensor]:
         """From hidden states [n, H] of a level to logits [n, V]: the whole check's, then previews of some WIDTHS."""
         states = self._jump.gate(level) * self._unembedding.normalise(x)
-        own = self._fused.linear(self._fused.normalise(self._jump(x)))
+        own = self._fused.linear(self._fused.normalise(self._jump(x, level)))
         yield own + self._unembedding.linear(states)
         for width, A, M in self._steps:
             if width > widths[-1]:

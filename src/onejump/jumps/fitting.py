@@ -15,7 +15,7 @@ from onejump.jumps.lenses import AffineLens
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
-from onejump.study.variants import wrong_gate, wrong_inputs
+from onejump.study.variants import wrong_gate, wrong_inputs, wrong_scales
 
 
 def fit_jump(
@@ -30,6 +30,7 @@ def fit_jump(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     gate: str = "none",
+    scales: str = "none",
     inputs: str = "states",
 ) -> tuple[Jump, dict]:
     """Fit the jump of one level 0..K-1, or for None the joint jump of all exit levels.
@@ -38,17 +39,19 @@ def fit_jump(
     floor(H / 100). The seed is for fits that draw random numbers, `joint_batches` (`mixed` or `per_level`) for joint
     fits that depend on it, and the checkpoint for fits that may take long. For fits that can have them, `gate` says
     which numbers let the hidden state through: `none`, `level` (one for each level), `shared` (one for all) or `fixed`
-    (1 for all), and `inputs` what the jump sees: `states`, `none` (nothing, so that it is a bias, in the form of a jump
-    of rank 1) or `shuffled` (states of other sentences, drawn from the seed). Errors are those of the inputs fitted to.
+    (1 for all); `scales` which numbers multiply the joint jump's coordinates: `none` or `level` (r for each level); and
+    `inputs` what the jump sees: `states`, `none` (nothing, so that it is a bias, in the form of a jump of rank 1) or
+    `shuffled` (states of other sentences, drawn from the seed). Errors are those of the inputs fitted to.
 
     Returns:
         The jump in evaluation mode, and the metadata of its file.
 
     Raises:
         OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit, the
-            target or the rank does not go with the gate or the inputs, or as the fit.
+            target or the rank does not go with the gate, the scales or the inputs, or as the fit.
     """
-    if wrong := wrong_gate(fit, target, gate) or wrong_inputs(fit, inputs, rank):
+    wrong = wrong_gate(fit, target, gate) or wrong_scales(fit, "joint" if level is None else "all", scales)
+    if wrong := wrong or wrong_inputs(fit, inputs, rank):
         raise OnejumpError(wrong)
     n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
     if level is not None and not 0 <= level < n_blocks:
@@ -63,7 +66,7 @@ def fit_jump(
     seen = JumpInputs(activations, inputs, seed * 1000 + 998)
     fitting, validation = level_moments(seen, levels, unembedding, target, device)
     per_level = level is None and joint_batches == "per_level"
-    given = (activations, levels, unembedding, target, rank, seen, fitting, validation, gate)
+    given = (activations, levels, unembedding, target, rank, seen, fitting, validation, gate, scales)
     problem = Problem(*given, per_level, stream, device, f"jump {name}", checkpoint)
     jump, facts = import_module(f"onejump.jumps.{fit}").fit(problem)
     if "optimum_mse" not in facts:
@@ -76,7 +79,7 @@ def fit_jump(
         # The optimum is mean(Y), so the gap takes the error of predicting nothing in the place of mean(Y)'s.
         facts["mean_mse"] = float(fitting.yy / fitting.n + fitting.mean_y.dot(fitting.mean_y))
     facts |= {"level": name, "n_blocks": n_blocks, "fit": fit, "target": target, "rank": rank, "seed": seed}
-    facts |= {"gate": gate, "inputs": inputs}
+    facts |= {"gate": gate, "scales": scales, "inputs": inputs}
     facts |= {"unembedding_sha256": unembedding.metadata["sha256"], "n_rows": len(activations)}
     return jump, facts | {"gap": gap(facts["train_mse"], facts["optimum_mse"], facts["mean_mse"])}
 

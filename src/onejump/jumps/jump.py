@@ -3,8 +3,10 @@
 `y = BatchNorm_m(h) A_m B_m`. In evaluation mode a jump folds into one affine map to rank r, `z = h P + q`, followed by
 `B`; every later stage works on z.
 
-A gated jump, which is ours, predicts the state behind the final norm, `y = a_k norm(h) + z B`: a number a_k for each
-level k lets so much of the normalised hidden state through. a = 0 is a jump, and a = 1 without the rest is identity.
+Gates and scales are ours. A gated jump predicts the state behind the final norm, `y = a_k norm(h) + z B`: a number a_k
+for each level k lets so much of the normalised hidden state through. a = 0 is a jump, and a = 1 without the rest is
+identity. A scaled jump, one for all levels, has r numbers s_k for each of them that multiply its coordinates, `s_k z`,
+as VeRA scales one pair of matrices for each layer (Kopiczko et al. 2024).
 """
 
 from dataclasses import dataclass
@@ -35,10 +37,12 @@ class FoldedJump:
     q: Tensor  # [r]
     B: Tensor  # [r, H]
     gates: tuple[float, ...] = ()  # a_k of each level, or one number for all levels; none of a jump without gates
+    scales: Tensor | None = None  # [K, r], of a scaled jump
 
-    def __call__(self, h: Tensor) -> Tensor:
-        """From hidden states [N, H] to the coordinates z [N, r]."""
-        return h @ self.P + self.q
+    def __call__(self, h: Tensor, level: int) -> Tensor:
+        """From hidden states [N, H] of a level to the coordinates z [N, r]."""
+        z = h @ self.P + self.q
+        return z if self.scales is None else z * self.scales[level]
 
     def gate(self, level: int) -> float:
         """a_k of a level: the joint jump has one for each, a level's own jump takes its own to all levels."""
@@ -46,33 +50,36 @@ class FoldedJump:
 
     def to(self, device: torch.device | str) -> "FoldedJump":
         """The same jump on another device."""
-        return FoldedJump(self.P.to(device), self.q.to(device), self.B.to(device), self.gates)
+        scales = None if self.scales is None else self.scales.to(device)
+        return FoldedJump(self.P.to(device), self.q.to(device), self.B.to(device), self.gates, scales)
 
 
 class Jump(nn.Module):
     """`BatchNorm(h) A B` with A [H, r], B [r, H], no biases, and an affine BatchNorm with running statistics.
 
     Its parameters are `2 H r + 4 H` numbers: A, B, and the BatchNorm's weight, bias, running mean and running variance,
-    exactly as many as the paper counts; a gated jump has its gates besides.
+    exactly as many as the paper counts; gates and scales come besides.
     """
 
-    def __init__(self, hidden_size: int, rank: int, n_gates: int = 0) -> None:
-        """A jump of the given H and r, with A, B and gates not yet set."""
+    def __init__(self, hidden_size: int, rank: int, n_gates: int = 0, n_scales: int = 0) -> None:
+        """A jump of the given H and r, with A, B, gates and scales, of so many levels, not yet set."""
         super().__init__()
         self.gates = nn.Parameter(torch.empty(n_gates)) if n_gates else None
+        self.scales = nn.Parameter(torch.empty(n_scales, rank)) if n_scales else None
         self.bn = nn.BatchNorm1d(hidden_size, eps=BATCH_NORM_EPS)
         self.A = nn.Parameter(torch.empty(hidden_size, rank))
         self.B = nn.Parameter(torch.empty(rank, hidden_size))
 
     def forward(self, h: Tensor) -> Tensor:
-        """From hidden states [N, H] to predictions [N, H], without what gates let through."""
+        """From hidden states [N, H] to predictions [N, H], without gates and scales."""
         return self.bn(h) @ self.A @ self.B
 
     def tensors(self) -> dict[str, Tensor]:
         """All that inference needs, by name."""
         names = ("weight", "bias", "running_mean", "running_var")
-        gates = {} if self.gates is None else {"gates": self.gates}
-        return {"A": self.A, "B": self.B} | {f"bn.{name}": getattr(self.bn, name) for name in names} | gates
+        tensors = {"A": self.A, "B": self.B} | {f"bn.{name}": getattr(self.bn, name) for name in names}
+        ours = {"gates": self.gates, "scales": self.scales}
+        return tensors | {name: tensor for name, tensor in ours.items() if tensor is not None}
 
     @torch.no_grad()
     def fold(self) -> FoldedJump:
@@ -82,7 +89,8 @@ class Jump(nn.Module):
         P = scale[:, None] * double["A"]
         q = (double["bn.bias"] - double["bn.running_mean"] * scale) @ double["A"]
         gates = tuple(double["gates"].tolist()) if "gates" in double else ()
-        return FoldedJump(P.float(), q.float(), double["B"].float(), gates).to(self.A.device)
+        scales = double["scales"].float() if "scales" in double else None
+        return FoldedJump(P.float(), q.float(), double["B"].float(), gates, scales).to(self.A.device)
 
 
 @torch.no_grad()

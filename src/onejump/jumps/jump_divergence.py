@@ -23,8 +23,8 @@ class JumpDivergence(Divergence):
     then suits every model. Typical is the median, since a few massive activations would dominate a mean.
 
     Attributes:
-        parameters: W [H, r], c [r], B [r, H], and, if there are gates to be fitted, these [n_gates], float32, in this
-            order.
+        parameters: W [H, r], c [r], B [r, H], and, of those that are to be fitted, gates [n_gates] and scales [K, r],
+            float32, in this order.
     """
 
     def __init__(
@@ -32,11 +32,12 @@ class JumpDivergence(Divergence):
         start: AffineMap,
         gates: Sequence[float],
         fit_gates: bool,
+        fit_scales: bool,
         rows: Rows,
         unembedding: Unembedding,
         target: str,
     ) -> None:
-        """The divergence at a start, scaled by what is typical of the rows; gates as in `Jump`."""
+        """The divergence at a start, scaled by what is typical of the rows; gates as in `Jump`, scales all 1."""
         super().__init__(unembedding, target)
         self._start = start
         W, c, B, self._mean_x, self._std_x = (
@@ -47,27 +48,32 @@ class JumpDivergence(Divergence):
         self._scale = float(rows.y.square().mean(1).sqrt().median().clamp_min(1e-30))
         scaled = [W / spread, c / spread, B * (spread / self._scale)[:, None]]
         self._gates = torch.tensor(gates).to(B) if gates else None
-        self.parameters = [part.requires_grad_() for part in [*scaled, *([self._gates] if fit_gates else [])]]
+        self._fitted = {"gates": self._gates} if fit_gates else {}
+        self._fitted |= {"scales": B.new_ones(len(rows.x), len(B))} if fit_scales else {}
+        self.parameters = [part.requires_grad_() for part in (*scaled, *self._fitted.values())]
         self._own = torch.empty_like(self._logits) if gates else None
 
-    def result(self, parameters: Sequence[Tensor]) -> tuple[AffineMap, list[float]]:
-        """Values of the parameters as a map, in float64, and its gates."""
-        W, c, B, *gates = (parameter.detach().to(self._start.W) for parameter in parameters)
-        if self._gates is not None:
-            gates = gates or [self._gates]
-        return replace(self._start, W=W, c=c, V=(B * self._scale).T), gates[0].tolist() if gates else []
+    def result(self, parameters: Sequence[Tensor]) -> tuple[AffineMap, list[float], Tensor | None]:
+        """Values of the parameters as a map, in float64, and its gates and scales."""
+        W, c, B, *fitted = (parameter.detach().to(self._start.W) for parameter in parameters)
+        ours = dict(zip(self._fitted, fitted, strict=True))
+        gates = ours.get("gates", self._gates)
+        found = replace(self._start, W=W, c=c, V=(B * self._scale).T)
+        return found, [] if gates is None else gates.tolist(), ours.get("scales")
 
     def _coordinates(self, x: Tensor, W: Tensor, c: Tensor) -> Tensor:
         return (x - self._mean_x) / self._std_x @ W + c
 
     def _outputs(self, parameters: Sequence[Tensor], rows: Rows, levels: Tensor, sentences: Tensor) -> "_JumpOutputs":
         W, c, B, *fitted = parameters
+        ours = dict(zip(self._fitted, fitted, strict=True))
         B = B * self._scale
         fused = fuse(self.unembedding, [B], self.target)[0]
-        normed = fused.normalise(self._coordinates(rows.x[levels, sentences], W, c))
+        z = self._coordinates(rows.x[levels, sentences], W, c)
+        normed = fused.normalise(z * ours["scales"][levels] if "scales" in ours else z)
         if self._gates is None:
             return _JumpOutputs(B, self.target, fused, normed)
-        all_gates = fitted[0] if fitted else self._gates
+        all_gates = ours.get("gates", self._gates)
         gates = all_gates[levels if len(all_gates) > 1 else torch.zeros_like(levels)]
         states = self.unembedding.normalise(rows.states[levels, sentences])
         return _JumpOutputs(B, self.target, fused, normed, states, gates, self._own)

@@ -50,7 +50,7 @@ class Rows:
         """Eq. 2's error of a jump in evaluation mode, averaged over levels; one with gates needs the unembedding."""
         total = 0.0
         for level, x in enumerate(self.x):
-            predicted = jump(x) @ jump.B
+            predicted = jump(x, level) @ jump.B
             if jump.gates:
                 predicted += jump.gate(level) * unembedding.normalise(self.states[level])
             total += float(mse_loss(predicted, self.y, reduction="sum"))
@@ -70,6 +70,7 @@ class Problem:
     fitting: Moments  # of what the jump sees
     validation: Moments  # of the validation slice, which chooses epoch, step or ridge
     gate: str  # `none`, or which numbers let the hidden state through (`post_norm` only), see `first_gates`
+    scales: str  # `none`, or `level` for numbers that scale the joint jump's coordinates at each level
     per_level: bool  # whether a batch holds rows of one level, or of all
     seed: int  # of all random choices; no two jumps share it
     device: torch.device

@@ -23,6 +23,7 @@ ALTERNATIONS = 8
 KL_LEARNING_RATE = 0.002
 KL_LEARNING_RATE_B = 0.02  # over the rank: each row of B moves all logits, so that their moves add up
 KL_LEARNING_RATE_GATES = 0.02
+KL_LEARNING_RATE_SCALES = 0.02
 KL_BETA2 = 0.98  # of Adam: some rows have gradients far above the rest, and a fit has few steps to forget them in
 KL_WARM_UP = 20  # steps
 KL_FALL_AFTER = 50  # steps

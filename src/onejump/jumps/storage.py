@@ -24,7 +24,7 @@ def load_jump(path: str | Path, unembedding: Unembedding) -> tuple[Jump, TensorF
     """
     file = open_fitted(path, unembedding, "jump")
     tensors = file.tensors()
-    jump = Jump(*tensors["A"].shape, n_gates=len(tensors.get("gates", ())))
+    jump = Jump(*tensors["A"].shape, n_gates=len(tensors.get("gates", ())), n_scales=len(tensors.get("scales", ())))
     jump.bn.eps = file.value("eps")
     with torch.no_grad():
         for name, tensor in jump.tensors().items():

@@ -16,7 +16,8 @@ def render_card(config: Mapping) -> str:
     front = {"library_name": "onejump", "tags": TAGS, "base_model": config["base_model"]["hub_id"]}
     front |= {"license": config["licence"], "language": corpus["language"]}
     gguf = config["base_model"]["source"].get("gguf")
-    facts = {"words": WORDS[config["jump"]], "text": _in_words(corpus["source"]), "gguf": gguf}
+    scaled = config["fitted_on"]["choices"]["scales"] != "none"
+    facts = {"words": WORDS[config["jump"]], "scaled": scaled, "text": _in_words(corpus["source"]), "gguf": gguf}
     facts["front"] = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False)
     return _render("card.md.j2", config | facts)
 

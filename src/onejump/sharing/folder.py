@@ -1,9 +1,9 @@
 """A published jump as a folder: what its files are called, writing them, and reading them with all checks.
 
-`jump.safetensors` holds folded jumps, `z = h P + q` and `y = z B + a_k norm(h)`: P [J, H, r], q [J, r], B [J, r, H],
-for one jump at all levels (J = 1) or one a level (J = K), and, where there are gates, `gates` [K]; `probe` [H], by
-which the base model is recognised; and, where its check has a shortlist, `preview.E` [H, w - 1], which a `Preview`
-follows from. `jump_config.json` says everything else.
+`jump.safetensors` holds folded jumps, `z = s_k (h P + q)` and `y = z B + a_k norm(h)`: P [J, H, r], q [J, r],
+B [J, r, H], for one jump at all levels (J = 1) or one a level (J = K), and, where there are any, `scales` [K, r] and
+`gates` [K]; `probe` [H], by which the base model is recognised; and, where its check has a shortlist, `preview.E`
+[H, w - 1], which a `Preview` follows from. `jump_config.json` says everything else.
 """
 
 import os
@@ -21,7 +21,7 @@ from onejump.files.tensors import TensorFile, write_tensors
 from onejump.jumps.jump import FoldedJump
 from onejump.study.variants import TARGETS
 
-FORMAT = 1  # changes when an older onejump would misread the files
+FORMAT, SCALED = 1, 2  # a new one where an older onejump would misread the files: it would leave scales out
 CONFIG, TENSORS, CARD, FIGURE = "jump_config.json", "jump.safetensors", "README.md", "figure.svg"
 GENERATE = "custom_generate/generate.py"  # where Transformers looks for it
 
@@ -62,13 +62,16 @@ def write_published(folder: Path, config: Mapping, content: Content, card: str, 
     tensors = {name: torch.stack([getattr(jump, name) for jump in jumps]) for name in ("P", "q", "B")}
     if jumps[0].gates:
         tensors["gates"] = torch.tensor([_at(jumps, level).gate(level) for level in range(config["levels"])])
+    if jumps[0].scales is not None:
+        tensors["scales"] = jumps[0].scales
     if content.preview is not None:
         tensors["preview.E"] = content.preview
     with temporary_folder(folder) as scratch:
         temporary = scratch / folder.name
         temporary.mkdir()
         sha256 = write_tensors(temporary / TENSORS, tensors | {"probe": content.probe}, {"kind": "published jump"})
-        write_sealed_json(temporary / CONFIG, {"format": FORMAT, **config, "tensors_sha256": sha256})
+        config = {"format": SCALED if "scales" in tensors else FORMAT, **config, "tensors_sha256": sha256}
+        write_sealed_json(temporary / CONFIG, config)
         write_text(temporary / CARD, card)
         (temporary / FIGURE).write_bytes(figure)
         (temporary / GENERATE).parent.mkdir()
@@ -89,9 +92,10 @@ def read_published(folder: Path) -> tuple[dict, Content]:
                 f"{folder}: has no {name}, so it is no published jump; give a folder that `onejump publish` made"
             )
     found = read_json(folder / CONFIG).get("format")
-    if found != FORMAT:
+    if found not in (FORMAT, SCALED):
         raise OnejumpError(
-            f"{folder / CONFIG}: has format {found}, expected {FORMAT}; use the version of onejump that wrote it"
+            f"{folder / CONFIG}: has format {found}, expected {FORMAT} or {SCALED}; use the version of onejump that "
+            "wrote it"
         )
     config, file = read_sealed_json(folder / CONFIG), TensorFile(folder / TENSORS)
     if config["target"] not in TARGETS:
@@ -110,7 +114,8 @@ def read_published(folder: Path) -> tuple[dict, Content]:
         )
     gates = tuple(tensors["gates"].tolist()) if "gates" in tensors else ()
     parts = zip(tensors["P"], tensors["q"], tensors["B"], strict=True)
-    return config, Content([FoldedJump(*part, gates) for part in parts], tensors["probe"], tensors.get("preview.E"))
+    jumps = [FoldedJump(*part, gates, tensors.get("scales")) for part in parts]
+    return config, Content(jumps, tensors["probe"], tensors.get("preview.E"))
 
 
 def _at(jumps: list[FoldedJump], level: int) -> FoldedJump:

@@ -228,7 +228,7 @@ class PublishedJump:
         """Logits [n, V] of hidden states x [n, H], of which `own` [n, V] is what an open gate lets through."""
         number = level if len(self._jumps) > 1 else 0
         jump, fused = self._jumps[number], self._fused[number]
-        return fused.project(fused.normalise(jump(x)), jump.gate(level) * own if jump.gates else None)
+        return fused.project(fused.normalise(jump(x, level)), jump.gate(level) * own if jump.gates else None)
 
     def __repr__(self) -> str:
         """The jump in a line."""

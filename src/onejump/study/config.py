@@ -11,7 +11,7 @@ from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
 from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, LENSES
-from onejump.study.variants import GATES, INPUTS, seeds_of, wrong_gate, wrong_inputs
+from onejump.study.variants import GATES, INPUTS, SCALES, seeds_of, wrong_gate, wrong_inputs, wrong_scales
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
 RENAMED = {"reference": "published"}
@@ -70,8 +70,8 @@ def _check_names(value: object, path: tuple[str, ...]) -> None:
 def _schema() -> dict:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     variant = schema["properties"]["variants"]["additionalProperties"]["properties"]
-    for key, values in {"fit": list(FITS), "gate": list(GATES), "inputs": list(INPUTS)}.items():
-        variant[key]["enum"] = values
+    for key, values in {"fit": FITS, "gate": GATES, "scales": SCALES, "inputs": INPUTS}.items():
+        variant[key]["enum"] = list(values)
     schema["properties"]["corpus"]["properties"]["language"]["enum"] = LANGUAGES
     schema["properties"]["evaluation"]["properties"]["lenses"]["propertyNames"]["enum"] = list(LENSES)
     return schema
@@ -138,6 +138,7 @@ def _conflicts(config: Mapping) -> Iterator[str]:
             yield f"{key} has {min(strangers)}, which is none of the study's models: {models}"
     for name, chosen in config["variants"].items():
         wrong = wrong_gate(chosen["fit"], chosen["target"], chosen["gate"])
+        wrong = wrong or wrong_scales(chosen["fit"], chosen["jumps"], chosen["scales"])
         if wrong := wrong or wrong_inputs(chosen["fit"], chosen["inputs"], chosen["rank"]):
             yield f"variants.{name}.{wrong}"
         if chosen["train_on"] != "corpus" and "generated" not in corpus:

@@ -23,6 +23,7 @@ class Fit:
     chosen: str | None = None  # what the validation slice chooses, if anything
     squared_error: bool = False  # whether it minimises the paper's objective, Eq. 2
     gated: bool = False  # whether it can have gates, and inputs other than the hidden states
+    scaled: bool = False  # whether its joint jump can have scales
     nested: bool = False  # whether one solution holds those of all lower ranks: the variant has a curve over ranks
     joint_batches: bool = False  # whether the joint jump depends on the variant's `joint_batches`
     course: Course | None = None  # of an iterative fit; None for a closed form
@@ -50,6 +51,7 @@ FITS = {
         "Adam on the KL divergence of the predictions, starting at the optimum",
         chosen="the best step of KL fits",
         gated=True,
+        scaled=True,
         course=Course("step", "validation_kl"),
     ),
 }

@@ -13,6 +13,7 @@ VARIANT_DEFAULTS = {
     "rank": None,
     "joint_batches": "mixed",
     "gate": "none",
+    "scales": "none",
     "inputs": "states",
     "jumps": "all",
     "fit_seed": 0,
@@ -22,10 +23,12 @@ VARIANT_DEFAULTS = {
 TARGETS = ("pre_norm", "post_norm")
 # Numbers that let the hidden state through: none, one for each level, one for all levels, or 1 for all.
 GATES = ("none", "level", "shared", "fixed")
+# Numbers that scale the coordinates of the joint jump: none, or one for each coordinate at each level.
+SCALES = ("none", "level")
 # What a jump sees: the hidden states, nothing, or the hidden states of other sentences.
 INPUTS = ("states", "none", "shuffled")
 # Choices that a jump depends on.
-FITTED_BY = ("fit", "target", "positions", "rank", "gate", "inputs", "fit_seed", "train_on")
+FITTED_BY = ("fit", "target", "positions", "rank", "gate", "scales", "inputs", "fit_seed", "train_on")
 FIT_SEEDS = 1_000_000  # between the seeds of fits that differ in fit_seed: no two of a study's seeds share one
 
 
@@ -37,6 +40,16 @@ def wrong_gate(fit: str, target: str, gate: str) -> str | None:
         return None
     gated = " or ".join(name for name, facts in FITS.items() if facts.gated)
     return f"gate is {gate} with fit {fit} and target {target}, expected fit {gated} and target post_norm"
+
+
+def wrong_scales(fit: str, jumps: str, scales: str) -> str | None:
+    """What is wrong with scales for a fit and for which jumps are fitted, in words; None if nothing is."""
+    if scales not in SCALES:
+        return f"scales are {scales}, expected {' or '.join(SCALES)}"
+    if scales == "none" or (FITS[fit].scaled and jumps == "joint"):
+        return None
+    scaled = " or ".join(name for name, facts in FITS.items() if facts.scaled)
+    return f"scales are {scales} with fit {fit} and jumps {jumps}, expected fit {scaled} and jumps joint"
 
 
 def wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:

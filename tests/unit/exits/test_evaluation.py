@@ -1,6 +1,6 @@
 """Every metric of every method, against one sentence at a time in float64, over whole distributions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,9 @@ def make_exits(gated: bool = False) -> JumpExits:
         P, q = normal(H, RANK, seed=seed, scale=0.2), normal(RANK, seed=seed + 1, scale=0.3)
         return FoldedJump(P, q, normal(RANK, H, seed=seed + 2, scale=0.5), gates if gated else ())
 
-    return JumpExits([jump(20 + 3 * m, 0.3 * m - 0.2) for m in range(K)], OJFA, jump(40, 0.5, -0.1, 0.9))
+    joint = jump(40, 0.5, -0.1, 0.9)
+    joint = replace(joint, scales=normal(K, RANK, seed=44)) if gated else joint
+    return JumpExits([jump(20 + 3 * m, 0.3 * m - 0.2) for m in range(K)], OJFA, joint)
 
 
 def jtc(level: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +89,8 @@ def naive_table(activations, unembedding: Unembedding, target: str, transfer: in
     def through(jump: FoldedJump, h: np.ndarray, level: int) -> np.ndarray:
         P, q, B = (tensor.double().numpy() for tensor in (jump.P, jump.q, jump.B))
         gate = jump.gates[0 if len(jump.gates) == 1 else level] if gated else 0
-        return finish((h @ P + q) @ B + gate * naive_norm(unembedding, h))
+        scales = 1 if jump.scales is None else jump.scales[level].double().numpy()
+        return finish((h @ P + q) * scales @ B + gate * naive_norm(unembedding, h))
 
     def full_rank(level: int, h: np.ndarray) -> np.ndarray:
         weight, bias = jtc(level)

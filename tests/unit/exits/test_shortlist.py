@@ -30,8 +30,9 @@ torch.set_num_threads(1)  # for matrices this small, threads only wait for each 
 CPU = torch.device("cpu")
 VOCABULARY, N_TRAIN, FITTED = 130, 163, 147
 GATES = (0.4, -0.2, 0.9)
+SCALES = normal(K, 4, seed=43)
 JUMP = FoldedJump(
-    normal(H, 4, seed=40, scale=0.2), normal(4, seed=41, scale=0.3), normal(4, H, seed=42, scale=0.5), GATES
+    normal(H, 4, seed=40, scale=0.2), normal(4, seed=41, scale=0.3), normal(4, H, seed=42, scale=0.5), GATES, SCALES
 )
 
 
@@ -63,7 +64,8 @@ def states_of(activations, unembedding, rows: slice) -> np.ndarray:
 def naive_logits(unembedding, preview: Preview, h: np.ndarray, level: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Of one hidden state, by the whole check with the model's own head, and by the preview."""
     P, q, B = (tensor.double().numpy() for tensor in (JUMP.P, JUMP.q, JUMP.B))
-    W, passed, z = unembedding.weight.double().numpy(), GATES[level] * naive_norm(unembedding, h), h @ P + q
+    W, passed = unembedding.weight.double().numpy(), GATES[level] * naive_norm(unembedding, h)
+    z = (h @ P + q) * SCALES[level].double().numpy()
     product = passed @ preview.A[:, :width].double().numpy() @ preview.M[:width].double().numpy()
     guess = W @ (z @ B) + product + (0 if unembedding.bias is None else unembedding.bias.double().numpy())
     guess = guess * unembedding.scale

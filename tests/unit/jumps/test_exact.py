@@ -90,7 +90,7 @@ def test_the_exact_jump_realises_the_error_that_is_reported(rank):
         with torch.no_grad():
             assert mean_error(jump(x[rows].float()), y[rows]) == pytest.approx(reported, rel=1e-4)
         folded = jump.fold()
-        assert mean_error(folded(x[rows].float()) @ folded.B, y[rows]) == pytest.approx(reported, rel=1e-4)
+        assert mean_error(folded(x[rows].float(), 0) @ folded.B, y[rows]) == pytest.approx(reported, rel=1e-4)
 
 
 def test_the_exact_jump_standardises_with_the_statistics_of_its_rows():

@@ -36,10 +36,10 @@ def test_least_squares_in_logits_is_the_best_of_its_rank(norm_kind, target):
     found, ridge = fit_logits(moments, moments, RANK, root)
     assert ridge == 0  # it chooses on the rows that it fits
     jump = found.jump().fold()
-    least = logits_error(unembedding, target, jump(x) @ jump.B, y)
+    least = logits_error(unembedding, target, jump(x, 1) @ jump.B, y)
 
     plain = fit_exact(Moments.of(x, y), Moments.of(x, y), RANK).map.jump().fold()
-    assert least < 0.999 * logits_error(unembedding, target, plain(x) @ plain.B, y)
+    assert least < 0.999 * logits_error(unembedding, target, plain(x, 1) @ plain.B, y)
 
     xn = ((x - x.mean(0)) / x.std(0, correction=0)).double()
     design = torch.cat([xn, torch.ones(len(x), 1)], 1).double()

@@ -156,7 +156,7 @@ def test_scores_and_errors_of_gated_jumps_are_those_of_whole_predictions(study, 
         x = activations.level(level)
         for m, jump in enumerate([*jumps, joint]):
             gate = jump.gate(level) if level < 3 or len(jump.gates) == 1 else np.nan
-            whole = jump(x) @ jump.B + gate * unembedding.normalise(x)
+            whole = jump(x, level) @ jump.B + gate * unembedding.normalise(x)
             if m < 3:
                 expected = torch.nn.functional.cosine_similarity(whole, y, 1)
                 torch.testing.assert_close(found[m, level], expected, rtol=1e-3, atol=1e-5)

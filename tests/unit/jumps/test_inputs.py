@@ -69,7 +69,7 @@ def test_a_jump_without_inputs_is_a_bias_in_the_form_of_a_jump(study, fitted, le
     folded = jump.fold()
     assert (folded.P == 0).all()
     states, y = true_rows(study, level)
-    bias = folded(states[0]) @ folded.B
+    bias = folded(states[0], 0) @ folded.B
     predicted = bias + gates_of(jump, len(states))[:, None, None] * states
     errors = (predicted - y).double().square().sum(2).mean(0)
     assert file.value("train_mse") == pytest.approx(float(errors[:-20].mean()), rel=1e-4)
@@ -120,7 +120,7 @@ def test_gate_and_bias_by_divergence_are_near_what_a_general_optimiser_finds(stu
     optimiser.step(closure)
     best, start = closure().item(), divergence(torch.zeros(12), constant).item()
     folded = jump.fold()
-    found = divergence((folded(y[:1]) @ folded.B)[0], gates_of(jump, 3)).item()
+    found = divergence((folded(y[:1], 0) @ folded.B)[0], gates_of(jump, 3)).item()
     assert best <= found < best + 0.03 * (start - best)
 
 

@@ -57,7 +57,7 @@ def test_the_folded_jump_followed_by_B_is_the_jump():
     assert folded.P.shape == (H, 4)
     assert folded.q.shape == (4,)
     assert folded.B.shape == (4, H)
-    torch.testing.assert_close((folded(h) @ folded.B).double(), formula(jump, h), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((folded(h, 0) @ folded.B).double(), formula(jump, h), rtol=1e-4, atol=1e-4)
 
 
 def test_the_folded_jump_is_the_jump_also_with_massive_activations():
@@ -72,7 +72,7 @@ def test_the_folded_jump_is_the_jump_also_with_massive_activations():
     folded = jump.fold()
     expected = formula(jump, h)
     assert expected.std() > 1
-    torch.testing.assert_close((folded(h) @ folded.B).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((folded(h, 0) @ folded.B).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_folded_jump_is_the_jump_also_where_an_input_has_a_large_mean_and_a_small_spread():
@@ -84,7 +84,7 @@ def test_the_folded_jump_is_the_jump_also_where_an_input_has_a_large_mean_and_a_
         jump.bn.running_mean.copy_(h.mean(0))
         jump.bn.running_var.copy_(h.var(0, unbiased=False))
     folded = jump.fold()
-    torch.testing.assert_close((folded(h) @ folded.B).double(), formula(jump, h), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close((folded(h, 0) @ folded.B).double(), formula(jump, h), rtol=1e-3, atol=2e-3)
 
 
 def test_folding_changes_neither_the_jump_nor_its_mode():

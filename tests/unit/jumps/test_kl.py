@@ -1,5 +1,6 @@
 """The KL fit against the divergence of whole predictions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from handmade import CPU, make_joint_rows, make_unembedding, normal
 from torch.nn.functional import kl_div, log_softmax
 
+from onejump.analysis.claims import n_parameters
 from onejump.files.checkpoints import Checkpoint
 from onejump.jumps.descent import converged, validation_rows
 from onejump.jumps.divergence import FullModel
@@ -24,30 +26,42 @@ H, RANK = 10, 2
 
 
 def divergence(
-    unembedding: Unembedding, target: str, jump: FoldedJump, x: torch.Tensor, y: torch.Tensor
+    unembedding: Unembedding,
+    target: str,
+    jump: FoldedJump,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    levels: Sequence[int] = (0, 1, 2),
 ) -> torch.Tensor:
-    """KL(full || exit) over rows at levels 0.., by whole predictions."""
+    """KL(full || exit) over rows at these levels, by whole predictions."""
     after = unembedding.project if target == "post_norm" else unembedding.logits
-    full = log_softmax(after(y), -1)
-    predicted = [jump(h) @ jump.B + jump.gate(level) * unembedding.normalise(h) for level, h in enumerate(x)]
+    full, predicted = log_softmax(after(y), -1), []
+    for level, h in zip(levels, x, strict=True):
+        z = h @ jump.P + jump.q
+        if jump.scales is not None:
+            z = z * jump.scales[level]
+        predicted.append(z @ jump.B + jump.gate(level) * unembedding.normalise(h))
     exits = [log_softmax(after(prediction), -1) for prediction in predicted]
     return torch.stack([kl_div(one, full, reduction="batchmean", log_target=True) for one in exits]).mean()
 
 
 @pytest.mark.parametrize(("norm_kind", "softcap"), [("rms", None), ("layer", None), ("rms", 3.0)])
 @pytest.mark.parametrize(
-    ("target", "gates", "fit_gates"),
+    ("target", "gates", "fit_gates", "fit_scales"),
     [
-        ("pre_norm", [], False),
-        ("post_norm", [], False),
-        ("post_norm", [0.1, -0.3, 0.8], True),
-        ("post_norm", [0.4], True),
-        ("post_norm", [1.0], False),
+        ("pre_norm", [], False, False),
+        ("post_norm", [], False, False),
+        ("post_norm", [0.1, -0.3, 0.8], True, False),
+        ("post_norm", [0.4], True, False),
+        ("post_norm", [1.0], False, False),
+        ("pre_norm", [], False, True),
+        ("post_norm", [0.1, -0.3, 0.8], True, True),
+        ("post_norm", [1.0], False, True),
     ],
-    ids=["pre_norm", "post_norm", "level", "shared", "fixed"],
+    ids=["pre_norm", "post_norm", "level", "shared", "fixed", "scales", "level, scales", "fixed, scales"],
 )
 def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
-    monkeypatch, norm_kind, softcap, target, gates, fit_gates
+    monkeypatch, norm_kind, softcap, target, gates, fit_gates, fit_scales
 ):
     monkeypatch.setattr("onejump.jumps.divergence.BLOCK", 3)  # so that the rows are in several blocks
     unembedding, (x, y) = make_unembedding(norm_kind, softcap), make_joint_rows()
@@ -56,7 +70,9 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
     moments = Moments.of(x.flatten(0, 1), y.repeat(3, 1))
     start = fit_exact(moments, moments, RANK).map
     rows = Rows(x, y, states)
-    compute = JumpDivergence(start, gates, fit_gates, rows, unembedding, target)
+    compute = JumpDivergence(start, gates, fit_gates, fit_scales, rows, unembedding, target)
+    if fit_scales:
+        compute.parameters[-1].data.copy_(normal(3, RANK, seed=9))
     levels, sentences = torch.tensor([2, 0, 2, 1, 0, 2, 2]), torch.tensor([5, 5, 1, 7, 3, 3, 0])
     given = (rows, FullModel.of(y, unembedding, target), levels, sentences)
     found = compute.gradients(*given)
@@ -68,7 +84,8 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
     losses = []
     for level, sentence in zip(levels.tolist(), sentences.tolist(), strict=True):
         xn = (x[level, sentence] - start.mean_x.float()) / start.std_x.float()
-        predicted = (xn @ parameters[0] + parameters[1]) @ parameters[2] * compute._scale
+        z = (xn @ parameters[0] + parameters[1]) * (parameters[-1][level] if fit_scales else 1)
+        predicted = z @ parameters[2] * compute._scale
         if gates:
             predicted = predicted + gate[level if len(gate) > 1 else 0] * unembedding.normalise(states[level, sentence])
         log_p, log_q = log_softmax(after(y[sentence]), -1), log_softmax(after(predicted), -1)
@@ -76,7 +93,7 @@ def test_the_divergence_and_its_gradients_are_those_of_whole_predictions(
     loss = torch.stack(losses).mean()
     assert found == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
-    assert len(compute.parameters) == (4 if fit_gates else 3)
+    assert len(compute.parameters) == 3 + fit_gates + fit_scales
     for ours, value in zip(compute.parameters, parameters, strict=True):
         torch.testing.assert_close(ours.grad, value.grad, rtol=2e-3, atol=1e-5)
 
@@ -117,8 +134,9 @@ def test_a_fit_ends_at_its_plateau(monkeypatch):
     assert len(result.descent.validation_curve) < 200
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(("target", "gates"), [("pre_norm", []), ("post_norm", []), ("post_norm", [0.0, 0.3, 0.7])])
-def test_training_on_the_divergence_lowers_it_and_keeps_the_best(monkeypatch, target, gates):
+def test_training_on_the_divergence_lowers_it_and_keeps_the_best(monkeypatch, target, gates, scaled):
     monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATION_LEVELS", 3)
     unembedding, (x, y) = make_unembedding("rms"), make_joint_rows(400)
     y = target_of(y, unembedding, target)
@@ -127,21 +145,24 @@ def test_training_on_the_divergence_lowers_it_and_keeps_the_best(monkeypatch, ta
     start = fit_exact(moments, moments, RANK).map
 
     def run():
-        return fit_kl(fit, validation, start, unembedding, target, 0, gates, steps=2 * KL_VALIDATE_EVERY)
+        choices = {"fit_scales": scaled, "steps": 2 * KL_VALIDATE_EVERY}
+        return fit_kl(fit, validation, start, unembedding, target, 0, gates, **choices)
 
-    def of(map_, gates) -> float:
-        jump = replace(map_.jump().fold(), gates=tuple(gates))
+    def of(map_, gates, scales=None) -> float:
+        jump = replace(map_.jump().fold(), gates=tuple(gates), scales=scales)
         return float(divergence(unembedding, target, jump, validation.x, validation.y))
 
     result = run()
     assert len(result.descent.validation_curve) == 3 == 1 + len(result.descent.train_curve)
     assert result.descent.validation_curve[0] == pytest.approx(of(start, gates), rel=1e-4)
-    kept = of(result.map, result.gates)
+    kept = of(result.map, result.gates, result.scales.float() if scaled else None)
     assert kept == pytest.approx(min(result.descent.validation_curve), rel=1e-4)
     assert kept < 0.95 * result.descent.validation_curve[0]
     assert result.descent.best_step == KL_VALIDATE_EVERY * int(np.argmin(result.descent.validation_curve))
     assert len(result.gates) == len(gates)
     assert all(abs(after - before) > 1e-3 for after, before in zip(result.gates, gates, strict=True))
+    assert (result.scales is None) != scaled
+    assert not scaled or (result.scales - 1).abs().min() > 1e-4
     again = run()
     assert torch.equal(again.map.W, result.map.W)
     assert again.descent.train_curve == result.descent.train_curve
@@ -154,7 +175,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
     fit, validation = (Rows(x[:, part], y[part], x[:, part]) for part in (slice(200), slice(200, None)))
     moments = Moments.of(fit.x.flatten(0, 1), fit.y.repeat(3, 1))
     given = (fit, validation, fit_exact(moments, moments, RANK).map, unembedding, "post_norm", 0, [0.0, 0.3, 0.7])
-    expected = fit_kl(*given, steps=3 * KL_VALIDATE_EVERY)
+    choices = {"fit_scales": True, "steps": 3 * KL_VALIDATE_EVERY}
+    expected = fit_kl(*given, **choices)
 
     class Interrupt(Checkpoint):
         def save(self, state):
@@ -163,21 +185,24 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(tmp_path, monkeypatch):
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            fit_kl(*given, steps=3 * KL_VALIDATE_EVERY, checkpoint=Interrupt(tmp_path / "jump", {}, CPU))
-    found = fit_kl(*given, steps=3 * KL_VALIDATE_EVERY, checkpoint=Checkpoint(tmp_path / "jump", {}, CPU))
+            fit_kl(*given, **choices, checkpoint=Interrupt(tmp_path / "jump", {}, CPU))
+    found = fit_kl(*given, **choices, checkpoint=Checkpoint(tmp_path / "jump", {}, CPU))
     assert torch.equal(found.map.W, expected.map.W)
-    assert found.gates == expected.gates
+    assert found.gates == expected.gates and torch.equal(found.scales, expected.scales)
     assert found.descent.facts() == expected.descent.facts()
 
 
-@pytest.mark.parametrize("level", [1, None], ids=["level", "joint"])
+@pytest.mark.parametrize(
+    ("level", "scales"), [(1, "none"), (None, "none"), (None, "level")], ids=["level", "joint", "scaled"]
+)
 @pytest.mark.parametrize("target", ["pre_norm", "post_norm"])
-def test_a_kl_jump_has_the_divergence_that_its_file_reports(study, fitted, level, target):
-    (activations, unembedding), (jump, file) = study, fitted(level, "kl", target)
+def test_a_kl_jump_has_the_divergence_that_its_file_reports(study, fitted, level, target, scales):
+    (activations, unembedding), (jump, file) = study, fitted(level, "kl", target, scales=scales)
+    assert n_parameters(file) == 2 * 12 * 3 + 4 * 12 + (9 if scales == "level" else 0)
     y, levels = target_of(activations.level(3)[-20:], unembedding, target), [0, 1, 2] if level is None else [level]
     parts = [slice(i, None, len(levels)) for i in range(len(levels))]  # of the validation slice, a level each
     found = sum(
-        float(divergence(unembedding, target, jump.fold(), activations.level(k)[None, -20:][:, part], y[part]))
+        float(divergence(unembedding, target, jump.fold(), activations.level(k)[None, -20:][:, part], y[part], [k]))
         * len(y[part])
         for k, part in zip(levels, parts, strict=True)
     )

@@ -73,7 +73,7 @@ def test_fused_logits_are_those_of_the_whole_head_on_the_prediction(family, targ
     unembedding, levels = hidden_states(family)
     jump = jump_for(levels[1], target_of(levels[N_BLOCKS], unembedding, target))
     folded = jump.fold()
-    found = fused_head(unembedding, folded.B, target).logits(folded(levels[1]))
+    found = fused_head(unembedding, folded.B, target).logits(folded(levels[1], 1))
     prediction = jump(levels[1])
     whole = unembedding.logits(prediction) if target == "pre_norm" else unembedding.project(prediction)
     assert relative_error(found, whole_head_in_float64(unembedding, prediction, target)) < 2e-5

@@ -340,8 +340,9 @@ def test_joint_jumps_that_differ_in_rank_alone_are_a_series(tmp_path):
     """Variants a2, a9 and a4 differ in rank alone, and b in its gate besides."""
     of = {"a2": (2, "level"), "a9": (9, "level"), "a4": (4, "level"), "b": (2, "none")}
     keys = [{"model": "m", "seed": 0, "variant": name} for name in of]
+    alike = {"fit": "kl", "target": "post_norm", "scales": "none", "inputs": "states"}
     jumps = [
-        key | {"jump": jump, "rank": rank, "fit": "kl", "target": "post_norm", "gate": gate, "inputs": "states"}
+        key | alike | {"jump": jump, "rank": rank, "gate": gate}
         for key, (rank, gate) in zip(keys, of.values(), strict=True)
         for jump in ("0", "joint")
     ]

@@ -52,11 +52,11 @@ def test_a_missing_folder_is_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize("found", [2, 0, "1", None])
+@pytest.mark.parametrize("found", [3, 0, "1", None])
 def test_another_format_is_refused(copy, found):
     content = json.loads((copy / CONFIG).read_text()) | {"format": found}
     (copy / CONFIG).write_text(json.dumps(content))
-    expected = f"{copy / CONFIG}: has format {found}, expected 1; use the version of onejump that wrote it"
+    expected = f"{copy / CONFIG}: has format {found}, expected 1 or 2; use the version of onejump that wrote it"
     assert refusal(copy) == expected
 
 
@@ -97,12 +97,13 @@ def test_every_flipped_bit_is_noticed(copy):
 def test_the_files_hold_what_the_jump_is(folder, study):
     file = TensorFile(folder / TENSORS)
     H, r, V = 32, 3, 97
-    shapes = {"P": (1, H, r), "q": (1, r), "B": (1, r, H), "gates": (3,), "probe": (H,)}
+    shapes = {"P": (1, H, r), "q": (1, r), "B": (1, r, H), "gates": (3,), "scales": (3, r), "probe": (H,)}
     config = read_sealed_json(folder / CONFIG)
     shapes["preview.E"] = (H, config["shortlist"]["width"] - 1)
     assert {name: file.shape(name) for name in file.names} == shapes
     base = config["base_model"]
     assert (base["hidden_size"], base["vocabulary"], config["rank"], config["levels"]) == (H, V, r, 3)
+    assert config["format"] == 2
     assert (config["target"], config["jump"], config["gated"]) == ("post_norm", "joint", True)
     assert base["model"] == "model" and len(base["revision"]) == 64 and base["config"]["model_type"] == "llama"
     assert config["fitted_on"]["choices"]["fit"] == "kl" and config["fitted_on"]["seed"] == 0

@@ -76,12 +76,14 @@ def test_the_formula_of_the_card_gives_the_logits(study_of, tmp_path, family, va
     study = study_of(family)
     model, folder = study.load_model(), study.publish(tmp_path / "jump", variant, kind)
     jump, tensors = onejump.Jump.from_pretrained(folder).attach(model), load_file(folder / "jump.safetensors")
-    assert "+ gates[k] * final_norm(h)" in (folder / "README.md").read_text()
+    formula = "y = (h @ P[0] + q[0]) * scales[k] @ B[0]" if kind == "joint" else "y = (h @ P[j] + q[j]) @ B[j]"
+    assert f"{formula} + gates[k] * final_norm(h)\n" in (folder / "README.md").read_text()
     states, _ = states_of(model, range(5, 15))
     for level in range(K):
         P, q, B = (tensors[name][level if kind == "all" else 0] for name in ("P", "q", "B"))
         with torch.inference_mode():
-            y = (states[level] @ P + q) @ B + tensors["gates"][level] * model.model.norm(states[level])
+            z = (states[level] @ P + q) * (tensors["scales"][level] if kind == "joint" else 1)
+            y = z @ B + tensors["gates"][level] * model.model.norm(states[level])
             logits = model.lm_head(y)
         if cap := getattr(model.config, "final_logit_softcapping", None):
             logits = cap * torch.tanh(logits / cap)

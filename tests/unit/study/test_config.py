@@ -97,6 +97,14 @@ def test_an_old_key_is_refused_with_its_new_name():
             "variants.a.gate is level with fit adam and target post_norm, expected fit exact or kl and target",
         ),
         (
+            {"variants": {"a": {"fit": "exact", "jumps": "joint", "scales": "level"}}},
+            "variants.a.scales are level with fit exact and jumps joint, expected fit kl and jumps joint",
+        ),
+        (
+            {"variants": {"a": {"fit": "kl", "scales": "level"}}},
+            "variants.a.scales are level with fit kl and jumps all, expected fit kl and jumps joint",
+        ),
+        (
             {"variants": {"a": {"inputs": "shuffled"}}},
             "variants.a.inputs are shuffled with fit adam, expected fit exact or kl",
         ),

@@ -5,8 +5,8 @@ import pytest
 from onejump.study.variants import joint_of, jumps_of, refit_of, seed_of_fit
 
 DEFAULTS = {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": None}
-DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "inputs": "states", "jumps": "all", "fit_seed": 0}
-DEFAULTS |= {"train_on": "corpus"}
+DEFAULTS |= {"joint_batches": "mixed", "gate": "none", "scales": "none", "inputs": "states", "jumps": "all"}
+DEFAULTS |= {"fit_seed": 0, "train_on": "corpus"}
 
 
 def variants(**choices: dict) -> dict[str, dict]:
@@ -23,6 +23,7 @@ def variants(**choices: dict) -> dict[str, dict]:
         ({"positions": "not_first"}, "other", "other"),
         ({"rank": 3}, "other", "other"),
         ({"gate": "level"}, "other", "other"),
+        ({"scales": "level"}, "other", "other"),
         ({"inputs": "none"}, "other", "other"),
         ({"jumps": "joint"}, "other", "paper"),
         ({"fit_seed": 1}, "other", "other"),

@@ -66,7 +66,7 @@ def _series(means: pd.DataFrame, summary: Path, model: str) -> list[pd.DataFrame
 
     That is its variant; of three or more, only the first and the last have one, and none of those with a shortlist.
     """
-    facts = ["fit", "target", "gate", "inputs"]
+    facts = ["fit", "target", "gate", "scales", "inputs"]
     jumps = _of_model(read_summary(summary, "jumps", *BRANCH, "jump", "rank", *facts), model)
     joint = jumps[jumps["jump"] == "joint"].drop_duplicates("variant").drop(columns=["model", "seed", "jump"])
     found = []
