@@ -264,6 +264,19 @@ def origins(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     return table([f"{study}/by_origin"], lines)
 
 
+def ideas() -> str:
+    """What a prototype of the one jump gave with more numbers a level."""
+    lines = [
+        ["added", "its learning rate", "rank", "gate", "parameters", "limit", "precision", "surprisal", "converged"]
+    ]
+    for _, found in rows("ideas/ideas").iterrows():
+        cells = [found["added"], written(found["learning_rate"], 3), str(found["rank"]), found["gate"]]
+        cells += [written(found["parameters"], 0), written(found["limit"], 0)]
+        cells += [written(found["precision"], 3), written(found["surprisal"], 2)]
+        lines.append([*cells, "yes" if str(found["converged"]) == "True" else "no"])
+    return table(["ideas/ideas"], lines)
+
+
 def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     """Precision of methods of some variants, a column for each seed."""
     found = rows(f"{study}/methods", model=model, variant=list(variants))
@@ -341,7 +354,7 @@ def few_checks(study: str, variants: dict[str, Sequence[str]], model: str) -> st
 
 
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
-TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins)
+TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins, ideas)
 VALUES = (number, estimate, extremes, share_of_gain, converged)
 
 

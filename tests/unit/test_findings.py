@@ -69,3 +69,10 @@ def test_the_readme_tells_what_three_models_say_of_one_jump(script):
     text = " ".join((ROOT / "README.md").read_text().split())
     assert f"on three models it keeps {kept} of what" in text and len(models) == 3
     assert f"already have {min(shares)} to {max(shares)} of its gain over identity" in text
+
+
+def test_the_readme_tells_what_scales_give(script):
+    where = {"variant": "scaled", "against": "gated", "claim": "G5", "positions": "all", "decides": True}
+    kept = script["estimate"]("one-jump/one_jump", "estimate", 2, **where)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"(`scales: level`) it comes near, at the same cost: on the demo's sentences it keeps {kept}." in text
