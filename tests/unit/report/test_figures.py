@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from summary_tables import read_frame, write_summary
 
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_frame
 from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
+from onejump.report.plots.axes import cut_surprisal, name_at_right
 from onejump.report.plots.comparison import _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
@@ -349,10 +351,35 @@ def test_joint_jumps_that_differ_in_rank_alone_are_a_series(tmp_path):
     write_frame(tmp_path / "jumps.parquet", pd.DataFrame(jumps))
     means = pd.DataFrame({"variant": list(of), "shown": "one_jump", "check": [2, 9, 4, 1]})
     means = pd.concat([means, means.assign(shown="joint_shortlist")])
-    found = {(part["shown"].iloc[0], *part["variant"]): part["text"].tolist() for part in _series(means, tmp_path, "m")}
-    assert found == {
-        ("one_jump", "a2", "a4", "a9"): ["a2", "", "a9"],
-        ("joint_shortlist", "a2", "a4", "a9"): ["", "", ""],
-        ("one_jump", "b"): ["b"],
-        ("joint_shortlist", "b"): ["b"],
-    }
+    found = [(part["shown"].iloc[0], *part["variant"]) for part in _series(means, tmp_path, "m")]
+    series = [("a2", "a4", "a9"), ("b",)]
+    assert found == [(shown, *variants) for shown in ("one_jump", "joint_shortlist") for variants in series]
+
+
+@pytest.mark.parametrize(
+    ("y", "heights"),
+    [
+        ([5, 1], [0.5, 0.1]),
+        ([5, 5, 5], [0.445, 0.5, 0.555]),  # around their points
+        ([0, 0.1, 9.9, 10], [0, 0.055, 0.945, 1]),  # not below or above the panel
+    ],
+)
+def test_names_at_the_right_lie_as_near_to_their_points_as_they_can(y, heights):
+    axes = Figure().subplots()
+    axes.set_ylim(0, 10)
+    names = [f"name {i}" for i in range(len(y))]
+    name_at_right(axes, [1] * len(y), y, names)
+    assert [text.xy for text in axes.texts] == [(1, height) for height in sorted(y)]
+    assert sorted(text.get_text() for text in axes.texts) == names
+    np.testing.assert_allclose([text.xyann[1] for text in axes.texts], sorted(heights))
+
+
+def test_a_surprisal_of_several_methods_that_leaves_the_panel_is_written_into_it():
+    table = pd.DataFrame({"method": ["identity", "arbitrary", "arbitrary", "ojfa"], "surprisal": [30, 9, 20, 8]})
+    axes = Figure().subplots()
+    axes.set_ylim(0, 30)
+    cut_surprisal(axes, table.assign(surprisal_high=table["surprisal"] + 1), ("identity", "arbitrary", "middle"))
+    assert axes.get_ylim() == (0, 1.2 * 9)
+    assert [text.get_text() for text in axes.texts] == ["Identity: up to 30.0 ↑", "Arbitrary jumps: up to 20.0 ↑"]
+    cut_surprisal(second := Figure().subplots(), table[2:].assign(surprisal_high=15), ("arbitrary",))
+    assert list(second.texts) == []

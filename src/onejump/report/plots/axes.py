@@ -1,11 +1,15 @@
 """What the plots have in common: labels, axes of levels, and how a method is drawn."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from onejump.report.style import METHOD_STYLES
 
@@ -46,15 +50,33 @@ def metric_panels(extra: int = 0) -> tuple[Figure, dict[str, Axes]]:
     return figure, panels
 
 
-def cut_identity(axes: Axes, table: pd.DataFrame) -> None:
-    """End the surprisal axis above the jumps if identity's would flatten them, and note how far identity goes."""
-    identity = table["method"] == "identity"
-    highest, jumps = table.loc[identity, "surprisal"].max(), table.loc[~identity, "surprisal_high"].max()
-    if highest > 1.5 * jumps:
-        axes.set_ylim(bottom=0, top=1.2 * jumps)
-        note, colour = f"Identity: up to {highest:.1f} ↑", METHOD_STYLES["identity"].colour
+def cut_surprisal(axes: Axes, table: pd.DataFrame, methods: Sequence[str] = ("identity",)) -> None:
+    """End the surprisal axis above the rest if some methods would flatten it, and note how far these go."""
+    highest = table[table["method"].isin(methods)].groupby("method", sort=False)["surprisal"].max()
+    rest = table.loc[~table["method"].isin(methods), "surprisal_high"].max()
+    if highest.max() > 1.5 * rest:
+        axes.set_ylim(bottom=0, top=1.2 * rest)
         clear = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # of the line that it is about
-        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", color=colour, bbox=clear)
+        for i, (method, value) in enumerate(highest[highest > 1.2 * rest].items()):
+            look, where = METHOD_STYLES[method], {"xy": (0.02, 0.97 - 0.08 * i), "xycoords": "axes fraction"}
+            note = f"{look.name}: up to {value:.1f} ↑"
+            axes.annotate(note, **where, va="top", color=look.colour, bbox=clear)
+
+
+def name_at_right(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Name points of a panel whose limits are set, in a column right of it, in the order of y and clear of each other.
+
+    The names lie as near to the heights of their points as that allows, in squared error.
+    """
+    low, high = axes.get_ylim()
+    points = sorted(zip(y, x, names, strict=True))
+    steps = min(0.055, 1 / len(points)) * np.arange(len(points))  # lines of small print in a panel of usual height
+    wanted = (np.array([point[0] for point in points]) - low) / (high - low)
+    heights = isotonic_regression(wanted - steps).x.clip(0, 1 - steps[-1]) + steps
+    line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#999999", "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
+    for height, (at_y, at_x, name) in zip(heights, points, strict=True):
+        text = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
+        axes.annotate(name, (at_x, at_y), **text, arrowprops=line)
 
 
 def with_legend(figure: Figure, axes: Axes) -> Figure:

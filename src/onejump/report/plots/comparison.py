@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from onejump.analysis.columns import METRIC_COLUMNS
-from onejump.report.plots.axes import cut_identity, metric_panels, with_legend
+from onejump.report.plots.axes import cut_surprisal, metric_panels, name_at_right, with_legend
 from onejump.report.plots.levels import BANDED, PLAIN, plot_by_level
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import read_summary
@@ -30,14 +30,17 @@ def plot_overview(summary: Path, model: str) -> Figure:
 def plot_check_cost(summary: Path, model: str) -> Figure:
     """Mean precision and surprisal of each method of each variant against the multiply-adds of one exit check.
 
-    Joint jumps alone that differ in rank are joined by a line where there are three or more.
+    Joint jumps alone that differ in rank are joined by a line, which bears the name of the
+    highest rank's variant.
     """
     table = _of_model(read_summary(summary, "methods", *BRANCH, "method", "check", "precision", "surprisal"), model)
     means = table.groupby(["variant", "method"], sort=False)[["check", "precision", "surprisal"]].mean().reset_index()
     alone = ~means["variant"].isin(means.loc[means["method"] == "ojfa", "variant"])
     means["shown"] = means["method"].mask(alone & (means["method"] == "joint"), "one_jump")
     series = _series(means[means["shown"].isin(("one_jump", "joint_shortlist"))], summary, model)
+    named = pd.concat([part.tail(1) for part in series if part["shown"].iloc[0] == "one_jump"] or [means.head(0)])
     figure, panels = metric_panels()
+    figure.set_size_inches(9.6, 3.8)  # names take their part
     for metric, axes in panels.items():
         for method in ("constant", "token_table"):  # they take no multiply-adds
             look, value = METHOD_STYLES[method], means.loc[means["method"] == method, metric].iloc[0]
@@ -52,29 +55,20 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
         axes.margins(x=0.15)
         axes.set(xlabel="multiply-adds of one exit check", ylim=(0, None))
         for part in series:
-            if len(part) > 2:
-                axes.plot(part["check"], part[metric], color=METHOD_STYLES[part["shown"].iloc[0]].colour, linewidth=0.6)
-            for _, row in part.iterrows():
-                label = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-                axes.annotate(row["text"], (row["check"], row[metric]), **label)
-    cut_identity(panels["surprisal"], means.assign(surprisal_high=means["surprisal"]))
+            axes.plot(part["check"], part[metric], color=METHOD_STYLES[part["shown"].iloc[0]].colour, linewidth=0.6)
+    cut_surprisal(panels["surprisal"], means.assign(surprisal_high=means["surprisal"]), ("identity", "arbitrary"))
+    for metric, axes in panels.items() if len(named) else ():
+        name_at_right(axes, named["check"], named[metric], named["variant"])
     return with_legend(figure, panels["precision"])
 
 
 def _series(means: pd.DataFrame, summary: Path, model: str) -> list[pd.DataFrame]:
-    """The rows of joint jumps alone that differ in nothing but rank together, by rank, with the `text` of each point.
-
-    That is its variant; of three or more, only the first and the last have one, and none of those with a shortlist.
-    """
+    """The rows of joint jumps alone that differ in nothing but rank together, by rank."""
     facts = ["fit", "target", "gate", "scales", "inputs"]
     jumps = _of_model(read_summary(summary, "jumps", *BRANCH, "jump", "rank", *facts), model)
     joint = jumps[jumps["jump"] == "joint"].drop_duplicates("variant").drop(columns=["model", "seed", "jump"])
-    found = []
-    for (shown, *_), part in means.merge(joint, on="variant").groupby(["shown", *facts], sort=False):
-        part = part.sort_values("rank")
-        named = part["rank"].isin((part["rank"].min(), part["rank"].max())) & (shown == "one_jump")
-        found.append(part.assign(text=part["variant"].where(named | (len(part) < 3), "")))
-    return found
+    grouped = means.merge(joint, on="variant").groupby(["shown", *facts], sort=False)
+    return [part.sort_values("rank") for _, part in grouped]
 
 
 def _leading_variants(table: pd.DataFrame) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ from onejump.analysis.one_jump import SHARES
 from onejump.report.plots.axes import (
     LEVEL_LABEL,
     METRIC_LABELS,
-    cut_identity,
+    cut_surprisal,
     metric_panels,
     plot_method,
     plot_with_interval,
@@ -47,7 +47,7 @@ def plot_by_level(panels: dict[str, Axes], table: pd.DataFrame, plain: Sequence[
             part = table[table["method"] == method].sort_values("level")
             plot_with_interval(axes, method, part, "level", metric, index)
         set_level_axis(axes.xaxis, table["level"].nunique())
-    cut_identity(panels["surprisal"], table)
+    cut_surprisal(panels["surprisal"], table)
 
 
 def plot_joint_jump(tables: BranchTables) -> Figure:
