@@ -203,7 +203,7 @@ def objectives(study: str, forms: dict[str, tuple[str, str, str]], model: str) -
 def by_rank(study: str, families: dict[str, str], model: str) -> str:
     """The joint jump at each rank, by families of variants, `<family>-<rank>`; seed 0."""
     heads = [f"{label}{metric}" for metric in ("", ", surprisal") for label in families]
-    lines = [["rank", "parameters", *heads]]
+    lines = [["rank", f"parameters, {next(iter(families))}", *heads]]
     where = {"model": model, "method": "joint", "seed": 0}
     first = next(iter(families.values()))
     ranks = rows(f"{study}/methods", **where)["variant"].str.extract(rf"^{first}-(\d+)$")[0].dropna()

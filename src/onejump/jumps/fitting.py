@@ -15,7 +15,7 @@ from onejump.jumps.lenses import AffineLens
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
 from onejump.models.unembedding import Unembedding
-from onejump.study.variants import wrong_gate, wrong_inputs, wrong_scales
+from onejump.study.variants import wrong_choice
 
 
 def fit_jump(
@@ -50,8 +50,8 @@ def fit_jump(
         OnejumpError: the level is not an exit level, the rank is out of range, the rows are too few, the fit, the
             target or the rank does not go with the gate, the scales or the inputs, or as the fit.
     """
-    wrong = wrong_gate(fit, target, gate) or wrong_scales(fit, "joint" if level is None else "all", scales)
-    if wrong := wrong or wrong_inputs(fit, inputs, rank):
+    choices = {"fit": fit, "target": target, "rank": rank, "gate": gate, "scales": scales, "inputs": inputs}
+    if wrong := wrong_choice(choices | {"jumps": "joint" if level is None else "all"}):
         raise OnejumpError(wrong)
     n_blocks, hidden_size = activations.n_blocks, activations.hidden_size
     if level is not None and not 0 <= level < n_blocks:

@@ -11,7 +11,7 @@ from onejump.files.atomic import OnejumpError, require_file
 from onejump.study.fits import FITS
 from onejump.study.languages import LANGUAGES
 from onejump.study.lenses import IMPORTED_LENSES, JACOBIAN_LENSES, LENSES
-from onejump.study.variants import GATES, INPUTS, SCALES, seeds_of, wrong_gate, wrong_inputs, wrong_scales
+from onejump.study.variants import GATES, INPUTS, SCALES, seeds_of, wrong_choice
 
 SCHEMA = Path(__file__).parent / "config.schema.yaml"
 RENAMED = {"reference": "published"}
@@ -137,9 +137,7 @@ def _conflicts(config: Mapping) -> Iterator[str]:
             models = ", ".join(config["models"])
             yield f"{key} has {min(strangers)}, which is none of the study's models: {models}"
     for name, chosen in config["variants"].items():
-        wrong = wrong_gate(chosen["fit"], chosen["target"], chosen["gate"])
-        wrong = wrong or wrong_scales(chosen["fit"], chosen["jumps"], chosen["scales"])
-        if wrong := wrong or wrong_inputs(chosen["fit"], chosen["inputs"], chosen["rank"]):
+        if wrong := wrong_choice(chosen):
             yield f"variants.{name}.{wrong}"
         if chosen["train_on"] != "corpus" and "generated" not in corpus:
             missing = "but models write no text; add generated: {} to the corpus"

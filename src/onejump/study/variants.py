@@ -32,36 +32,43 @@ FITTED_BY = ("fit", "target", "positions", "rank", "gate", "scales", "inputs", "
 FIT_SEEDS = 1_000_000  # between the seeds of fits that differ in fit_seed: no two of a study's seeds share one
 
 
-def wrong_gate(fit: str, target: str, gate: str) -> str | None:
-    """What is wrong with a gate for a fit and a target, in words; None if nothing is."""
+def wrong_choice(choices: Mapping) -> str | None:
+    """What is wrong with a variant's gate, scales or inputs beside its other choices, in words; None if nothing is."""
+    fit, target, gate, jumps, scales, inputs, rank = (
+        choices[key] for key in ("fit", "target", "gate", "jumps", "scales", "inputs", "rank")
+    )
+    return _wrong_gate(fit, target, gate) or _wrong_scales(fit, jumps, scales) or _wrong_inputs(fit, inputs, rank)
+
+
+def _wrong_gate(fit: str, target: str, gate: str) -> str | None:
     if gate not in GATES:
         return f"gate is {gate}, expected {', '.join(GATES)}"
     if gate == "none" or (FITS[fit].gated and target == "post_norm"):
         return None
-    gated = " or ".join(name for name, facts in FITS.items() if facts.gated)
-    return f"gate is {gate} with fit {fit} and target {target}, expected fit {gated} and target post_norm"
+    return f"gate is {gate} with fit {fit} and target {target}, expected fit {_fits('gated')} and target post_norm"
 
 
-def wrong_scales(fit: str, jumps: str, scales: str) -> str | None:
-    """What is wrong with scales for a fit and for which jumps are fitted, in words; None if nothing is."""
+def _wrong_scales(fit: str, jumps: str, scales: str) -> str | None:
     if scales not in SCALES:
         return f"scales are {scales}, expected {' or '.join(SCALES)}"
     if scales == "none" or (FITS[fit].scaled and jumps == "joint"):
         return None
-    scaled = " or ".join(name for name, facts in FITS.items() if facts.scaled)
-    return f"scales are {scales} with fit {fit} and jumps {jumps}, expected fit {scaled} and jumps joint"
+    return f"scales are {scales} with fit {fit} and jumps {jumps}, expected fit {_fits('scaled')} and jumps joint"
 
 
-def wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:
-    """What is wrong with a jump's inputs for a fit and a rank, in words; None if nothing is."""
+def _wrong_inputs(fit: str, inputs: str, rank: int | None) -> str | None:
     if inputs not in INPUTS:
         return f"inputs are {inputs}, expected {', '.join(INPUTS)}"
     if inputs != "states" and not FITS[fit].gated:
-        fits = " or ".join(name for name, facts in FITS.items() if facts.gated)
-        return f"inputs are {inputs} with fit {fit}, expected fit {fits}"
+        return f"inputs are {inputs} with fit {fit}, expected fit {_fits('gated')}"
     if inputs == "none" and rank not in (None, 1):
         return f"rank is {rank} with inputs none, expected 1, since all that is left of the jump is a bias"
     return None
+
+
+def _fits(able: str) -> str:
+    """The fits of which this fact of theirs is true, in words."""
+    return " or ".join(name for name, facts in FITS.items() if getattr(facts, able))
 
 
 def rows_of(choices: Mapping) -> str:

@@ -13,8 +13,8 @@ from summary_tables import read_frame, write_summary
 from onejump.files.atomic import OnejumpError
 from onejump.files.tables import write_frame
 from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_figure
-from onejump.report.plots.axes import cut_surprisal, name_at_right
-from onejump.report.plots.comparison import _series
+from onejump.report.plots.axes import cut_surprisal
+from onejump.report.plots.comparison import _name_at_right, _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
@@ -339,8 +339,9 @@ def test_bad_input_is_refused_in_one_line(summary, tmp_path):
 
 
 def test_joint_jumps_that_differ_in_rank_alone_are_a_series(tmp_path):
-    """Variants a2, a9 and a4 differ in rank alone, and b in its gate besides."""
+    """Variants a2, a9 and a4 differ in rank alone, b in its gate besides; c and d in what jumps do not say."""
     of = {"a2": (2, "level"), "a9": (9, "level"), "a4": (4, "level"), "b": (2, "none")}
+    of |= {"c": (2, "shared"), "d": (2, "shared")}
     keys = [{"model": "m", "seed": 0, "variant": name} for name in of]
     alike = {"fit": "kl", "target": "post_norm", "scales": "none", "inputs": "states"}
     jumps = [
@@ -349,10 +350,10 @@ def test_joint_jumps_that_differ_in_rank_alone_are_a_series(tmp_path):
         for jump in ("0", "joint")
     ]
     write_frame(tmp_path / "jumps.parquet", pd.DataFrame(jumps))
-    means = pd.DataFrame({"variant": list(of), "shown": "one_jump", "check": [2, 9, 4, 1]})
+    means = pd.DataFrame({"variant": list(of), "shown": "one_jump", "check": [2, 9, 4, 1, 2, 2]})
     means = pd.concat([means, means.assign(shown="joint_shortlist")])
     found = [(part["shown"].iloc[0], *part["variant"]) for part in _series(means, tmp_path, "m")]
-    series = [("a2", "a4", "a9"), ("b",)]
+    series = [("a2", "a4", "a9"), ("b",), ("c",), ("d",)]
     assert found == [(shown, *variants) for shown in ("one_jump", "joint_shortlist") for variants in series]
 
 
@@ -368,7 +369,7 @@ def test_names_at_the_right_lie_as_near_to_their_points_as_they_can(y, heights):
     axes = Figure().subplots()
     axes.set_ylim(0, 10)
     names = [f"name {i}" for i in range(len(y))]
-    name_at_right(axes, [1] * len(y), y, names)
+    _name_at_right(axes, [1] * len(y), y, names)
     assert [text.xy for text in axes.texts] == [(1, height) for height in sorted(y)]
     assert sorted(text.get_text() for text in axes.texts) == names
     np.testing.assert_allclose([text.xyann[1] for text in axes.texts], sorted(heights))

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.optimize import isotonic_regression
 
 from onejump.report.style import METHOD_STYLES
 
@@ -61,22 +59,6 @@ def cut_surprisal(axes: Axes, table: pd.DataFrame, methods: Sequence[str] = ("id
             look, where = METHOD_STYLES[method], {"xy": (0.02, 0.97 - 0.08 * i), "xycoords": "axes fraction"}
             note = f"{look.name}: up to {value:.1f} ↑"
             axes.annotate(note, **where, va="top", color=look.colour, bbox=clear)
-
-
-def name_at_right(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """Name points of a panel whose limits are set, in a column right of it, in the order of y and clear of each other.
-
-    The names lie as near to the heights of their points as that allows, in squared error.
-    """
-    low, high = axes.get_ylim()
-    points = sorted(zip(y, x, names, strict=True))
-    steps = min(0.055, 1 / len(points)) * np.arange(len(points))  # lines of small print in a panel of usual height
-    wanted = (np.array([point[0] for point in points]) - low) / (high - low)
-    heights = isotonic_regression(wanted - steps).x.clip(0, 1 - steps[-1]) + steps
-    line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#999999", "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
-    for height, (at_y, at_x, name) in zip(heights, points, strict=True):
-        text = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
-        axes.annotate(name, (at_x, at_y), **text, arrowprops=line)
 
 
 def with_legend(figure: Figure, axes: Axes) -> Figure:

@@ -1,12 +1,16 @@
 """Methods beside each other over all variants of a model: figures `overview` and `check_cost`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from onejump.analysis.columns import METRIC_COLUMNS
-from onejump.report.plots.axes import cut_surprisal, metric_panels, name_at_right, with_legend
+from onejump.report.plots.axes import cut_surprisal, metric_panels, with_legend
 from onejump.report.plots.levels import BANDED, PLAIN, plot_by_level
 from onejump.report.style import METHOD_STYLES
 from onejump.report.tables import read_summary
@@ -30,15 +34,14 @@ def plot_overview(summary: Path, model: str) -> Figure:
 def plot_check_cost(summary: Path, model: str) -> Figure:
     """Mean precision and surprisal of each method of each variant against the multiply-adds of one exit check.
 
-    Joint jumps alone that differ in rank are joined by a line, which bears the name of the
-    highest rank's variant.
+    Joint jumps alone that differ in rank are joined by a line, which bears the name of the highest rank's variant.
     """
     table = _of_model(read_summary(summary, "methods", *BRANCH, "method", "check", "precision", "surprisal"), model)
     means = table.groupby(["variant", "method"], sort=False)[["check", "precision", "surprisal"]].mean().reset_index()
     alone = ~means["variant"].isin(means.loc[means["method"] == "ojfa", "variant"])
     means["shown"] = means["method"].mask(alone & (means["method"] == "joint"), "one_jump")
     series = _series(means[means["shown"].isin(("one_jump", "joint_shortlist"))], summary, model)
-    named = pd.concat([part.tail(1) for part in series if part["shown"].iloc[0] == "one_jump"] or [means.head(0)])
+    ends = [part.iloc[-1] for part in series if part["shown"].iloc[0] == "one_jump"]
     figure, panels = metric_panels()
     figure.set_size_inches(9.6, 3.8)  # names take their part
     for metric, axes in panels.items():
@@ -57,18 +60,41 @@ def plot_check_cost(summary: Path, model: str) -> Figure:
         for part in series:
             axes.plot(part["check"], part[metric], color=METHOD_STYLES[part["shown"].iloc[0]].colour, linewidth=0.6)
     cut_surprisal(panels["surprisal"], means.assign(surprisal_high=means["surprisal"]), ("identity", "arbitrary"))
-    for metric, axes in panels.items() if len(named) else ():
-        name_at_right(axes, named["check"], named[metric], named["variant"])
+    for metric, axes in panels.items() if ends else ():
+        _name_at_right(axes, *([end[column] for end in ends] for column in ("check", metric, "variant")))
     return with_legend(figure, panels["precision"])
 
 
 def _series(means: pd.DataFrame, summary: Path, model: str) -> list[pd.DataFrame]:
-    """The rows of joint jumps alone that differ in nothing but rank together, by rank."""
+    """The rows of joint jumps alone that differ in nothing but rank together, by rank.
+
+    Variants of the same rank differ in what their jumps' files do not say, such as their text, and are on their own.
+    """
     facts = ["fit", "target", "gate", "scales", "inputs"]
     jumps = _of_model(read_summary(summary, "jumps", *BRANCH, "jump", "rank", *facts), model)
     joint = jumps[jumps["jump"] == "joint"].drop_duplicates("variant").drop(columns=["model", "seed", "jump"])
     grouped = means.merge(joint, on="variant").groupby(["shown", *facts], sort=False)
-    return [part.sort_values("rank") for _, part in grouped]
+    found = []
+    for _, part in grouped:
+        alike = [part.sort_values("rank")] if part["rank"].is_unique else [part[i : i + 1] for i in range(len(part))]
+        found.extend(alike)
+    return found
+
+
+def _name_at_right(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Name points of a panel whose limits are set, in a column right of it, in the order of y and clear of each other.
+
+    The names lie as near to the heights of their points as that allows, in squared error.
+    """
+    low, high = axes.get_ylim()
+    points = sorted(zip(y, x, names, strict=True))
+    steps = min(0.055, 1 / len(points)) * np.arange(len(points))  # lines of small print in a panel of usual height
+    wanted = (np.array([point[0] for point in points]) - low) / (high - low)
+    heights = isotonic_regression(wanted - steps).x.clip(0, 1 - steps[-1]) + steps
+    line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#999999", "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
+    for height, (at_y, at_x, name) in zip(heights, points, strict=True):
+        text = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
+        axes.annotate(name, (at_x, at_y), **text, arrowprops=line)
 
 
 def _leading_variants(table: pd.DataFrame) -> tuple[str, str | None]:
