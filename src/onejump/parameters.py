@@ -113,8 +113,9 @@ class Compute:
         """The device, named on the first line of the job's log, where the report looks for it."""
         import torch
 
-        from onejump.models.devices import DEVICE_LINE, describe_device, resolve_device
+        from onejump.models.devices import DEVICE_LINE, describe_device, keep_freed_memory, resolve_device
 
+        keep_freed_memory()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         device = resolve_device(self.device)

@@ -1,5 +1,6 @@
 """Devices that stages compute on, and dtypes that models run in."""
 
+import ctypes
 import platform
 import re
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import torch
 from onejump.files.atomic import OnejumpError
 
 DEVICE_LINE = "onejump: runs on "  # in the log of each job that computes
+# Parameters of glibc's mallopt, from its malloc.h, and bytes below which it keeps what is freed.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT = -1, -3, 1 << 29
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,6 +60,18 @@ def free_bytes(device: torch.device) -> float:
             with suppress(OSError, ValueError):  # no limit is the word max
                 found.append(float(int((folder / "memory.max").read_text())))
     return min(found)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that it frees for the next ones, where glibc has it.
+
+    Else glibc hands arrays above 32 MB back to the system, which clears their pages anew for the next: a quarter of the
+    time of an evaluation.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, KEPT)
 
 
 def by_device(values: Mapping[str, int], device: torch.device) -> int:

@@ -1,5 +1,9 @@
 """The device that is used, and names that are refused."""
 
+import ctypes
+import subprocess
+import sys
+
 import pytest
 import torch
 from refusals import error_of
@@ -34,3 +38,20 @@ def test_sizes_for_a_device_that_is_not_listed_are_those_of_cuda():
     found = {kind: by_device(sizes, torch.device(kind)) for kind in ("cpu", "cuda", "mps", "xpu")}
     assert found == {"cpu": 1, "cuda": 2, "mps": 3, "xpu": 2}
     assert by_device(sizes, torch.device("cuda:1")) == 2
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_of_freed_arrays_is_used_again():
+    """Else each new array of a size that is common here costs a fault for each of its pages, also the tenth."""
+    code = """
+import resource, torch
+from onejump.parameters import Compute
+Compute("cpu", 1).start()
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64 << 18)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    faults = [int(line) for line in done.stdout.split()]
+    assert sum(faults[-5:]) < faults[0]
