@@ -20,15 +20,14 @@ import torch
 from torch import Tensor
 
 from onejump.activations.reading import Activations
-from onejump.exits.chunks import chunks, evaluation_table, metrics_of, slices
+from onejump.exits.chunks import chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS, SHORTLIST_AGREEMENT
-from onejump.exits.metrics import FullPrediction
 from onejump.files.atomic import OnejumpError
 from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_start
 from onejump.jumps.storage import open_fitted
-from onejump.models.devices import by_device, float64_device
+from onejump.models.devices import float64_device
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
@@ -38,8 +37,6 @@ METHOD = ("joint_shortlist", None)
 FACTS = ("width", "tokens", "agreement", "check")  # of the check, in the file of its preview
 SINGULAR = 1e-12  # of the largest eigenvalue: in such directions no logits differ
 ROWS = 16384  # of the output embedding in float64 at once
-# Logits in one array, by kind of device: on a CPU, the system clears larger ones anew each time.
-LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -247,26 +244,17 @@ def shortest(preview: Tensor, whole: Tensor) -> Tensor:
     return torch.maximum(ahead + 1, (preview > logit).sum(1))
 
 
-def _parts(
-    split: Activations, unembedding: Unembedding, device: torch.device, progress: str
-) -> Iterator[tuple[int, slice, FullPrediction, Tensor]]:
-    """Level, rows of the split, the full model's prediction for them and their hidden states, so few rows at a time."""
-    for rows, full, inputs in chunks(split, unembedding, device, progress):
-        for level, x in enumerate(inputs):
-            for part in slices(len(x), by_device(LOGITS, device) // len(unembedding.weight) + 1):
-                yield level, slice(rows.start + part.start, rows.start + part.stop), full[part], x[part]
-
-
 def _agreement(
     split: Activations, unembedding: Unembedding, jump: PreviewedJump, checks: Sequence[Check], device: torch.device
 ) -> Tensor:
     """The share of rows on which each check makes the whole one's prediction: [check, level] float64."""
     hits = torch.zeros(len(checks), split.n_blocks, dtype=torch.float64)
     widths = sorted({check.width for check in checks})
-    for level, _, _, x in _parts(split, unembedding, device, "choose the shortlist"):
-        whole = next(logits := jump.logits(x, level, widths))
-        least = {width: shortest(preview, whole) for width, preview in zip(widths, logits, strict=True)}
-        hits[:, level] += torch.stack([(least[check.width] <= check.tokens).sum() for check in checks]).cpu()
+    for _, _, inputs in chunks(split, unembedding, device, "choose the shortlist"):
+        for level, x in enumerate(inputs):
+            whole = next(logits := jump.logits(x, level, widths))
+            least = {width: shortest(preview, whole) for width, preview in zip(widths, logits, strict=True)}
+            hits[:, level] += torch.stack([(least[check.width] <= check.tokens).sum() for check in checks]).cpu()
     return hits / len(split)
 
 
@@ -275,9 +263,10 @@ def _evaluate(
 ) -> tuple[pa.Table, float]:
     """The evaluation of one check, and the share of rows on which it makes the whole one's prediction."""
     results, hits = [{METHOD: torch.empty(len(METRICS), len(split))} for _ in range(split.n_blocks)], 0
-    for level, rows, full, x in _parts(split, unembedding, device, "evaluate the shortlist"):
-        whole, preview = jump.logits(x, level, [check.width])
-        hits += int((shortest(preview, whole) <= check.tokens).sum())
-        logits = unembedding.finish(with_shortlist(preview, whole, check.tokens))
-        results[level][METHOD][:, rows] = metrics_of(logits, full)
+    for rows, full, inputs in chunks(split, unembedding, device, "evaluate the shortlist"):
+        for level, x in enumerate(inputs):
+            whole, preview = jump.logits(x, level, [check.width])
+            hits += int((shortest(preview, whole) <= check.tokens).sum())
+            logits = unembedding.finish(with_shortlist(preview, whole, check.tokens))
+            results[level][METHOD][:, rows] = metrics_of(logits, full)
     return evaluation_table(results, split.sentence_ids), hits / (len(split) * split.n_blocks)

@@ -122,7 +122,6 @@ def test_a_smaller_width_is_the_first_columns_of_a_larger_one(splits):
 def test_every_agreement_is_counted_one_sentence_after_another(splits, monkeypatch, rows):
     train, test, unembedding = splits
     monkeypatch.setattr(chunks, "ROWS", {"cpu": rows})
-    monkeypatch.setattr(shortlist, "LOGITS", {"cpu": 2 * VOCABULARY * rows // 7})
     table, _ = evaluate(*splits)
     assert len(table) == 4 * 3 and table["chosen"].sum() == 1
     preview = Preview.of(train.rows(0, FITTED), unembedding, JUMP, H, CPU)
