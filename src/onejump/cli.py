@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import re
 import signal
 import sys
 import traceback
@@ -53,13 +54,14 @@ def command_of(stage: Callable) -> click.Command:
     return click.Command(stage.__name__.replace("_", "-"), callback=run, params=options, help=text)
 
 
-def _option(name: str, annotation: object, default: object) -> click.Parameter:
-    kind, about = typing.get_args(annotation)
+def _option(parameter: str, annotation: object, default: object) -> click.Parameter:
+    """Of a parameter that is a list, an option that may be repeated and is named in the singular."""
+    name, (kind, about) = parameter, typing.get_args(annotation)
     if about.positional:
         return click.Argument([name])
     several = typing.get_origin(kind) is list
     if several:
-        (kind,), name = typing.get_args(kind), name.removesuffix("s")
+        (kind,), name = typing.get_args(kind), re.sub("(?<=s)es$|s$", "", name)
     elif isinstance(kind, types.UnionType):
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is typing.Literal:
@@ -68,7 +70,7 @@ def _option(name: str, annotation: object, default: object) -> click.Parameter:
         value_type = FOLDER if about.folder else FILE
     else:
         value_type = kind if about.minimum is None else click.IntRange(about.minimum, about.maximum)
-    names = [f"--{name.replace('_', '-')}", f"{name}s" if several else name]
+    names = [f"--{name.replace('_', '-')}", parameter]
     # No default for a required option, since even None would count as given.
     how = {"required": True} if default in (inspect.Parameter.empty, MISSING) else {"default": default}
     return click.Option(names, type=value_type, **how, multiple=several, is_flag=kind is bool, help=about.help)

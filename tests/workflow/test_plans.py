@@ -12,6 +12,7 @@ import pytest
 import yaml
 from studies import ROOT
 
+from onejump.cli import cli
 from onejump.models.architecture import find_architecture
 from onejump.planning.machines import MACHINES
 from onejump.planning.plan import fitted_by, plan_study, sizes_of
@@ -23,20 +24,34 @@ pytestmark = pytest.mark.xdist_group("embedded")
 
 
 def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
-    """Jobs of each rule in a dry run."""
+    """Jobs of each rule in a dry run, all of whose commands the command line understands."""
+    said = dry_run(tmp_path, *args, "--printshellcmds")
+    commands = re.findall("^Shell command: (onejump .*) 2> ", said, re.MULTILINE)
+    for name, *options in expanded(commands):
+        cli.commands[name].make_context(name, options)
+    rows = [line.split() for line in said.split("Job stats:")[1].split("total")[0].splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def expanded(commands: list[str]) -> list[list[str]]:
+    """The arguments that Bash gives to `onejump` in some commands."""
+    script = "\n".join(["onejump() { printf '%s\\0' \"$@\"; echo; }", *commands])
+    said = subprocess.run("bash", input=script, text=True, capture_output=True, check=True).stdout
+    return [line.split("\0")[:-1] for line in said.splitlines()]
+
+
+def dry_run(tmp_path, *args: str) -> str:
+    """What Snakemake says about a study that it would run in a folder."""
     command = ["snakemake", "-n", "--directory", str(tmp_path), *args]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0]
-    rows = [line.split() for line in table.splitlines()]
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    return done.stdout + done.stderr
 
 
 def test_each_job_asks_for_what_is_planned_for_its_variant(tmp_path):
     """A fit with gates needs more memory than the same fit without."""
     config = load_config(ROOT / "config/one-jump.yaml")
-    command = ["snakemake", "-n", "--directory", str(tmp_path), "--configfile", str(ROOT / "config/one-jump.yaml")]
-    said = subprocess.run([*command, "--cores", "1"], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True).stdout
+    said = dry_run(tmp_path, "--cores", "1", "--configfile", "config/one-jump.yaml")
     jobs = [job for job in said.split("\nrule ") if job.startswith("fit_joint_jump:") and "seed=0" in job]
     asked = {re.search(r"variant=(\S+)", job)[1]: int(re.search(r"mem_mb=(\d+)", job)[1]) for job in jobs}
     sizes, machine = sizes_of("smollm2-135m", config), MACHINES["v100-32gb"]
@@ -49,7 +64,7 @@ def test_each_job_asks_for_what_is_planned_for_its_variant(tmp_path):
 def test_the_embedded_study_is_the_default(tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     jobs = planned_jobs(tmp_path, "--profile", "profiles/local", "--set-scatter", "levels=30")
-    assert (jobs["dump_activations"], jobs["fit_jump"], jobs["evaluate_jumps"]) == (3, 60, 2)
+    assert (jobs["dump_activations"], jobs["fit_jump"], jobs["evaluate_jumps"]) == (4, 60, 2)
 
 
 def test_one_machine_fits_several_levels_in_a_job(tmp_path):
@@ -78,21 +93,16 @@ def test_an_imported_lens_is_made_from_the_files_of_its_source(tmp_path):
     sources = {next(iter(config["models"])): "theirs"}
     config["evaluation"]["lenses"] = {"imported_tuned_lens": {"sources": sources}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    command = [
-        "snakemake",
-        "-n",
-        "--directory",
-        str(tmp_path),
-        "--configfile",
-        str(tmp_path / "c.yaml"),
-        "--cores",
-        "1",
-    ]
-    said = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True).stdout
+    said = dry_run(tmp_path, "--cores", "1", "--configfile", str(tmp_path / "c.yaml"))
     (job,) = (job for job in said.split("\nrule ") if job.startswith("import_lens:"))
     assert "unembedding.safetensors, theirs/config.json, theirs/params.pt\n" in job
     assert "output: results/demo/" in job
     assert "/lenses/imported_tuned_lens.pre_norm.all.safetensors" in job
+
+
+def test_the_jacobian_lenses_are_fitted_by_one_job(tmp_path):
+    jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/lenses.yaml")
+    assert (jobs["fit_jacobian_lens"], jobs["fit_kl_lens"], jobs["evaluate_lens"]) == (1, 2, 6)
 
 
 def test_three_real_models_come_from_the_package_index(tmp_path):
@@ -140,7 +150,7 @@ def test_variants_share_their_jumps_run_for_their_seeds_and_are_planned_so(tmp_p
 
 def test_three_fits_to_each_of_five_texts_are_planned_with_a_seed_each(tmp_path):
     jobs = planned_jobs(tmp_path, "--cores", "1", "--configfile", "config/seeds.yaml")
-    assert (jobs["dump_activations"], jobs["evaluate_references"]) == (3 * 5, 5)
+    assert (jobs["dump_activations"], jobs["evaluate_references"]) == (4 * 5, 5)
     assert (jobs["fit_jump"], jobs["fit_joint_jump"]) == (30 * 4 * 5, (4 + 3) * 5)
 
 
