@@ -22,6 +22,7 @@ WHOLE = (
     "verdicts",
     "one_jump",
     "jumps",
+    "lenses",
     "gates",
 )
 WHOLE += ("shortlist", "few_checks", "switches", "oracle", "ranks", "shared_jumps", "chosen", "norms")
