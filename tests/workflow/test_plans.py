@@ -23,29 +23,29 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ[
 pytestmark = pytest.mark.xdist_group("embedded")
 
 
-def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
-    """Jobs of each rule in a dry run, all of whose commands the command line understands."""
-    said = dry_run(tmp_path, *args, "--printshellcmds")
-    commands = re.findall("^Shell command: (onejump .*) 2> ", said, re.MULTILINE)
-    for name, *options in expanded(commands):
+def dry_run(tmp_path, *args: str) -> str:
+    """What Snakemake says about a study that it would run in a folder; the command line understands all commands."""
+    command = ["snakemake", "-n", "--printshellcmds", "--directory", str(tmp_path), *args]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, *options in expanded(re.findall("^Shell command: (onejump .*) 2> ", done.stdout, re.MULTILINE)):
         cli.commands[name].make_context(name, options)
-    rows = [line.split() for line in said.split("Job stats:")[1].split("total")[0].splitlines()]
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    return done.stdout
 
 
 def expanded(commands: list[str]) -> list[list[str]]:
     """The arguments that Bash gives to `onejump` in some commands."""
     script = "\n".join(["onejump() { printf '%s\\0' \"$@\"; echo; }", *commands])
     said = subprocess.run("bash", input=script, text=True, capture_output=True, check=True).stdout
+    assert commands and said.count("\n") == len(commands)
     return [line.split("\0")[:-1] for line in said.splitlines()]
 
 
-def dry_run(tmp_path, *args: str) -> str:
-    """What Snakemake says about a study that it would run in a folder."""
-    command = ["snakemake", "-n", "--directory", str(tmp_path), *args]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def planned_jobs(tmp_path, *args: str) -> dict[str, int]:
+    """Jobs of each rule in a dry run."""
+    table = dry_run(tmp_path, *args).split("Job stats:")[1].split("total")[0]
+    rows = [line.split() for line in table.splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
 def test_each_job_asks_for_what_is_planned_for_its_variant(tmp_path):
