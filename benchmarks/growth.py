@@ -184,8 +184,9 @@ def run_stages(folder: Path, size: Size, threads: int) -> dict[str, tuple[float,
     chosen = [*jumps, "--selection", selection]
     exits = ["--joint", joint, "--transfer-sentences", TRANSFER, "--transfer", folder / "transfer.parquet"]
     took["evaluate-jumps"] = run_stage("evaluate-jumps", *test, *chosen, *exits, "--evaluation", evaluation)
-    both = [*train, *repeated("--test-shard", dump.shards["test"]), "--norms", folder / "norms.parquet"]
-    took["evaluate-references"] = run_stage("evaluate-references", *both, "--out", references)
+    both = [*train, *repeated("--test-shard", dump.shards["test"])]
+    others = ["--norms", folder / "norms.parquet", "--held-out", folder / "h.parquet"]
+    took["evaluate-references"] = run_stage("evaluate-references", *both, *others, "--out", references)
     known = ["--evaluation", evaluation, "--references", references, "--positions-file", dump.positions, *text]
     took["assess-claims"] = run_stage("assess-claims", *chosen, *known, *unused)
     return took

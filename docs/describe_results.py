@@ -121,15 +121,17 @@ def converged(study: str, variant: str, model: str) -> str:
     return f"{(found.astype(str) == 'True').sum()} of {len(found)}"
 
 
-def sizes(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
-    """Precision of methods of some variants beside their parameters and what an exit check costs; seed 0."""
+def sizes(study: str, variants: dict[str, Sequence[str]], model: str, fits: bool = False) -> str:
+    """Precision of methods of some variants beside parameters and what a check costs, and a lens's fit; seed 0."""
     lines = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
+    lines[0] += ["10^9 of the fit"] * fits
     for variant, names in variants.items():
         for name in names:
             where = {"model": model, "variant": variant, "method": name, "seed": 0}
             found, later = row(f"{study}/methods", **where), row(f"{study}/by_position", position="1+", **where)
             cells = [interval(found, "precision"), written(later["precision"], 3), written(found["surprisal"], 2)]
             cells += [written(found["parameters"], 0), written(found["check"], 0)]
+            cells += [written(found["fit_cost"] / 1e9, 0)] if fits else []
             lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 

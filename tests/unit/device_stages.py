@@ -32,7 +32,7 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
     cosines, selection = (folder / name for name in ("cosines.safetensors", "selection.json"))
     lenses = {lens: folder / f"{lens}.safetensors" for lens in ("jtc", "tuned_lens")}
     tables = ("scores", "oracle", "grid", "jumps", "joint", "gated", "references", "norms", "ranks", "post_norm")
-    tables += ("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation", *lenses)
+    tables += ("held_out", "references_held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation", *lenses)
     out = {name: folder / f"{name}.parquet" for name in tables}
     ranks = train, compute, dump.test, jumps, joint, dump.sentences, 16
     return steps | {
@@ -45,7 +45,8 @@ def stages_of(dump, folder: Path, compute) -> dict[str, partial]:
             exit_stages.evaluate_jumps, test, compute, jumps, joint, selection, 8, out["jumps"], out["grid"]
         ),
         "evaluate_references": partial(
-            exit_stages.evaluate_references, train, compute, dump.test, out["norms"], out["references"]
+            *(exit_stages.evaluate_references, train, compute, dump.test),
+            *(out["norms"], out["references_held_out"], out["references"]),
         ),
         **{
             f"evaluate_lens {lens}": partial(exit_stages.evaluate_lens, test, compute, file, out[lens])
@@ -75,7 +76,7 @@ def require_alike(found: Path, expected: Path) -> None:
     Roundings grow over the steps of a KL fit.
     """
     files = sorted(file for kind in ("parquet", "safetensors") for file in expected.rglob(f"*.{kind}"))
-    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 20
+    assert len(files) == len(FITS) * (N_BLOCKS + 1) + 2 + 21
     for file in files:
         other = found / file.relative_to(expected)
         if file.parent.name == "kl":

@@ -63,9 +63,8 @@ def run_variant(branch: Path, dump, sentences: Path, seed: int, variant: str) ->
     stages.select_jump(cosines, sentences, selection, levels, seed)
     exit_stages.evaluate_jumps(test, cpu, jumps, joint, selection, TRANSFER, evaluation, transfer, target)
     exit_stages.evaluate_held_out(train, cpu, joint, folder / "held_out.parquet", jumps, selection, target)
-    exit_stages.evaluate_references(
-        train, cpu, dump.test, branch / "references" / f"{positions}.norms.parquet", references
-    )
+    others = (references.with_suffix(f".{name}.parquet") for name in ("norms", "held_out"))
+    exit_stages.evaluate_references(train, cpu, dump.test, *others, references)
     run_lenses(branch / "lenses", dump, train, test, seed, choices)
     exit_stages.evaluate_oracle(train, cpu, jumps, joint, cosines, folder / "oracle.parquet", levels, target)
     if is_nested(choices):

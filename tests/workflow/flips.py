@@ -34,7 +34,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     of_shortlist = ("shortlist", "shortlist_held_out", "shortlist_evaluation")
     file |= {name: layout.path(name, **branch | {"variant": "alone"}) for name in of_shortlist}
     file |= {"model_figure": layout.path("model_figure", model=model, kind="sensitivity"), "config": config}
-    file |= {name: layout.of_rows(name, **branch) for name in ("references", "norms")}
+    file |= {name: layout.of_rows(name, **branch) for name in ("references", "references_held_out", "norms")}
     file |= {name: layout.lenses(name, **branch)["jtc"] for name in ("lens", "lens_evaluation")}
     file |= {name: layout.path(name) for name in ("timings", "hardware")}
     jumps, file["joint"] = layout.jumps(**branch), layout.joint(**branch)
@@ -66,6 +66,7 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
             compute,
             test.shards,
             out / "norms.parquet",
+            out / "held_out.parquet",
             out / "references.parquet",
         ),
         "evaluate_lens": call(exit_stages.evaluate_lens, test, compute, file["lens"], out / "jtc.parquet"),
@@ -83,8 +84,8 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     stage_of |= {"jump": "score_jumps", "cosines": "select_jump", "joint": "evaluate_oracle"}
     stage_of |= {"unembedding": "evaluate_references", "lens": "evaluate_lens", "lens_evaluation": "summarise"}
     stage_of |= dict.fromkeys(("selection", "evaluation", "references"), "assess_claims")
-    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config", "held_out"), "summarise")
-    stage_of |= dict.fromkeys(of_shortlist, "summarise")
+    stage_of |= dict.fromkeys(("transfer", "oracle", "ranks", "norms", "claims", "config"), "summarise")
+    stage_of |= dict.fromkeys(("held_out", "references_held_out", *of_shortlist), "summarise")
     found = {name: (file[name], stage, calls[stage]) for name, stage in stage_of.items()}
     for name in ("figure", "model_figure", "timings", "hardware", *(f"summary/{table}" for table in TABLES)):
         found[name] = file[name], "render_report", calls["render_report"]

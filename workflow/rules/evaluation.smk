@@ -138,7 +138,7 @@ rule evaluate_references:
         train=shards("train"),
         test=shards("test"),
     output:
-        **patterns("references", "norms"),
+        **patterns("references", "references_held_out", "norms"),
     log:
         f"{LOGS}/evaluate_references/{{model}}.seed-{{seed}}.{{rows}}.log",
     benchmark:
@@ -157,7 +157,8 @@ rule evaluate_references:
         code=stage_digest("evaluate_references"),
     shell:
         "onejump evaluate-references --unembedding {input.unembedding:q} --positions-file {input.positions:q}"
-        " {params.train} {params.test} {params.rows} --threads {threads} --norms {output.norms:q} --out {output.references:q} 2> {log:q}"
+        " {params.train} {params.test} {params.rows} --threads {threads} --norms {output.norms:q}"
+        " --held-out {output.references_held_out:q} --out {output.references:q} 2> {log:q}"
 
 
 # Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.

@@ -4,7 +4,7 @@ from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_F
 
 SUMMARISED = (
     *("unembedding", "positions", "jump", "lens", "selection", "references", "lens_evaluation", "evaluation"),
-    *("held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation"),
+    *("held_out", "references_held_out", "shortlist", "shortlist_held_out", "shortlist_evaluation"),
     *("transfer", "claims", "oracle", "ranks", LAYOUT.texts, "norms"),
 )
 

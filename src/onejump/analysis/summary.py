@@ -152,7 +152,8 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
 def _held_out_grids(layout: Layout, branch: dict, n_blocks: int) -> EvaluationGrids:
     """The evaluation of the validation slice."""
     jumps = JUMP_METHODS if layout.has_all_jumps(branch["variant"]) else ("joint",)
-    methods = {layout.path("held_out", **branch): ("identity", *jumps)}
+    methods = {layout.of_rows("references_held_out", **branch): ("identity",)}
+    methods |= {layout.path("held_out", **branch): jumps}
     if layout.has_shortlist(branch["variant"]):
         methods[layout.path("shortlist_held_out", **branch)] = ("joint_shortlist",)
     return EvaluationGrids(methods, *(layout.path(name, **branch) for name in (layout.texts, "positions")), n_blocks)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onejump.activations.reading import Activations
-from onejump.exits.chunks import Method, cached_rows, chunks, evaluation_table, metrics_in_parts, metrics_of, slices
+from onejump.exits.chunks import Method, cached_rows, chunks, evaluation_table, metrics_in_parts, slices
 from onejump.exits.columns import METRICS
 from onejump.exits.metrics import FullPrediction, argmax
 from onejump.jumps.jump import FoldedJump
@@ -79,17 +79,12 @@ def metrics_by_method(
 def evaluate_held_out(
     train: Activations, unembedding: Unembedding, exits: JumpExits, target: str, device: torch.device
 ) -> pa.Table:
-    """Evaluate identity and a variant's jumps at every exit level on the validation slice, which no fit has seen.
+    """Evaluate a variant's jumps at every exit level on the validation slice, which no fit has seen.
 
     The unembedding and the jumps are on the device; the rest is as in `evaluate_jumps`, without the transfer grid.
     """
     held_out = train.rows(validation_start(len(train)), len(train))
     results = _evaluate(held_out, unembedding, exits, 0, target, device)
-    for methods in results:
-        methods["identity", None] = torch.empty(len(METRICS), len(held_out))
-    for rows, full, inputs in chunks(held_out, unembedding, device, "evaluate identity"):
-        for level, x in enumerate(inputs):
-            results[level]["identity", None][:, rows] = metrics_of(unembedding.logits(x), full)
     return evaluation_table(results, held_out.sentence_ids)
 
 

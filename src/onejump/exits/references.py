@@ -1,13 +1,17 @@
 """What jumps are measured against, and variants share: the floor, identity, and lenses."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS
 from onejump.exits.floor import Constants, evaluate_token_table, inverse_temperatures
 from onejump.jumps.lenses import LensFile
+from onejump.jumps.moments import validation_start
 from onejump.models.unembedding import Unembedding
 
 
@@ -39,6 +43,16 @@ def evaluate_references(
     return evaluation_table(results, test.sentence_ids)
 
 
+def evaluate_identity(train: Activations, unembedding: Unembedding, device: torch.device) -> pa.Table:
+    """Evaluate identity at every exit level on the validation slice; the unembedding is on the device.
+
+    Returns:
+        As `evaluation_table`; jump is null throughout.
+    """
+    held_out = train.rows(validation_start(len(train)), len(train))
+    return _evaluate(held_out, unembedding, "identity", lambda level, x: unembedding.logits(x), device)
+
+
 def evaluate_lens(test: Activations, unembedding: Unembedding, lens: LensFile, device: torch.device) -> pa.Table:
     """Evaluate a lens at every exit level, on the test sentences; the unembedding is on the device.
 
@@ -46,8 +60,19 @@ def evaluate_lens(test: Activations, unembedding: Unembedding, lens: LensFile, d
         As `evaluation_table`; the method is the lens's name, and jump is null throughout.
     """
     after = unembedding.project if lens.target == "post_norm" else unembedding.logits
-    results = [{(lens.lens, None): torch.empty(len(METRICS), len(test))} for _ in range(test.n_blocks)]
-    for rows, full, inputs in chunks(test, unembedding, device, f"evaluate {lens.lens}"):
+    return _evaluate(test, unembedding, lens.lens, lambda level, x: after(lens.at(level).to(device)(x)), device)
+
+
+def _evaluate(
+    split: Activations,
+    unembedding: Unembedding,
+    method: str,
+    logits_of: Callable[[int, Tensor], Tensor],
+    device: torch.device,
+) -> pa.Table:
+    """The evaluation of one method, whose logits [n, V] follow from a level and its hidden states [n, H]."""
+    results = [{(method, None): torch.empty(len(METRICS), len(split))} for _ in range(split.n_blocks)]
+    for rows, full, inputs in chunks(split, unembedding, device, f"evaluate {method}"):
         for level, x in enumerate(inputs):
-            results[level][lens.lens, None][:, rows] = metrics_of(after(lens.at(level).to(device)(x)), full)
-    return evaluation_table(results, test.sentence_ids)
+            results[level][method, None][:, rows] = metrics_of(logits_of(level, x), full)
+    return evaluation_table(results, split.sentence_ids)

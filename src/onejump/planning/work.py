@@ -355,18 +355,19 @@ STAGES: Mapping[str, Callable[..., Work]] = {
         _exits(s, T, K * (4 * T + K * s.transfer)) + Work({"written": 12 * K * (4 * T + K * s.transfer)})
     ),
     "evaluate_joint_jump": lambda s, K, H, V, r, n, N, T: _exits(s, T, K * T, fused=1) + Work({"written": 12 * K * T}),
-    # Identity by the whole head, and four ways of exiting by jumps.
     "evaluate_held_out": lambda s, K, H, V, r, n, N, T: (
         _exits(s, N * settings.VALIDATION_SHARE, 4 * K * N * settings.VALIDATION_SHARE)
-        + _exits(s, N * settings.VALIDATION_SHARE, K * N * settings.VALIDATION_SHARE, fused=0)
-        + Work({"written": 12 * 5 * K * N * settings.VALIDATION_SHARE})
+        + Work({"written": 12 * 4 * K * N * settings.VALIDATION_SHARE})
     ),
     "evaluate_shortlist": _shortlist,
     # The floor needs the full model's predictions for the training sentences, twice; of each level of them one pass.
     "evaluate_references": lambda s, K, H, V, r, n, N, T: (
         _exits(s, 2 * N + 3 * T, 2 * K * T, fused=0)
+        + _exits(s, N * settings.VALIDATION_SHARE, K * N * settings.VALIDATION_SHARE, fused=0)
         + Work(
-            {"written": 60 * K * T, "read": s.kept(K + 2, N, H), "touched": _f32(K + 2, N, H)}, host=_f32(3 * N + T, H)
+            {"written": 12 * K * (5 * T + N * settings.VALIDATION_SHARE), "read": s.kept(K + 2, N, H)}
+            | {"touched": _f32(K + 2, N, H)},
+            host=_f32(3 * N + T, H),
         )
     ),
     "evaluate_lens": lambda s, K, H, V, r, n, N, T: (

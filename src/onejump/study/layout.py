@@ -18,6 +18,7 @@ FILES = {
     "lens": "{model}/seed-{seed}/lenses/{lens}.{target}.{rows}.safetensors",
     "lens_evaluation": "{model}/seed-{seed}/lenses/{lens}.{target}.{rows}.parquet",
     "references": "{model}/seed-{seed}/references/{rows}.parquet",
+    "references_held_out": "{model}/seed-{seed}/references/{rows}.held_out.parquet",
     "norms": "{model}/seed-{seed}/references/{rows}.norms.parquet",
     "jump": "{model}/seed-{seed}/{variant}/jumps/{jump}.safetensors",
     "scores": "{model}/seed-{seed}/{variant}/scores.parquet",
@@ -129,7 +130,7 @@ class Layout:
         return self._of_branch("selection", {"model": model, "seed": seed, "variant": variant})
 
     def of_rows(self, name: str, model: str, seed: int | str, variant: str) -> Path:
-        """A file that variants with the same training rows share: references, norms."""
+        """A file that variants with the same training rows share: `references`, `references_held_out`, `norms`."""
         return self.path(name, model=model, seed=seed, rows=rows_of(self.config["variants"][variant]))
 
     def lenses(self, name: str, model: str, seed: int | str, variant: str) -> dict[str, Path]:
@@ -183,7 +184,7 @@ class Layout:
                 return [*self.jumps(**branch), self.joint(**branch)]
             case "lens" | "lens_evaluation":
                 return list(self.lenses(name, **branch).values())
-            case "references" | "norms":
+            case "references" | "references_held_out" | "norms":
                 return [self.of_rows(name, **branch)]
             case "ranks":
                 return [self.path(name, **branch)] if "ranks" in self.figures(variant) else []

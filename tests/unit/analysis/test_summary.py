@@ -69,6 +69,15 @@ def read_evaluations(results: Path, seed: int, variant: str) -> pd.DataFrame:
     return rows.astype({"method": str, "surprisal": float, "correct": float, "correct_at_5": float})
 
 
+def read_held_out(results: Path, seed: int, variant: str) -> pd.DataFrame:
+    """The evaluations of a variant and of identity on the validation slice as one table, by plain pandas."""
+    branch = results / "tiny" / f"seed-{seed}"
+    names = ("held_out", "shortlist_held_out") if variant == "alone" else ("held_out",)
+    files = [branch / "references" / f"{VARIANTS[variant]['positions']}.held_out.parquet"]
+    files += [branch / variant / f"{name}.parquet" for name in names]
+    return pd.concat(pd.read_parquet(path).astype({"method": str}) for path in files)
+
+
 def exits_of(rows: pd.DataFrame, methods: list[str]) -> dict[str, np.ndarray]:
     """Of each method, [2, level, sentence]: whether it is right, and how confident it is."""
 
@@ -330,10 +339,9 @@ def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, resu
 
 @AND_ALONE
 def test_dynamic_exit_csv_and_few_checks_csv_are_the_tables_of_the_evaluations(summary, results, seed, variant):
-    rows, folder = read_evaluations(results, seed, variant), results / "tiny" / f"seed-{seed}" / variant
+    rows = read_evaluations(results, seed, variant)
     facts, _ = read_facts(results / "tiny" / "unembedding.safetensors")
-    names = ("held_out", "shortlist_held_out") if variant == "alone" else ("held_out",)
-    held_out = pd.concat(pd.read_parquet(folder / f"{name}.parquet").astype({"method": str}) for name in names)
+    held_out = read_held_out(results, seed, variant)
     assert not set(held_out["sentence_id"]) & set(rows["sentence_id"])
     blocks = int(facts["block_parameters"])
     assert K * blocks + 32 * 97 < int(facts["parameters"]) < K * blocks + 3 * 32 * 97
@@ -355,9 +363,8 @@ def test_dynamic_exit_csv_and_few_checks_csv_are_the_tables_of_the_evaluations(s
 
 @AND_ALONE
 def test_switches_csv_takes_identity_where_the_validation_slice_says_so(summary, results, seed, variant):
-    rows, folder = read_evaluations(results, seed, variant), results / "tiny" / f"seed-{seed}" / variant
-    names = ("held_out", "shortlist_held_out") if variant == "alone" else ("held_out",)
-    held_out = pd.concat(pd.read_parquet(folder / f"{name}.parquet").astype({"method": str}) for name in names)
+    rows = read_evaluations(results, seed, variant)
+    held_out = read_held_out(results, seed, variant)
     found = summary.read("switches", seed, variant).set_index("method")
     assert set(found.index) == set(held_out["method"]) - {"identity"}
     before = held_out.groupby(["method", "level"])["correct"].mean()

@@ -26,7 +26,7 @@ from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_held_out, evaluate_jumps, grid_precision
 from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
-from onejump.exits.references import evaluate_lens, evaluate_references
+from onejump.exits.references import evaluate_identity, evaluate_lens, evaluate_references
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.lenses import AffineLens
 from onejump.models.unembedding import Unembedding
@@ -273,7 +273,8 @@ def test_arbitrary_jumps_are_evaluated_on_as_many_sentences_as_asked_for_or_on_a
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_validation_slice_is_evaluated_as_test_sentences_are(tmp_path, gated):
     train, unembedding = make_activations(tmp_path, make_head(130), split="train")
-    found = by_method(evaluate_held_out(train, unembedding, make_exits(gated), "post_norm", CPU).to_pandas())
+    jumps = evaluate_held_out(train, unembedding, make_exits(gated), "post_norm", CPU).to_pandas()
+    found = by_method(pd.concat([jumps, evaluate_identity(train, unembedding, CPU).to_pandas()]))
     last = train.rows(N - N // 10, N)
     expected = naive_table(last, unembedding, "post_norm", 0, gated)
     assert_same(found, expected[expected["method"] != "jtc"].reset_index(drop=True))
