@@ -113,6 +113,7 @@ rule evaluate_shortlist:
         f"{BENCHMARKS}/evaluate_shortlist/{{model}}.seed-{{seed}}.{{variant}}.tsv"
     wildcard_constraints:
         variant=variants_where(LAYOUT.has_shortlist),
+    priority: LONG
     conda:
         "../../envs/study.yaml"
     resources:
@@ -161,7 +162,7 @@ rule evaluate_references:
         " --held-out {output.references_held_out:q} --out {output.references:q} 2> {log:q}"
 
 
-# Of exact variants: their solutions are nested in rank. Among evaluations it takes longest: let it start first.
+# Of exact variants: their solutions are nested in rank.
 rule evaluate_ranks:
     input:
         **patterns("unembedding", "positions"),
