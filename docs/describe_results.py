@@ -124,7 +124,7 @@ def converged(study: str, variant: str, model: str) -> str:
 def sizes(study: str, variants: dict[str, Sequence[str]], model: str, fits: bool = False) -> str:
     """Precision of methods of some variants beside parameters and what a check costs, and a lens's fit; seed 0."""
     lines = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
-    lines[0] += ["10^9 of the fit"] * fits
+    lines[0] += ["10^9 multiply-adds of the fit"] * fits
     for variant, names in variants.items():
         for name in names:
             where = {"model": model, "variant": variant, "method": name, "seed": 0}
