@@ -16,7 +16,7 @@ from onejump.analysis.selection import SCORE_LEVELS
 from onejump.exits.evaluation import grid_precision
 from onejump.files.progress import progress_bar
 from onejump.jumps.jump import FoldedJump, target_of
-from onejump.jumps.moments import validation_start
+from onejump.jumps.moments import validation_slice
 from onejump.models.unembedding import Unembedding
 
 
@@ -47,7 +47,7 @@ def evaluate_oracle(
         explained, by what share mse is below the error of mean(Y); precision, mean over exit levels.
     """
     values = cosines.double()[:, SCORE_LEVELS[score_levels]]
-    held_out = activations.rows(validation_start(len(activations)), len(activations))
+    held_out = validation_slice(activations)
     scores = {
         "d_m": signed_square(values).mean((1, 2)),
         "cosine": values.mean((1, 2)),

@@ -12,7 +12,7 @@ from onejump.exits.chunks import Method, cached_rows, chunks, evaluation_table, 
 from onejump.exits.columns import METRICS
 from onejump.exits.metrics import FullPrediction, argmax
 from onejump.jumps.jump import FoldedJump
-from onejump.jumps.moments import validation_start
+from onejump.jumps.moments import validation_slice
 from onejump.models.fused import FusedUnembedding, fuse
 from onejump.models.unembedding import Unembedding
 
@@ -83,7 +83,7 @@ def evaluate_held_out(
 
     The unembedding and the jumps are on the device; the rest is as in `evaluate_jumps`, without the transfer grid.
     """
-    held_out = train.rows(validation_start(len(train)), len(train))
+    held_out = validation_slice(train)
     results = _evaluate(held_out, unembedding, exits, 0, target, device)
     return evaluation_table(results, held_out.sentence_ids)
 

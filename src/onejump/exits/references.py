@@ -11,7 +11,7 @@ from onejump.exits.chunks import chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS
 from onejump.exits.floor import Constants, evaluate_token_table, inverse_temperatures
 from onejump.jumps.lenses import LensFile
-from onejump.jumps.moments import validation_start
+from onejump.jumps.moments import validation_slice
 from onejump.models.unembedding import Unembedding
 
 
@@ -49,7 +49,7 @@ def evaluate_identity(train: Activations, unembedding: Unembedding, device: torc
     Returns:
         As `evaluation_table`; jump is null throughout.
     """
-    held_out = train.rows(validation_start(len(train)), len(train))
+    held_out = validation_slice(train)
     return _evaluate(held_out, unembedding, "identity", lambda level, x: unembedding.logits(x), device)
 
 

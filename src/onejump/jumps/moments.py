@@ -19,6 +19,11 @@ def validation_start(n_rows: int) -> int:
     return n_rows - max(1, int(n_rows * VALIDATION_SHARE))
 
 
+def validation_slice(train: Activations) -> Activations:
+    """The training rows that no fit has seen."""
+    return train.rows(validation_start(len(train)), len(train))
+
+
 @dataclass
 class Moments:
     """Moments of n rows in float64, centred so that a large mean costs no precision."""

@@ -65,8 +65,7 @@ def free_bytes(device: torch.device) -> float:
 def keep_freed_memory() -> None:
     """Let this process keep the memory of arrays that it frees for the next ones, where glibc has it.
 
-    Else glibc hands arrays above 32 MB back to the system, which clears their pages anew for the next: a quarter of the
-    time of an evaluation.
+    Else glibc hands arrays above 32 MB back to the system, which clears their pages anew for the next.
     """
     with suppress(OSError, AttributeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt

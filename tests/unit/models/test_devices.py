@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from missing import do_without
 from refusals import error_of
 
 from onejump.models.devices import by_device, float64_device, resolve_device
@@ -40,9 +41,10 @@ def test_sizes_for_a_device_that_is_not_listed_are_those_of_cuda():
     assert by_device(sizes, torch.device("cuda:1")) == 2
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_memory_of_freed_arrays_is_used_again():
     """Else each new array of a size that is common here costs a fault for each of its pages, also the tenth."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        do_without("the C library is not glibc")
     code = """
 import resource, torch
 from onejump.parameters import Compute
