@@ -22,6 +22,7 @@ POSITIONS = ["0", "1-4", "5+", "1+"]
 MISSING = "–"
 
 Rows = list[list[str]]
+Name = tuple[str, str]  # a variant and a method
 
 
 def rows(file: str, **where: object) -> pd.DataFrame:
@@ -103,22 +104,51 @@ def methods(study: str, variants: dict[str, Sequence[str]], models: Sequence[str
 
 def nulls(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
     """Which share of the one jump's gain over identity other jumps for all levels have, by precision; seed 0."""
-    lines = [["variant", *models]]
-    lines += [[variant, *(share_of_gain(study, variant, model) for model in models)] for variant in variants]
-    return table([f"{study}/methods"], lines)
+    lines = [["variant", *(f"{model}{at}" for model in models for at in ("", ", at 1+"))]]
+    for variant in variants:
+        cells = [share_of_gain(study, variant, model, at) for model in models for at in (None, "1+")]
+        lines.append([variant, *cells])
+    return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
-def share_of_gain(study: str, variant: str, model: str) -> str:
+def share_of_gain(study: str, variant: str, model: str, position: str | None = None) -> str:
     """The share of the one jump's gain over identity, in precision, that another variant's joint jump has; seed 0."""
-    found = rows(f"{study}/methods", model=model, seed=0).set_index(["variant", "method"])["precision"]
-    identity = found["one-jump", "identity"]
-    return written((found[variant, "joint"] - identity) / (found["one-jump", "joint"] - identity), 2)
+    return share(study, model, (variant, "joint"), ("one-jump", "joint"), ("one-jump", "identity"), position)
+
+
+def share(study: str, model: str, part: Name, whole: Name, above: Name, position: str | None = None) -> str:
+    """What a method has above another, in precision, over what a third has: each a variant and a method; seed 0."""
+    file, where = (f"{study}/methods", {}) if position is None else (f"{study}/by_position", {"position": position})
+    names = [{"variant": variant, "method": method} for variant, method in (part, whole, above)]
+    own, all_, floor = (row(file, model=model, seed=0, **name, **where)["precision"] for name in names)
+    return written((own - floor) / (all_ - floor), 2)
 
 
 def converged(study: str, variant: str, model: str) -> str:
-    """How many of a variant's fits have converged; seed 0."""
-    found = rows(f"{study}/jumps", model=model, variant=variant, seed=0)["converged"]
-    return f"{(found.astype(str) == 'True').sum()} of {len(found)}"
+    """How many of a variant's jumps a level have converged; seed 0."""
+    found = rows(f"{study}/jumps", model=model, variant=variant, seed=0)
+    ended = found.loc[found["jump"] != "joint", "converged"].astype(str) == "True"
+    return f"{ended.sum()} of {len(ended)}" if len(ended) else MISSING
+
+
+def convergence(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
+    """Whether a variant's joint jump has converged, and how many of its jumps a level; seed 0."""
+    lines = [["variant", *(f"{model}{of}" for model in models for of in (", one jump", ", a level"))]]
+    for variant in variants:
+        cells = []
+        for model in models:
+            joint = row(f"{study}/jumps", model=model, variant=variant, jump="joint", seed=0)["converged"]
+            cells += ["yes" if str(joint) == "True" else "no", converged(study, variant, model)]
+        lines.append([variant, *cells])
+    return table([f"{study}/jumps"], lines)
+
+
+def same_choice(study: str, score: str, variants: Sequence[str]) -> str:
+    """In how many of a study's models and variants a score chooses the jump that D_m chooses."""
+    keys = ["model", "seed", "variant"]
+    own, other = (rows(f"{study}/oracle", variant=list(variants), score=name) for name in ("d_m", score))
+    both = own.merge(other, on=keys, validate="one_to_one")
+    return f"{(both['jump_x'] == both['jump_y']).sum()} of {len(both)}"
 
 
 def sizes(study: str, variants: dict[str, Sequence[str]], model: str, fits: bool = False) -> str:
@@ -298,7 +328,8 @@ def shared_jumps(study: str, variants: Sequence[str], models: Sequence[str]) -> 
         where = {"model": model, "variant": variant, "seed": 0}
         found = row(f"{study}/shared_jumps", method=method, **where)
         name = "joint" if method == "joint" else found["jump"].removesuffix(".0")
-        cells = [number(f"{study}/jumps", "gap", jump=name, **where)]
+        fit = row(f"{study}/jumps", jump=name, **where)
+        cells = [MISSING if fit["fit"] == "kl" else written(fit["gap"], 3)]  # KL has another optimum
         cells += [written(found["explained"], 3), written(found["precision"], 3), written(found["surprisal"], 2)]
         lines.append([model, variant, "joint" if method == "joint" else f"OJFA ({name})", *cells])
     return table([f"{study}/shared_jumps", f"{study}/jumps"], lines)
@@ -342,22 +373,23 @@ def dynamic_exit(study: str, variants: dict[str, Sequence[str]], models: Sequenc
     return table([f"{study}/dynamic_exit"], lines)
 
 
-def few_checks(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
-    """Dynamic exit with checks at few levels, which training sentences chose with the threshold; seed 0."""
+def few_checks(study: str, variants: dict[str, Sequence[str]], model: str, numbers: Sequence[int]) -> str:
+    """Dynamic exit with checks at so many levels, which training sentences chose with the threshold; seed 0."""
     lines = [["variant", "method", "levels with checks", "agreement", "blocks run", "cost", "identity for no more"]]
     for variant, names in variants.items():
-        for _, found in rows(
-            f"{study}/few_checks", model=model, variant=variant, method=list(names), seed=0
-        ).iterrows():
+        for name, n in itertools.product(names, numbers):
+            where = {"model": model, "variant": variant, "method": name, "n_levels": n, "seed": 0}
+            found = row(f"{study}/few_checks", **where)
+            levels = found["levels"] if n < max(numbers) else f"all {n}"
             cells = [interval(found, "agreement"), written(found["blocks"], 2), written(found["cost"], 2)]
-            method = METHODS[found["method"]]
-            lines.append([variant, method, str(found["n_levels"]), *cells, written(found["identity_agreement"], 3)])
+            lines.append([variant, METHODS[name], levels, *cells, written(found["identity_agreement"], 3)])
     return table([f"{study}/few_checks"], lines)
 
 
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
 TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins, ideas)
-VALUES = (number, estimate, extremes, share_of_gain, converged)
+TABLES += (convergence,)
+VALUES = (number, estimate, extremes, share, share_of_gain, converged, same_choice)
 
 
 def page() -> str:
