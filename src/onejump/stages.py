@@ -193,7 +193,9 @@ def dump_activations(
     common = {"model": name, "revision": revision, "dtype": dtype, "unembedding_sha256": facts["sha256"]}
     common |= {"split": split, "load": "whole" if blocks is None else "blocks"}
     sentence_ids = [rows["sentence_id"].to_numpy() for rows in parts]
-    digests = [rows_digest(ids, rows["position"].to_numpy()) for ids, rows in zip(sentence_ids, parts, strict=True)]
+    digests = [
+        rows_digest(*(rows[name].to_numpy() for name in ("sentence_id", "position", "token_id"))) for rows in parts
+    ]
     budget = token_budget or by_device(dump.TOKEN_BUDGETS, device)
     inputs = common | {"rows_sha256": digests, "tokens_sha256": tokens_digest(sentences), "token_budget": budget}
     checkpoint = Checkpoint(first, inputs, device)

@@ -52,7 +52,7 @@ def make_activations(
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": h[rows] for level, h in enumerate(levels)}
         tensors["sentence_id"] = torch.from_numpy(ids.copy())[rows]
-        digest = rows_digest(ids[shard == i], columns["position"][shard == i])
+        digest = rows_digest(*(columns[name][shard == i] for name in ("sentence_id", "position", "token_id")))
         facts = {"unembedding_sha256": sha256, "split": split, "shard": i, "rows_sha256": digest}
         write_tensors(path, tensors, facts)
     unembedding = Unembedding.load(folder / "unembedding.safetensors")

@@ -82,9 +82,9 @@ def choose_positions(
     return pa.table(columns)
 
 
-def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray) -> str:
-    """SHA-256 of a shard's sentence ids and positions: two corpora or seeds may have the same sentence ids."""
-    rows = list(zip(sentence_ids.tolist(), positions.tolist(), strict=True))
+def rows_digest(sentence_ids: np.ndarray, positions: np.ndarray, token_ids: np.ndarray) -> str:
+    """SHA-256 of a shard's sentence ids, positions, and tokens there: two texts may have the same ids and positions."""
+    rows = list(zip(sentence_ids.tolist(), positions.tolist(), token_ids.tolist(), strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -71,7 +71,7 @@ class Activations:
             file = TensorFile(path)
             self._check(file, unembedding, split, index)
             part, ids = number == index, file.tensor("sentence_id")
-            digest = rows_digest(sentence_ids[part], position[part])
+            digest = rows_digest(sentence_ids[part], position[part], token_id[part])
             if file.metadata["rows_sha256"] != digest or ids.tolist() != sentence_ids[part].tolist():
                 stated = f"{path}: its {len(ids)} sentences are not the {part.sum()} of {positions}"
                 raise OnejumpError(f"{stated}; dump it again")

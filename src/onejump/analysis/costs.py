@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class Costs:
     """Multiply-adds for one token, without those of attention that grow with the context.
 
-    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights), gates,
-    `shortlist`, the multiply-adds of a check with a shortlist, if there is one, and `lenses`, the multiply-adds of each
-    lens's map, which come before the whole output head.
+    They follow from K, H, V, r, `block`, the multiply-adds of one block (one for each of its weights that a token
+    uses), gates, `shortlist`, the multiply-adds of a check with a shortlist, if there is one, and `lenses`, the
+    multiply-adds of each lens's map, which come before the whole output head.
     """
 
     n_blocks: int

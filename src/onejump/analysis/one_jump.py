@@ -53,7 +53,8 @@ def claims_against(own: Mapping, other: Mapping) -> list[str]:
         alike = all(own[key] == other[key] for key in FITTED_BY if key not in ("inputs", "rank"))
         null = own["inputs"] == "states" != other["inputs"]
         return ["G4"] if alike and null and (other["inputs"] == "none" or other["rank"] == own["rank"]) else []
-    found = ["G1", "G2", "G3", "G6"] if FITS[other["fit"]].squared_error and other["gate"] == "none" else []
+    paper = FITS[other["fit"]].squared_error and other["gate"] == "none" and other["inputs"] == "states"
+    found = ["G1", "G2", "G3", "G6"] if paper else []
     return [*found, "G5"] if all(own[key] == other[key] for key in FITTED_BY if key != "scales") else found
 
 

@@ -21,6 +21,7 @@ from onejump.exits.columns import JUMP_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 from onejump.study.layout import Layout
+from onejump.study.lenses import LENSES
 from onejump.study.variants import refit_of
 
 
@@ -78,7 +79,9 @@ def _branch_tables(layout: Layout, branch: dict, read_grids: Callable[..., Evalu
     grids = read_grids(**branch)
     selection = read_selection(layout.path("selection", **branch), n_blocks) if all_jumps else {"ojfa": None}
 
-    jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()]).astype({"converged": "boolean"})
+    jumps = pd.DataFrame([tables.jump_row(name, file) for name, file in files.items()]).astype(
+        {"converged": "boolean", "gap": float, "optimum_mse": float}
+    )
     size = jumps.set_index("jump")["parameters"]
     parameters = {
         "constant": vocabulary,
@@ -231,6 +234,9 @@ def _across_seeds(
     verdicts = claims.drop_duplicates(["model", "seed", "variant", *one]).replace({"variant": refits})
     claims, one_jump, refitted = (table.replace({"variant": refits}) for table in (claims, one_jump, methods))
     one_jump = one_jump[one_jump["against"].map(refits) == one_jump["against"]]
+    # A reference or lens is one, however many refits it stands beside.
+    again = methods["method"].isin((*REFERENCE_METHODS, *LENSES)) & (methods["variant"] != refitted["variant"])
+    refitted = refitted[~again]
     means = [refitted.assign(metric=metric, estimate=refitted[metric]) for metric in WITH_INTERVALS]
     tables = {
         "verdicts": groups(verdicts, *one).agg(
@@ -259,19 +265,21 @@ def _spread(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         A row for each group: seeds; fits, of all seeds together; mean, of the seeds' means over their fits; sd, between
         these means; min and max, of all fits; low and high, where three seeds or more have a 95 % t interval for the
         mean of all seeds that there could be; and where a seed has several fits, by the analysis of variance of one
-        random factor, sd_fits, between fits to one text, and sd_texts, what is left of sd^2 without it.
+        random factor, sd_fits, between fits to one text, and sd_texts, what is left of sd^2 without it. Fits without an
+        estimate do not count, and where a seed has none at all, mean, sd, low, high and sd_texts are null.
     """
 
     def groups(cells: pd.DataFrame):
         return cells.groupby(by, sort=False, dropna=False)
 
     of_seed = table.groupby([*by, "seed"], sort=False, dropna=False)["estimate"]
-    cells = of_seed.agg(mean="mean", fits="size", variance="var").reset_index()
-    cells["freedom"], cells["inverse"] = cells["fits"] - 1, 1 / cells["fits"]
+    cells = of_seed.agg(mean="mean", fits="count", variance="var").reset_index()
+    cells["freedom"], cells["inverse"] = (cells["fits"] - 1).clip(lower=0), 1 / cells["fits"]
     cells["squares"] = (cells["variance"] * cells["freedom"]).where(cells["freedom"] > 0, 0)
     found = groups(cells).agg(seeds=("seed", "size"), fits=("fits", "sum"), mean=("mean", "mean"), sd=("mean", "std"))
-    found = found.join(groups(table)["estimate"].agg(["min", "max"]))
     n = groups(cells)["mean"].count()
+    found[["mean", "sd"]] = found[["mean", "sd"]].where(n == found["seeds"])
+    found = found.join(groups(table)["estimate"].agg(["min", "max"]))
     reach = stdtrit(n.where(n > 2) - 1, (1 + CONFIDENCE) / 2) * found["sd"] / np.sqrt(n)
     freedom = groups(cells)["freedom"].sum()
     within = groups(cells)["squares"].sum(min_count=1) / freedom.where(freedom > 0)

@@ -195,8 +195,8 @@ def shared_jumps_table(grids: EvaluationGrids, ojfa: int, oracle: pd.DataFrame) 
 def jump_row(name: str, file: TensorFile) -> dict:
     """What a jump's file says about its fit; `name` is the jump's level, or `joint`.
 
-    `converged` is null for closed forms. Adam fits have converged if their gap is at most GAP_CONVERGED, KL fits if the
-    divergence came to a plateau.
+    `converged` is null for closed forms, and gap and optimum are null where there is none to compare with. Adam fits
+    have converged if their gap is at most GAP_CONVERGED, KL fits if the divergence came to a plateau.
     """
     facts, converged = file.metadata, None
     if FITS[facts["fit"]].course is not None:
@@ -249,9 +249,15 @@ def map_cost(file: TensorFile) -> int:
 
 
 def gates(name: str, file: TensorFile) -> pd.DataFrame:
-    """The gates of a jump: of the joint one a number for each level, of a level's own one. No rows without gates."""
+    """The gates of a jump: of the joint one a number for each level, of a level's own one. No rows without gates.
+
+    The level of a gate that is one number for all levels is null.
+    """
     values = file.array("gates").tolist() if "gates" in file.names else []
-    levels = range(len(values)) if name == "joint" else [int(name)][: len(values)]
+    if file.metadata["gate"] != "level":
+        levels = [None] * len(values)
+    else:
+        levels = range(len(values)) if name == "joint" else [int(name)]
     return pd.DataFrame({"jump": name, "level": pd.array(levels, "Int32"), "gate": pd.array(values, "Float64")})
 
 

@@ -77,12 +77,19 @@ def _batches(rows: Rows, generator: torch.Generator) -> Iterator[tuple[Tensor, T
 
 
 def validation_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-    """All sentences, each at KL_VALIDATION_LEVELS of the levels, the same ones every time: levels and sentences."""
+    """All sentences, each at KL_VALIDATION_LEVELS of the levels, the same ones every time: levels and sentences.
+
+    Which sentence is at which levels is drawn, since sentences may alternate between two kinds of text.
+    """
     n_levels, n, _ = rows.x.shape
     n_groups = math.ceil(n_levels / KL_VALIDATION_LEVELS)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     groups = [
-        torch.cartesian_prod(torch.arange(n_levels)[group::n_groups], torch.arange(n)[group::n_groups])
-        for group in range(min(n_groups, n))
+        torch.cartesian_prod(
+            torch.arange(group, n_levels, n_groups),
+            order[torch.arange(group, max(n, group + 1), n_groups) % n],  # again, where there are too few sentences
+        )
+        for group in range(n_groups)
     ]
     return torch.cat(groups).to(rows.y.device).unbind(1)
 

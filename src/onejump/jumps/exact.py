@@ -121,17 +121,21 @@ class RidgeSolver:
             self._eigen = values, Q, Q.T @ self.S
 
     def solve(self, ridge: float, rank: int) -> AffineMap:
-        """The optimum for `ridge`, cut to its first `rank` columns, 1..H."""
-        (S, inverse, back), mean_y = self._factors(ridge), self.moments.mean_y
-        if rank == len(self.C):
-            V = torch.eye(rank, dtype=self.C.dtype, device=self.C.device)  # at full rank any basis will do
-        else:
-            total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
-            self._span = _top_eigenvectors(
-                lambda v: S.T @ inverse(S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, self._span
-            )
-            V = _fixed_signs(self._span[:, :rank])
-        return AffineMap(back(inverse(S @ V)), mean_y @ V, V, self.moments.mean_x, self.std_x)
+        """The optimum for `ridge`, cut to its first `rank` columns, 1..H; the first r of these are that of rank r."""
+        (S, inverse, _), mean_y = self._factors(ridge), self.moments.mean_y
+        total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
+        self._span = _top_eigenvectors(
+            lambda v: S.T @ inverse(S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, self._span
+        )
+        return self._in_basis(ridge, _fixed_signs(self._span[:, :rank]))
+
+    def solve_full_rank(self, ridge: float) -> AffineMap:
+        """The optimum for `ridge` at rank H, where any basis of the outputs will do: that of the hidden state."""
+        return self._in_basis(ridge, torch.eye(len(self.C), dtype=self.C.dtype, device=self.C.device))
+
+    def _in_basis(self, ridge: float, V: Tensor) -> AffineMap:
+        S, inverse, back = self._factors(ridge)
+        return AffineMap(back(inverse(S @ V)), self.moments.mean_y @ V, V, self.moments.mean_x, self.std_x)
 
     def full_rank_mse(self, ridges: Sequence[float], rows: Moments) -> list[float]:
         """Squared error on `rows` of the full-rank map of each ridge: `mse_by_rank(rows)[-1]`, but for all at once.
@@ -245,7 +249,7 @@ def fit_exact(fitting: Moments, validation: Moments, rank: int, choose_ridge: bo
         errors = dict(zip(ridges, solver.full_rank_mse(ridges, validation), strict=True))
         ridge = min(errors, key=errors.get)
         train_mse, optimum_mse = solver.full_rank_mse((ridge, 0.0), fitting)
-        return ExactFit(solver.solve(ridge, rank), ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
+        return ExactFit(solver.solve_full_rank(ridge), ridge, train_mse, errors[ridge], optimum_mse, mean_mse)
     if choose_ridge and solver.C.device.type == "cpu" and len(solver.C) <= EIGEN_WIDTH:
         solver.decompose()
     maps = {ridge: solver.solve(ridge, rank) for ridge in ridges}

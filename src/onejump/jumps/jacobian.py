@@ -117,8 +117,7 @@ def _jacobians(anatomy: Anatomy, input_ids: Tensor) -> Tensor:
 
 def multiply_adds(anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> int:
     """Of a forward pass and H backward passes for each prompt, without those of attention that grow with its length."""
-    weights = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
-    return sum(map(len, prompts)) * (1 + anatomy.hidden_size) * weights
+    return sum(map(len, prompts)) * (1 + anatomy.hidden_size) * anatomy.token_weights
 
 
 def jacobian_lenses(jacobians: Tensor) -> dict[str, list[AffineLens]]:

@@ -54,7 +54,10 @@ def fit(problem: Problem) -> tuple[Jump, dict]:
     folded = jump.fold().to(problem.device)
     errors = (part.mse(folded, unembedding) for part in rows)
     facts |= dict(zip(("train_mse", "validation_mse"), errors, strict=True))
-    facts |= {"optimum_mse": start.optimum_mse, "mean_mse": float(problem.fitting.yy / problem.fitting.n)}
+    # The start's optimum is that of its gates, which the fit has moved, and knows no scales.
+    comparable = not gates and found.scales is None
+    facts |= {"optimum_mse": start.optimum_mse if comparable else None}
+    facts |= {"mean_mse": float(problem.fitting.yy / problem.fitting.n)}
     return jump, facts
 
 

@@ -99,6 +99,11 @@ class Problem:
         return Rows(x[0], y[:cut], states[0]), Rows(x[1], y[cut:], states[1])
 
 
-def gap(mse: float, optimum_mse: float, mean_mse: float) -> float:
-    """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y)."""
+def gap(mse: float, optimum_mse: float | None, mean_mse: float) -> float | None:
+    """Distance of an error on the fitting rows to the optimum: 0 at the optimum, 1 for predicting mean(Y).
+
+    None where the optimum is not known, or not below the error of mean(Y), as gates that stay at 1 may have it.
+    """
+    if optimum_mse is None or optimum_mse >= mean_mse:
+        return None
     return (mse - optimum_mse) / (mean_mse - optimum_mse)

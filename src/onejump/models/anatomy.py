@@ -12,6 +12,8 @@ from onejump.files.atomic import OnejumpError
 from onejump.models.passes import Pass, first_tensor, passes, removed
 
 LENGTH, CUT = 8, 5  # tokens of the sentences that are watched, and of the part they share
+# What configs call the number of routed experts that a token is sent to.
+EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")
 
 
 class Anatomy:
@@ -38,6 +40,20 @@ class Anatomy:
     def device(self) -> torch.device:
         """Where token ids go; blocks that are not loaded are nowhere."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def token_weights(self) -> int:
+        """Weights in all blocks that one token meets: of routed experts, those of as many as it is sent to."""
+        total = sum(parameter.numel() for parameter in self.blocks.parameters())
+        config = self.model.config.get_text_config()
+        sent = next((getattr(config, key) for key in EXPERTS_OF_A_TOKEN if hasattr(config, key)), None)
+        for name, module in self.blocks.named_modules() if sent is not None else ():
+            if name.rpartition(".")[2] == "experts":
+                sizes = [parameter.numel() for parameter in module.parameters()]
+                several = isinstance(module, nn.ModuleList)
+                n_experts = len(module) if several else len(next(module.parameters()))
+                total -= sum(sizes) * (n_experts - sent) // n_experts
+        return total
 
     def passes(self) -> AbstractContextManager[Callable[..., Pass]]:
         """Forward passes through the blocks but not the unembedding, as `passes` makes them; they give h^0 .. h^K.

@@ -242,7 +242,8 @@ def describe(
         load: how the model is held, one of LOADS.
 
     Returns:
-        The unembedding, and model, revision, dtype, n_blocks, parameters, block_parameters (of one block) and anatomy.
+        The unembedding, and model, revision, dtype, n_blocks, parameters, block_parameters (mean of a block's,
+        without experts that a token is not sent to) and anatomy.
 
     Raises:
         OnejumpError: as `load_model` and `extract_unembedding`, or the model does not have `blocks` blocks.
@@ -258,5 +259,5 @@ def describe(
     name, revision = source.identity()
     facts = {"model": name, "revision": revision, "dtype": dtype, "n_blocks": n_blocks}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    in_blocks = sum(parameter.numel() for block in anatomy.blocks for parameter in block.parameters())
-    return unembedding, facts | {"block_parameters": in_blocks // n_blocks, "anatomy": anatomy.paths}
+    facts["block_parameters"] = anatomy.token_weights // n_blocks
+    return unembedding, facts | {"anatomy": anatomy.paths}

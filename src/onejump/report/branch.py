@@ -183,18 +183,22 @@ def _dynamic(tables: BranchTables) -> list[dict]:
 def _fits(tables: BranchTables) -> dict:
     """The fits of the levels' jumps in a few numbers, beside the joint jump's."""
     described = ["fit", "target", "rank", "parameters"]
-    numbers = ["gap", "train_mse", "validation_mse", "ridge", "best_epoch"]
-    table = tables.table("jumps", "jump", "n_rows", *described, *numbers)
+    numbers = ["distance", "train_mse", "validation_mse", "ridge", "best_epoch"]
+    table = tables.table("jumps", "jump", "n_rows", "gap", *described, *numbers[1:])
+    curves = tables.table("curves", "jump", "validation_kl", may_be_empty=True).dropna()
+    kept = curves.groupby("jump")["validation_kl"].min()
+    # Of a fit by divergence, its divergence on the validation slice; the gap is of another objective.
+    table["distance"] = table["gap"] if kept.empty else table["jump"].map(kept)
     single, joint = table[table["jump"] != "joint"], table[table["jump"] == "joint"]
     if single.empty or len(joint) != 1:
         raise tables.error("jumps", f"has {len(single)} single and {len(joint)} joint jumps, expected some and one,")
-    worst = single.loc[single["gap"].idxmax()]
+    worst = single.sort_values("distance", ascending=False).iloc[0]
     return {
         "count": len(single),
         **{name: single[name].iloc[0] for name in described},
         **{name: single[name].median() for name in numbers},
         **{f"{name}_range": (single[name].min(), single[name].max()) for name in ("n_rows", "ridge", "best_epoch")},
-        "worst_gap": worst["gap"],
+        "worst": worst["distance"],
         "worst_jump": worst["jump"],
         "joint": joint.iloc[0].to_dict(),
     }

@@ -21,11 +21,11 @@ from onejump.report.branch import KEY_METHODS, branch_facts, joint_facts
 from onejump.report.inline_svg import InlineFigures
 from onejump.report.rendering import render, verbatim
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
-from onejump.report.tables import BranchTables, read_summary
+from onejump.report.tables import BranchTables, Comparison, read_summary
 from onejump.study.fits import FITS
 from onejump.study.layout import MODEL_FIGURES, Layout
 from onejump.study.lenses import LENSES
-from onejump.study.variants import VARIANT_DEFAULTS, refit_of, seeds_of
+from onejump.study.variants import VARIANT_DEFAULTS, refit_of, rows_of, seeds_of
 
 # Of the table that sets single jumps for all levels beside what needs none.
 SERVING_ALL_LEVELS = ("token_table", "identity", "ojfa", "joint", "joint_shortlist")
@@ -93,7 +93,7 @@ def render_report(
             slug: {kind: inline("model_figure", model=slug, kind=kind) for kind in MODEL_FIGURES}
             for slug in config["models"]
         },
-        flips=_flips(verdicts),
+        flips=_flips(layout),
         verdict_marks={name: look.mark for name, look in VERDICT_STYLES.items()},
         published=_published(branches, config.get("published", {})),
         several_models=len(config["models"]) > 1,
@@ -159,16 +159,22 @@ def _branch(layout: Layout, inline: Callable[..., Markup], key: dict, model: dic
 
 
 def _shared_jumps(branches: list[dict]) -> list[dict]:
-    """One row for each way to serve all levels by one jump, or by none; what variants share once for each model."""
+    """One row for each way to serve all levels by one jump, or by none; what variants share once for each model.
+
+    Variants share what needs no jump if they share the rows that it is filled from and evaluated on.
+    """
     rows, seen = [], set()
+    several = len({rows_of(branch["choices"]) for branch in branches}) > 1
     for branch in branches:
         at = {row["method"]: row["groups"][-1] for row in branch["by_position"]["rows"]}
         for method in SERVING_ALL_LEVELS:
             own = method in ("ojfa", "joint", "joint_shortlist")
-            place = (branch["model"], branch["seed"], branch["variant"] if own else None, method)
+            group = rows_of(branch["choices"])
+            place = (branch["model"], branch["seed"], branch["variant"] if own else group, method)
             if method in branch["methods"] and place not in seen:
                 seen.add(place)
-                row = {"method": method, "own": own, "branch": branch, "later": at[method]}
+                shown = branch["variant"] if own else f"all on rows {group}" if several else "–"
+                row = {"method": method, "of": shown, "branch": branch, "later": at[method]}
                 rows.append(row | {"shown": "one_jump" if method == "joint" and "jump" not in branch else method})
     return rows
 
@@ -258,10 +264,13 @@ def _unconverged(layout: Layout) -> list[dict]:
     return rows
 
 
-def _flips(verdicts: list[dict]) -> dict[str, list[str]]:
-    """For each model, the claims whose verdict is not the same in all its variants."""
-    found = pd.DataFrame(verdicts).groupby("model", sort=False)[[*CLAIMS]].nunique()
-    return {model: [claim for claim in CLAIMS if counts[claim] > 1] for model, counts in found.iterrows()}
+def _flips(layout: Layout) -> dict[str, list[str]]:
+    """For each model, the claims whose verdict is not the same in all its variants, as figure `sensitivity` says."""
+    found = {}
+    for model in layout.config["models"]:
+        counts = Comparison.of(_summary(layout), model).verdicts().nunique()
+        found[model] = [claim for claim in CLAIMS if counts[claim] > 1]
+    return found
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, object]]:

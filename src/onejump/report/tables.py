@@ -52,6 +52,51 @@ class BranchTables:
         return OnejumpError(f"{self.summary / name}.parquet: {found} for {self}; rerun summarise")
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What the variants of a model can be compared on: the seeds of all of them, and sentences that all have."""
+
+    summary: Path
+    model: str
+    seeds: tuple[int, ...]
+    positions: str  # `all`, or `1+` if some variants leave first tokens out
+
+    @classmethod
+    def of(cls, summary: Path, model: str) -> "Comparison":
+        """The widest one that a study's summary tables have."""
+        table = read_summary(summary, "by_position", "model", "seed", "variant", "position")
+        table = table[table["model"] == model]
+        seeds = set.intersection(*(set(part) for _, part in table.groupby("variant")["seed"]))
+        with_first = table.loc[table["position"] == "0", "variant"].nunique()
+        positions = "1+" if 0 < with_first < table["variant"].nunique() else "all"
+        return cls(summary, model, tuple(sorted(seeds)), positions)
+
+    def verdicts(self) -> pd.DataFrame:
+        """Verdicts on the paper's claims [variant, claim] over these seeds, which leave it open where they disagree."""
+        table = read_summary(self.summary, "claims", *_BRANCH, "positions", "claim", "claim_verdict")
+        table = self._of(table[table["positions"] == self.positions])
+        found = table.groupby(["variant", "claim"], sort=False)["claim_verdict"].agg(
+            lambda verdicts: verdicts.iloc[0] if verdicts.nunique() == 1 else "inconclusive"
+        )
+        return found.unstack().loc[list(dict.fromkeys(table["variant"]))]
+
+    def means(self) -> pd.DataFrame:
+        """variant, method, multiply-adds of a check, precision and surprisal over these seeds and sentences."""
+        metrics = ["precision", "surprisal"]
+        found = self._of(read_summary(self.summary, "methods", *_BRANCH, "method", "check", *metrics))
+        if self.positions != "all":
+            by_position = read_summary(self.summary, "by_position", *_BRANCH, "method", "position", "level", *metrics)
+            kept = by_position["level"].isna() & (by_position["position"] == self.positions)
+            found = found.drop(columns=metrics).merge(self._of(by_position[kept]), on=[*_BRANCH, "method"])
+        return found.groupby(["variant", "method"], sort=False)[["check", *metrics]].mean().reset_index()
+
+    def _of(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[(table["model"] == self.model) & table["seed"].isin(self.seeds)]
+
+
+_BRANCH = ("model", "seed", "variant")
+
+
 def read_summary(summary: Path, name: str, *columns: str) -> pd.DataFrame:
     """Columns of a summary table; errors as in `read_table`."""
     return read_table(Path(summary) / f"{name}.parquet", list(columns)).to_pandas()

@@ -140,6 +140,7 @@ def test_a_claim_is_made_only_against_variants_that_it_is_about():
     assert claims_against(own, choices(fit="exact", target="post_norm", gate="level")) == []
     assert claims_against(own, choices(positions="not_first")) == []
     assert claims_against(own, choices(train_on="generated")) == []
+    assert claims_against(own, choices(fit="exact", target="post_norm", inputs="shuffled")) == []
     assert claims_against(own, own) == []
     assert claims_against(own, own | {"inputs": "shuffled"}) == ["G4"]
     assert claims_against(own | {"scales": "level"}, own | {"inputs": "shuffled"}) == []

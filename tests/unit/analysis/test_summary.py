@@ -21,7 +21,7 @@ from onejump.analysis.costs import Costs
 from onejump.analysis.dynamic_exit import METHODS, dynamic_exit_table
 from onejump.analysis.few_checks import few_checks_table
 from onejump.analysis.summary import _across_seeds, _spread
-from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS
+from onejump.exits.columns import EVERY_SENTENCE_METHODS, JOINT_METHODS, REFERENCE_METHODS
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile, write_tensors
 from onejump.study.layout import TABLES
@@ -314,6 +314,14 @@ def test_gates_csv_holds_the_gates_of_the_files(summary, results, seed, variant)
     assert set(table["jump"]) == ({"joint"} if variant == "alone" else {"0", "1", "2", "joint"})
 
 
+def test_a_gate_of_all_levels_is_of_none(tmp_path):
+    for gate, expected in (("shared", [None]), ("level", [0])):
+        write_tensors(tmp_path / f"{gate}.safetensors", {"gates": torch.tensor([0.25])}, {"gate": gate})
+        found = tables.gates("joint", TensorFile(tmp_path / f"{gate}.safetensors"))
+        assert found["gate"].tolist() == [0.25]
+        assert found["level"].astype(object).where(found["level"].notna(), None).tolist() == expected
+
+
 @BRANCHES
 def test_single_jumps_csv_compares_jumps_on_the_transfer_sentences(summary, results, seed, variant):
     rows, ojfa = read_evaluations(results, seed, variant), read_ojfa_of(results, seed, variant)
@@ -578,6 +586,21 @@ def test_the_noise_of_fits_is_told_from_that_of_texts_by_the_analysis_of_varianc
     assert _spread(noise, ["model", "x"])["sd_texts"].tolist() == [0.0]
 
 
+def test_fits_without_an_estimate_do_not_count_and_a_seed_without_any_leaves_the_mean_open():
+    estimates = {0: [1.0, 3.0, np.nan], 1: [6.0, 6.0, 7.5], 2: [np.nan] * 3}
+    table = pd.DataFrame(
+        {"x": 0, "seed": seed, "estimate": value} for seed, values in estimates.items() for value in values
+    )
+    (found,) = _spread(table, ["x"]).itertuples()
+    within = (2.0 + 1.5) / 3  # squares about the means 2 and 6.5
+    assert (found.seeds, found.fits, found.min, found.max) == (3, 5, 1.0, 7.5)
+    assert found.sd_fits == pytest.approx(np.sqrt(within))
+    assert np.isnan([found.mean, found.sd, found.low, found.high, found.sd_texts]).all()
+    (found,) = _spread(table[table["seed"] < 2], ["x"]).itertuples()
+    assert (found.seeds, found.fits, found.mean) == (2, 5, 4.25)
+    assert found.sd_texts == pytest.approx(np.sqrt(4.5**2 / 2 - within * (1 / 2 + 1 / 3) / 2))
+
+
 def test_the_components_of_variance_are_right_on_average():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 3, (4000, 5, 1)) + rng.normal(0, 2, (4000, 5, 3))
@@ -602,8 +625,12 @@ def test_fits_of_the_same_texts_count_as_one_variant(results, summary, tmp_path)
         pd.read_csv(tmp_path / "summary" / f"{name}.csv") for name in ("verdicts", "spread", "methods_spread")
     )
     methods = methods[methods["method"].isin(methods_of(1, "paper"))]  # those of both seeds
-    for table in (verdicts, spread, methods):
+    shared = methods["method"].isin((*REFERENCE_METHODS, *STUDY_LENSES))
+    assert shared.any() and set(methods.loc[shared, "fits"]) == {2}  # one for each seed, and no refits
+    for table in (verdicts, spread, methods[~shared]):
         assert set(table["variant"]) == {"paper", "exact"}
+        if "mean" in table:
+            table = table[table["mean"].notna()]
         fits = table.groupby("variant")["fits"].unique()
         assert (fits["paper"].tolist(), fits["exact"].tolist()) == ([2], [4])
         assert set(table["seeds"]) == {2}

@@ -98,7 +98,7 @@ def make_activations(folder: Path, levels: torch.Tensor, sizes: list[int]) -> tu
         rows = torch.from_numpy(shard == i)
         tensors = {f"level.{level:02d}": levels[level, rows].float() for level in range(n_levels)}
         tensors["sentence_id"] = torch.from_numpy(ids)[rows]
-        digest = rows_digest(ids[shard == i], columns["position"][shard == i])
+        digest = rows_digest(*(columns[name][shard == i] for name in ("sentence_id", "position", "token_id")))
         facts = {"unembedding_sha256": sha256, "split": "train", "shard": i, "rows_sha256": digest}
         write_tensors(path, tensors, facts)
     unembedding = Unembedding.load(folder / "unembedding.safetensors")

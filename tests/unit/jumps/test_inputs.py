@@ -74,7 +74,10 @@ def test_a_jump_without_inputs_is_a_bias_in_the_form_of_a_jump(study, fitted, le
     errors = (predicted - y).double().square().sum(2).mean(0)
     assert file.value("train_mse") == pytest.approx(float(errors[:-20].mean()), rel=1e-4)
     assert file.value("validation_mse") == pytest.approx(float(errors[-20:].mean()), rel=1e-4)
-    assert file.value("gap") == pytest.approx(0, abs=1e-6) or fit == "kl"
+    if file.value("gap") is not None:
+        assert file.value("gap") == pytest.approx(0, abs=1e-6) or fit == "kl"
+    else:  # a gate has another optimum than the fit's start, or one of 1 is worse than the mean
+        assert (fit, gate) in {("kl", "level"), ("kl", "shared"), ("kl", "fixed"), ("exact", "fixed")}
 
 
 @pytest.mark.parametrize(("level", "gate"), [(1, "level"), (None, "level"), (None, "shared")])

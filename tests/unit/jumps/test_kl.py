@@ -107,11 +107,18 @@ def test_validation_takes_each_sentence_at_as_many_levels_and_all_levels_as_ofte
     assert sentences.bincount().tolist() == [3] * 30
 
 
-def test_fewer_validation_sentences_than_groups_of_levels_are_enough(monkeypatch):
+def test_validation_does_not_take_alternate_sentences_at_alternate_levels():
+    levels, sentences = validation_rows(Rows(torch.zeros(30, 600, H), torch.zeros(600, H)))
+    for parity in (0, 1):
+        at_level = levels[sentences % 2 == parity].bincount(minlength=30)
+        assert at_level.min() >= 3 and at_level.max() <= 17
+
+
+def test_fewer_validation_sentences_than_groups_of_levels_still_take_all_levels(monkeypatch):
     monkeypatch.setattr("onejump.jumps.descent.KL_VALIDATION_LEVELS", 3)
     levels, sentences = validation_rows(Rows(torch.zeros(12, 2, H), torch.zeros(2, H)))
-    assert levels.tolist() == [0, 4, 8, 1, 5, 9]
-    assert sentences.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted(levels.tolist()) == list(range(12))
+    assert sentences.bincount().tolist() == [6, 6]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,8 @@ def test_a_kl_jump_has_the_divergence_that_its_file_reports(study, fitted, level
     (activations, unembedding), (jump, file) = study, fitted(level, "kl", target, scales=scales)
     assert n_parameters(file) == 2 * 12 * 3 + 4 * 12 + (9 if scales == "level" else 0)
     y, levels = target_of(activations.level(3)[-20:], unembedding, target), [0, 1, 2] if level is None else [level]
-    parts = [slice(i, None, len(levels)) for i in range(len(levels))]  # of the validation slice, a level each
+    taken, sentences = validation_rows(Rows(torch.zeros(len(levels), len(y), 1), y))
+    parts = [sentences[taken == i] for i in range(len(levels))]  # of the validation slice, a level each
     found = sum(
         float(divergence(unembedding, target, jump.fold(), activations.level(k)[None, -20:][:, part], y[part], [k]))
         * len(y[part])

@@ -52,6 +52,25 @@ def test_level_0_is_the_embedding_with_what_the_architecture_adds_to_it():
         assert torch.allclose(captured[0], level_0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("config_class", ["MixtralConfig", "Qwen3MoeConfig", "DeepseekV3Config", "GptOssConfig"])
+def test_weights_of_a_token_are_those_of_a_model_whose_experts_are_all_used(config_class):
+    def of(n_experts):
+        config = tiny_config(getattr(transformers, config_class))
+        names = [name for name in ("num_local_experts", "n_routed_experts", "num_experts") if hasattr(config, name)]
+        for name in names:
+            setattr(config, name, n_experts)
+        config.num_experts_per_tok, config.n_group, config.topk_group = 2, 1, 1
+        return find_anatomy(model_from(config))
+
+    many, two = of(4), of(2)
+    routers = sum(  # a row, and a bias where there is one, for each expert that a token may be sent to
+        p.numel() // 2 for name, p in many.blocks.named_parameters() if ".gate." in name or ".router." in name
+    )
+    assert many.token_weights == two.token_weights + routers
+    assert two.token_weights == sum(p.numel() for p in two.blocks.parameters())
+    assert many.token_weights < sum(p.numel() for p in many.blocks.parameters())
+
+
 def test_hooks_are_gone_after_a_run_even_when_it_raises():
     model, taken = tiny_model("llama"), []
     anatomy = find_anatomy(model)

@@ -16,6 +16,7 @@ from onejump.report.figures import BRANCH_PLOTS, MODEL_PLOTS, make_figure, plot_
 from onejump.report.plots.axes import cut_surprisal
 from onejump.report.plots.comparison import _name_at_right, _series
 from onejump.report.style import METHOD_STYLES, VERDICT_STYLES
+from onejump.report.tables import Comparison
 from onejump.study.layout import FIGURES, JOINT_FIGURES, MODEL_FIGURES, NESTED_FIGURES
 
 MODEL, SEED = "smollm2-135m", 0
@@ -217,7 +218,12 @@ def test_fits_on_the_divergence_show_its_course(tmp_path):
     write_summary(tmp_path, variants=("paper",), n_levels=3)
     table = read_frame(tmp_path / "curves.parquet").assign(validation_kl=lambda t: 3 + t["gap"], gap=np.nan)
     write_frame(tmp_path / "curves.parquet", table)
-    right = make_figure("fits", tmp_path, MODEL, SEED, "paper").axes[1]
+    jumps = read_frame(tmp_path / "jumps.parquet").assign(gap=np.nan)  # as of fits with gates
+    write_frame(tmp_path / "jumps.parquet", jumps)
+    left, right, *_ = make_figure("fits", tmp_path, MODEL, SEED, "paper").axes
+    kept = table.groupby("jump")["validation_kl"].min()
+    assert lines(left)["one jump per level"][1].tolist() == [kept[str(level)] for level in range(3)]
+    assert set(lines(left)["Joint jump"][1]) == {kept["joint"]}
     joint = table[table["jump"] == "joint"]
     assert np.array_equal(lines(right)["Joint jump"], joint[["step", "validation_kl"]].T)
     assert right.get_ylabel() == "validation KL (nats)"
@@ -279,13 +285,16 @@ def test_rank_curves_mark_the_variants_rank(summary):
 def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     names = ("paper", "exact", "third")
     write_summary(tmp_path, variants=names, n_levels=4, seeds=(0, 1))
-    table = read_frame(tmp_path / "verdicts.parquet")
-    table.loc[(table["variant"] == "third") & (table["claim"] == "C3"), "verdict"] = "supported"
-    write_frame(tmp_path / "verdicts.parquet", table)
+    table = read_frame(tmp_path / "claims.parquet")
+    flipped = (table["variant"] == "third") & (table["claim"] == "C3")
+    assert not (table.loc[flipped, "claim_verdict"] == "supported").any()
+    table.loc[flipped, "claim_verdict"] = "supported"
+    write_frame(tmp_path / "claims.parquet", table)
     left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
     marks = {(round(text.get_position()[0]), text.get_position()[1]): text.get_text() for text in left.texts}
-    shown = (table["model"] == MODEL) & (table["positions"] == "all")
-    wide = table[shown].pivot(index="variant", columns="claim", values="verdict").loc[list(names)]
+    shown = (table["model"] == MODEL) & (table["positions"] == "all") & (table["seed"] == 0)
+    whole = table[shown].drop_duplicates(["variant", "claim"])
+    wide = whole.pivot(index="variant", columns="claim", values="claim_verdict").loc[list(names)]
     for y, x in np.ndindex(wide.shape):
         assert marks[x, y] == VERDICT_STYLES[wide.iloc[y, x]].mark
     framed = [patch for patch in left.patches if patch.get_linewidth() > 0]
@@ -299,6 +308,33 @@ def test_the_sensitivity_matrix_frames_the_verdicts_that_flip(tmp_path):
     scores = read_frame(tmp_path / "scores.parquet").query("ojfa and variant == 'third'")
     jumps = ", ".join(dict.fromkeys(scores["jump"].astype(str)))
     assert left.get_yticklabels()[2].get_text() == f"third (jump {jumps})"
+
+
+def test_variants_are_compared_on_the_seeds_and_sentences_that_all_have(tmp_path):
+    """`third` has one seed, and no first tokens."""
+    write_summary(tmp_path, variants=("paper", "third"), n_levels=4, seeds=(0, 1))
+    for name in ("claims", "methods", "by_position"):
+        table = read_frame(tmp_path / f"{name}.parquet")
+        table = table[~((table["variant"] == "third") & (table["seed"] == 1))]
+        if name == "by_position":
+            table = table[~((table["variant"] == "third") & (table["position"] == "0"))]
+            table.loc[table["position"] == "1+", "precision"] += 0.01
+        if name == "claims":  # seeds of `paper` disagree, and so do positions
+            kept = (table["variant"] == "paper") & (table["claim"] == "C3")
+            table.loc[kept, "claim_verdict"] = "contradicted"
+            table.loc[kept & (table["seed"] == 0) & (table["positions"] == "1+"), "claim_verdict"] = "supported"
+        write_frame(tmp_path / f"{name}.parquet", table)
+    found = Comparison.of(tmp_path, MODEL)
+    assert (found.seeds, found.positions) == ((0,), "1+")
+    assert found.verdicts().loc["paper", "C3"] == "supported"
+    whole = read_frame(tmp_path / "by_position.parquet").query("variant == 'paper' and seed == 0 and position == '1+'")
+    whole = whole[whole["level"].isna()].set_index("method")["precision"]
+    means = found.means().query("variant == 'paper'").set_index("method")["precision"]
+    assert {"identity", "joint", "n_njtc"} <= set(means.index)
+    assert np.allclose(means, whole[means.index])
+    left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
+    assert left.get_title(loc="left") == "Verdicts, without first tokens"
+    assert np.allclose(lines(right)[METHOD_STYLES["joint"].name][0][0], whole["joint"])
 
 
 @pytest.mark.parametrize("n_levels", [2, 3, 126])

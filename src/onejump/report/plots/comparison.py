@@ -13,7 +13,7 @@ from onejump.analysis.columns import METRIC_COLUMNS
 from onejump.report.plots.axes import cut_surprisal, metric_panels, with_legend
 from onejump.report.plots.levels import BANDED, PLAIN, plot_by_level
 from onejump.report.style import METHOD_STYLES
-from onejump.report.tables import read_summary
+from onejump.report.tables import Comparison, read_summary
 from onejump.study.lenses import LENSES
 
 BRANCH = ("model", "seed", "variant")
@@ -34,10 +34,10 @@ def plot_overview(summary: Path, model: str) -> Figure:
 def plot_check_cost(summary: Path, model: str) -> Figure:
     """Mean precision and surprisal of each method of each variant against the multiply-adds of one exit check.
 
-    Joint jumps alone that differ in rank are joined by a line, which bears the name of the highest rank's variant.
+    Joint jumps alone that differ in rank are joined by a line, which bears the name of the highest rank's variant. The
+    floor is that of the first variant.
     """
-    table = _of_model(read_summary(summary, "methods", *BRANCH, "method", "check", "precision", "surprisal"), model)
-    means = table.groupby(["variant", "method"], sort=False)[["check", "precision", "surprisal"]].mean().reset_index()
+    means = Comparison.of(summary, model).means()
     alone = ~means["variant"].isin(means.loc[means["method"] == "ojfa", "variant"])
     means["shown"] = means["method"].mask(alone & (means["method"] == "joint"), "one_jump")
     series = _series(means[means["shown"].isin(("one_jump", "joint_shortlist"))], summary, model)

@@ -16,20 +16,29 @@ CURVE_POINTS = 80  # drawn of one jump's fit; a column of the page cannot show m
 
 
 def plot_fits(tables: BranchTables) -> Figure:
-    """How far each fit is from the exact optimum; beside it the progress of iterative fits, or the ridge of others."""
+    """How well each jump is fitted; beside it the progress of iterative fits, or the ridge of others.
+
+    Fits by squared error by their gap to the exact optimum, and fits by divergence by that on the validation slice.
+    """
     table = tables.table("jumps", "jump", "gap", "ridge")
     curves = tables.table("curves", "jump", "step", "gap", "validation_kl", may_be_empty=True)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _per_jump(left, table, "gap", "-")
-    left.set(title="Fitted jumps", ylabel="gap to the exact optimum")
-    if curves.empty:
-        _per_jump(right, table, "ridge", "none")
-        right.set(title="Chosen ridge", ylabel="ridge λ")
-    elif curves["validation_kl"].notna().any():
+    left.set(title="Fitted jumps")
+    if not curves.empty and curves["validation_kl"].notna().any():
+        kept = curves.groupby("jump")["validation_kl"].min()
+        _per_jump(left, table.assign(kept=table["jump"].map(kept)), "kept", "-")
         _curves(right, curves, "validation_kl")
+        left.set(ylabel="validation KL (nats)")
         right.set(title="Progress of the KL fits", xlabel="step", ylabel="validation KL (nats)")
+    elif curves.empty:
+        _per_jump(left, table, "gap", "-")
+        _per_jump(right, table, "ridge", "none")
+        left.set(ylabel="gap to the exact optimum")
+        right.set(title="Chosen ridge", ylabel="ridge λ")
     else:
+        _per_jump(left, table, "gap", "-")
+        left.set(ylabel="gap to the exact optimum")
         _curves(right, curves, "gap")
         _log_axis(right, curves["gap"])
         right.set(title="Progress of the Adam fits", xlabel="epoch", ylabel="gap to the exact optimum")

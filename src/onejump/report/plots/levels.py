@@ -58,9 +58,12 @@ def plot_joint_jump(tables: BranchTables) -> Figure:
     plot_by_level(panels, levels, ("constant", "token_table"), ("identity", "joint"))
     if not gates.empty:
         axes, look = panels["extra"], METHOD_STYLES["joint"]
-        axes.plot(gates["level"], gates["gate"], color=look.colour, marker=".", linewidth=look.width)
+        if gates["level"].isna().any():
+            axes.axhline(gates["gate"].item(), color=look.colour, linewidth=look.width)
+        else:
+            axes.plot(gates["level"], gates["gate"], color=look.colour, marker=".", linewidth=look.width)
         axes.set(title="Gates", ylabel="gate $a_k$", xlabel=LEVEL_LABEL)
-        set_level_axis(axes.xaxis, len(gates))
+        set_level_axis(axes.xaxis, levels["level"].nunique())
     return with_legend(figure, panels["precision"])
 
 

@@ -7,19 +7,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from onejump.report.style import INK, METHOD_STYLES, VERDICT_STYLES
-from onejump.report.tables import read_summary
+from onejump.report.tables import Comparison, read_summary
 
 
 def plot_sensitivity(summary: Path, model: str) -> Figure:
-    """Which verdicts change with the choices that the paper leaves open, beside each method's mean precision."""
-    verdicts = read_summary(summary, "verdicts", "model", "variant", "positions", "claim", "verdict")
-    verdicts = verdicts[(verdicts["model"] == model) & (verdicts["positions"] == "all")]
-    methods = read_summary(summary, "methods", "model", "seed", "variant", "method", "precision")
-    means = methods[methods["model"] == model].groupby(["method", "variant"])["precision"].mean()
+    """Which verdicts change with the choices that the paper leaves open, beside each method's mean precision.
+
+    Of all variants on the same seeds, and without first tokens if some variants leave these out.
+    """
+    compared = Comparison.of(summary, model)
+    grid, means = compared.verdicts(), compared.means().set_index(["method", "variant"])["precision"]
     chosen = read_summary(summary, "scores", "model", "seed", "variant", "jump", "ojfa")
-    chosen = chosen[(chosen["model"] == model) & chosen["ojfa"]]
-    variants, claims = list(dict.fromkeys(verdicts["variant"])), sorted(set(verdicts["claim"]))
-    grid = verdicts.pivot(index="variant", columns="claim", values="verdict").loc[variants, claims]
+    chosen = chosen[(chosen["model"] == model) & chosen["seed"].isin(compared.seeds) & chosen["ojfa"]]
+    variants, claims = list(grid.index), sorted(grid.columns)
+    grid = grid[claims]
 
     figure = Figure(figsize=(7.2, 1.5 + 0.34 * len(variants)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
@@ -34,10 +35,13 @@ def plot_sensitivity(summary: Path, model: str) -> Figure:
     jumps = {variant: ", ".join(dict.fromkeys(part["jump"])) for variant, part in chosen.groupby("variant")}
     names = [f"{variant} (jump {jumps[variant]})" for variant in variants]
     left.set_yticks(range(len(variants)), names)
-    left.set(title="Verdicts", xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
+    where = "" if compared.positions == "all" else ", without first tokens"
+    left.set(title=f"Verdicts{where}", xlim=(-0.55, len(claims) - 0.45), ylim=(len(variants) - 0.5, -0.5))
     left.set_xticks(range(len(claims)), claims)
     left.tick_params(length=0)
     for method in ("arbitrary", "identity", "n_njtc", "joint", "ojfa"):
+        if method not in means:  # arbitrary jumps are not told apart by position
+            continue
         look = METHOD_STYLES[method]
         point = {"color": look.colour, "label": look.name, "markeredgecolor": "white", "markersize": 7}
         right.plot(means[method].loc[variants], range(len(variants)), look.marker, clip_on=False, **point)
