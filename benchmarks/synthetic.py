@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from onejump.activations.positions import rows_digest
-from onejump.activations.reading import Activations, level_name
+from onejump.activations.reading import Activations, tensor_name
 from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump, default_rank
@@ -113,7 +113,7 @@ def make_dump(folder: Path, size: Size) -> Dump:
         for shard, rows in enumerate(np.array_split(np.arange(getattr(size, split)), len(paths))):
             ids, positions = (rows + first).astype(np.int32), np.full(len(rows), 9, np.int32)
             levels = levels_of(len(rows), size, generator)
-            tensors = {level_name(level): h for level, h in enumerate(levels)} | {"sentence_id": torch.from_numpy(ids)}
+            tensors = {tensor_name(level): h for level, h in enumerate(levels)} | {"sentence_id": torch.from_numpy(ids)}
             digest = {"split": split, "shard": shard, "rows_sha256": rows_digest(ids, positions)}
             write_tensors(paths[shard], tensors, facts | digest)
             columns = {"sentence_id": ids, "split": [split] * len(ids), "position": positions, "token_id": ids}

@@ -1,5 +1,8 @@
 """Studies of two tiny models for the tests of the workflow and of the cluster."""
 
+import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,15 @@ def tiny_study(tiny_folder, tmp_path) -> Study:
 
 
 @pytest.fixture(scope="session")
-def finished_study(tiny_folder) -> Study:
-    """config/test.yaml, run to its end."""
-    study = Study(tiny_folder, yaml.safe_load((ROOT / "config" / "test.yaml").read_text()))
-    study.snakemake()
-    return study
+def finished_study(tiny_folder, tmp_path_factory) -> Study:
+    """config/test.yaml, run to its end; of several workers, the first one runs it, and each has a copy."""
+    config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "finished"
+    with open(kept.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            Study(tiny_folder, config).snakemake("--set-scatter", "levels=1")
+            shutil.copytree(tiny_folder, kept.with_suffix(".part"))
+            kept.with_suffix(".part").rename(kept)
+    return Study(shutil.copytree(kept, folder / "study"), config)

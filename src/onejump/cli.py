@@ -135,9 +135,9 @@ def plan(configfile, gpu, measured) -> None:
     click.echo(render(load_config(configfile), machine), nl=False)
 
 
-@cli.command()
+@cli.command("inspect")
 @click.argument("files", nargs=-1, required=True, type=FILE)
-def inspect(files) -> None:
+def inspect_files(files) -> None:
     """Say what is in FILES: tensors of an unembedding, shard or jump, columns of a table, values of a selection."""
     from onejump.report.inspection import describe
 
@@ -145,10 +145,10 @@ def inspect(files) -> None:
         click.echo(describe(file))
 
 
-@cli.command()
+@cli.command("compare")
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
-def compare(first, second) -> None:
+def compare_studies(first, second) -> None:
     """Set two studies' results side by side: FIRST and SECOND are their folders, results/<study>."""
     from onejump.report.inspection import compare
 

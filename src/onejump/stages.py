@@ -165,7 +165,7 @@ def dump_activations(
 
     from onejump.activations import dump
     from onejump.activations.positions import rows_digest, tokens_digest
-    from onejump.activations.reading import level_name
+    from onejump.activations.reading import tensor_name
     from onejump.files.checkpoints import Checkpoint
     from onejump.files.tables import read_table
     from onejump.files.tensors import write_tensors
@@ -205,7 +205,7 @@ def dump_activations(
     for ids, states in zip(sentence_ids, dumped, strict=True):
         dump.check_finite(states, ids, dtype)
     for (shard, out), ids, states, digest in zip(wanted, sentence_ids, dumped, digests, strict=True):
-        tensors = {level_name(k): h for k, h in enumerate(states)} | {"sentence_id": torch.from_numpy(ids.copy())}
+        tensors = {tensor_name(k): h for k, h in enumerate(states)} | {"sentence_id": torch.from_numpy(ids.copy())}
         write_tensors(out, tensors, common | {"shard": shard, "rows_sha256": digest, "token_budget": budget})
     checkpoint.remove()
 

@@ -113,7 +113,7 @@ class SlurmStudy(Study):
 
     def start_command(self, command: str, log: Path, **variables: str) -> subprocess.Popen:
         """Start a shell command in the folder; what it says is appended to `log`."""
-        variables = {"ONEJUMP_STATUS_COMMAND": "squeue", "ONEJUMP_POLL_SECONDS": "6"} | variables
+        variables = {"ONEJUMP_STATUS_COMMAND": "squeue", "ONEJUMP_POLL_SECONDS": "2"} | variables
         with open(log, "ab") as file:
             return subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", command],

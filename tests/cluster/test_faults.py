@@ -17,7 +17,7 @@ from onejump.files.atomic import OnejumpError, read_json
 from onejump.files.tables import read_table
 from onejump.files.tensors import TensorFile
 
-pytestmark = pytest.mark.xdist_group("study")
+pytestmark = pytest.mark.xdist_group("copies")
 
 # The study is run so many times, each with at least so many faults.
 ROUNDS, FAULTS_A_ROUND = 5, 20

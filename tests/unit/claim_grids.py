@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from onejump.analysis import claims
 from onejump.analysis.reading import EvaluationGrids
@@ -48,8 +49,9 @@ def whole_table_of(grids, parameters=PARAMETERS, seed: int = 0, shares=None) -> 
 
 def table_of(*given, **options) -> pd.DataFrame:
     """On all sentences."""
-    table = whole_table_of(*given, **options)
-    return table[table["positions"] == "all"].drop(columns="positions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "CLAIM_POSITIONS", ("all",))
+        return whole_table_of(*given, **options).drop(columns="positions")
 
 
 def row(table: pd.DataFrame, claim: str, statistic: str, metric: str = "precision") -> pd.Series:

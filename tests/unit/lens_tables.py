@@ -27,15 +27,15 @@ K = 30
 NAMES = method_names({"jump": "joint", "rank": 5, "gated": True}, {"jump": "all", "rank": 5, "gated": False})
 
 
-def lens_table() -> pd.DataFrame:
+def lens_table(n_blocks: int = K) -> pd.DataFrame:
     """As `PublishedJump.trajectory` returns it for two jumps."""
     rng = np.random.default_rng(0)
     rows = []
     for position, token in enumerate(TOKENS):
-        for level in range(K + 1):
-            for method in NAMES if level < K else ("model",):
+        for level in range(n_blocks + 1):
+            for method in NAMES if level < n_blocks else ("model",):
                 predicted = int(rng.integers(len(TOKENS)))
-                numbers = [rng.random(), 0.0 if level == K else 15 * rng.random(), 10 * rng.random()]
+                numbers = [rng.random(), 0.0 if level == n_blocks else 15 * rng.random(), 10 * rng.random()]
                 rows.append([position, token, level, method, TOKENS[predicted], predicted, *numbers])
     columns = ["position", "token", "level", "method", "predicted", "predicted_id", "probability", "kl", "entropy"]
     return pd.DataFrame(rows, columns=columns)

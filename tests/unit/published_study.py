@@ -68,6 +68,7 @@ def finish(root: Path, family: str) -> Study:
     write_sealed_json(folder / "config.json", CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_study, "VARIANTS", VARIANTS)
+        patch.setattr("onejump.analysis.claims.RESAMPLES", 400)
         for variant in VARIANTS:
             tiny_study.run_variant(branch, made, sentences, 0, variant)
     study_stages.summarise(folder, folder / "config.json", folder / "summary")

@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import few_steps  # noqa: F401
 import strange_device
 import torch
 from device_stages import stages_of

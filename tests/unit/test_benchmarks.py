@@ -13,7 +13,6 @@ import page
 import pytest
 import scores
 import startup
-import torch
 from handmade_jump import handmade_jump
 from levels_by_hand import random_ids
 from refusals import error_of
@@ -22,8 +21,6 @@ from tiny_models import N_BLOCKS, sentence_table, tiny_model, tiny_tokenizer
 
 from onejump import stages
 from onejump.files.tables import write_table
-
-torch.set_num_threads(1)  # ratios are recorded on one core
 
 
 def slow_score_jumps(activations, unembedding, jumps, target, device):

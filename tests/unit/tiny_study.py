@@ -11,7 +11,6 @@ from onejump.parameters import Compute, Dump, Model
 from onejump.study.lenses import target_of_lens
 from onejump.study.variants import is_nested
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 K, N_TRAIN, N_TEST, TRANSFER = 3, 80, 25, 12
 VARIANTS = {
     "paper": {"fit": "adam", "target": "pre_norm", "positions": "all", "score_levels": "1..K", "rank": 2},

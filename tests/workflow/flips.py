@@ -97,29 +97,31 @@ def readers(folder: Path, out: Path) -> dict[str, tuple[Path, str, Callable]]:
     return found
 
 
-def flip(path: Path, action: Callable, out: Path, flips: int, seed: int) -> tuple[int, list[str]]:
-    """Flip one random bit after another and run `action`.
+def output_of(action: Callable, out: Path) -> dict[str, bytes]:
+    """The files that a call writes into the folder `out`."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    with contextlib.redirect_stderr(io.StringIO()):
+        action()
+    return {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def flip(
+    path: Path, action: Callable, out: Path, expected: dict[str, bytes], flips: int, seed: int
+) -> tuple[int, list[str]]:
+    """Flip one random bit after another and run `action`, whose output is `expected` without.
 
     Returns:
         How many flips were refused, and what went wrong: another output, a trace, a refusal of more than a line.
     """
     rng, content, refused, wrong = random.Random(seed), path.read_bytes(), 0, []
-
-    def output() -> dict[str, bytes]:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        with contextlib.redirect_stderr(io.StringIO()):
-            action()
-        return {file.name: file.read_bytes() for file in out.iterdir()}
-
-    expected = output()
     for _ in range(flips):
         position, bit = rng.randrange(len(content)), rng.randrange(8)
         changed = bytearray(content)
         changed[position] ^= 1 << bit
         path.write_bytes(changed)
         try:
-            if output() != expected:
+            if output_of(action, out) != expected:
                 wrong.append(f"byte {position}, bit {bit}: another output")
         except OnejumpError as error:
             refused += 1

@@ -23,35 +23,14 @@ def config_error(study, change) -> str:
     ("change", "message"),
     [
         (lambda c: c["corpus"].update(trian=5), "config: corpus: unknown key 'trian'; did you mean 'train'?"),
-        (lambda c: c.update(colour="red"), "config: the top level: unknown key 'colour'; known: ["),
-        (lambda c: c["corpus"].update(train="many"), "config: corpus.train: 'many' is not of type 'integer'"),
-        (lambda c: c["corpus"].update(test=0), "config: corpus.test: 0 is less than the minimum of 1"),
-        (
-            lambda c: c["models"].update({"a/b": c["models"]["tiny-gpt2"]}),
-            "config: models: 'a/b' does not match ^[a-z0-9]",
-        ),
-        (lambda c: c["models"]["tiny-gpt2"].pop("blocks"), "config: models.tiny-gpt2: 'blocks' is a required property"),
-        (
-            lambda c: c["models"]["tiny-gpt2"].update(dtype="float8"),
-            "config: models.tiny-gpt2.dtype: 'float8' is not one of",
-        ),
-        (lambda c: c["variants"]["paper"].update(fit="sgd"), "config: variants.paper.fit: 'sgd' is not one of"),
-        (
-            lambda c: c["variants"]["paper"].update(ranks=3),
-            "config: variants.paper: unknown key 'ranks'; did you mean 'rank'?",
-        ),
         (
             lambda c: c["evaluation"].update(transfer_sentences=21),
             "config: evaluation.transfer_sentences is 21, expected at",
         ),
-        (
-            lambda c: c["variants"]["paper"].update(seeds=[0, 5]),
-            "config: variants.paper.seeds has 5, expected some of the study's [0]",
-        ),
-        (lambda c: c.pop("study"), "config: the top level: 'study' is a required property"),
     ],
+    ids=["schema", "rule"],
 )
-def test_a_wrong_config_is_refused_by_its_key(tiny_study, change, message):
+def test_a_wrong_config_is_refused_in_one_line(tiny_study, change, message):
     assert config_error(tiny_study, change).startswith(message)
 
 
@@ -100,16 +79,14 @@ def test_a_wrong_checksum_of_the_dump_is_named(tiny_study):
     assert "dump.xml: its sha256 is " in message and "expected " + "0" * 64 in message
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut"])
-def test_a_damaged_shard_is_named_and_made_again_when_removed(finished_study, tmp_path, damage):
+def test_a_damaged_shard_is_named_and_made_again_when_removed(finished_study, tmp_path):
     study = deepcopy(finished_study)
     study.folder = tmp_path / "copy"
     shutil.copytree(finished_study.folder, study.folder)
     shard = study.results("tiny-llama", "seed-0", "activations", "train", "shard-00.safetensors")
     whole = shard.read_bytes()
     place = 8 + int.from_bytes(whole[:8], "little") + 5  # in the data of level 0, which comes first and is read
-    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
-    shard.write_bytes(whole[: len(whole) // 2] if damage == "cut" else flipped)
+    shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     target = "results/test/tiny-llama/seed-0/exact/jumps/level-00.safetensors"
     (study.folder / target).unlink()
     assert f"{shard.relative_to(study.folder)}: damaged (" in failing_log(study, target)

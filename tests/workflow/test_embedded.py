@@ -160,10 +160,6 @@ def _numbers_apart(text: str) -> tuple[str, list[float]]:
     return re.sub(r" *\d+\.\d+", " #", text), [float(number) for number in re.findall(r"\d+\.\d+", text)]
 
 
-def _by_sentence(path) -> pd.DataFrame:
-    return read_table(path).to_pandas().set_index("sentence_id")
-
-
 def test_the_sentences_are_prose_of_one_split_each(embedded):
     table = read_table(embedded.results("corpus", "seed-0", "sentences.parquet")).to_pandas()
     assert table["split"].value_counts().to_dict() == {"train": N_TRAIN, "test": N_TEST}

@@ -18,7 +18,7 @@ from onejump.files.tensors import TensorFile
 from onejump.models.unembedding import Unembedding
 
 
-def level_name(level: int) -> str:
+def tensor_name(level: int) -> str:
     """Name of a level's tensor: `level.07`."""
     return f"level.{level:02d}"
 
@@ -100,7 +100,7 @@ class Activations:
                 f"{file.path}: is shard {facts['shard']} of {facts['split']}, not shard {index} of {split}; give all "
                 "shards of one split in order"
             )
-        if level_name(self.n_blocks) not in file.names or level_name(self.n_blocks + 1) in file.names:
+        if tensor_name(self.n_blocks) not in file.names or tensor_name(self.n_blocks + 1) in file.names:
             found = sum(name.startswith("level.") for name in file.names)
             raise OnejumpError(f"{file.path}: has {found} levels, expected {self.n_blocks + 1}; rerun dump-activations")
 
@@ -139,7 +139,7 @@ class Activations:
             yield tuple(self._read(file, level, kept) for level in levels)
 
     def _read(self, file: TensorFile, level: int, kept: Tensor) -> Tensor:
-        name, expected = level_name(level), (len(kept), self.hidden_size)
+        name, expected = tensor_name(level), (len(kept), self.hidden_size)
         if (found := file.shape(name)) != expected:
             raise OnejumpError(f"{file.path}: level {level} is {found}, expected {expected}; rerun dump-activations")
         numbers_kept = kept.nonzero()[:, 0]

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import torch
 
-from onejump.activations.reading import Activations, level_name
+from onejump.activations.reading import Activations, tensor_name
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
@@ -103,5 +103,5 @@ def fit_jtc(
         weight = (found.W / found.std_x[:, None]) @ found.V.T
         bias = found.V @ found.c - found.mean_x @ weight
         lenses.append(AffineLens((weight.float(),), bias.float()))
-        facts[level_name(level)] = {key: getattr(exact, key) for key in ("ridge", "train_mse", "validation_mse")}
+        facts[tensor_name(level)] = {key: getattr(exact, key) for key in ("ridge", "train_mse", "validation_mse")}
     return lenses, facts | {"multiply_adds": activations.n_blocks * (2 * len(activations) * H**2 + 2 * H**3)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onejump.activations.reading import level_name
+from onejump.activations.reading import tensor_name
 from onejump.files.tensors import write_tensors
 from onejump.jumps.storage import open_fitted
 from onejump.models.unembedding import Unembedding
@@ -61,7 +61,7 @@ def save_lens(
 
     `target` is what they predict, `pre_norm` or `post_norm`, and `facts` say how they were fitted.
     """
-    names = [EVERY] if len(levels) == 1 else [level_name(level) for level in range(len(levels))]
+    names = [EVERY] if len(levels) == 1 else [tensor_name(level) for level in range(len(levels))]
     tensors = {}
     for name, level in zip(names, levels, strict=True):
         tensors |= level.tensors(name)
@@ -95,7 +95,7 @@ class LensFile:
             OnejumpError: the level is missing or damaged.
         """
         names = self._file.names
-        name = EVERY if self._shared else level_name(level)
+        name = EVERY if self._shared else tensor_name(level)
         parts = ("A", "B") if f"{name}.A" in names else ("weight",)
         bias = self._file.tensor(f"{name}.bias") if f"{name}.bias" in names else None
         return AffineLens(tuple(self._file.tensor(f"{name}.{part}") for part in parts), bias, self._residual)

@@ -9,7 +9,7 @@ import logging
 
 import torch
 
-from onejump.activations.reading import Activations, level_name
+from onejump.activations.reading import Activations, tensor_name
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint, CheckpointPart
 from onejump.jumps.descent import Sample, batch_rows, descend
@@ -58,7 +58,7 @@ def fit_kl_lens(
     saved = (checkpoint.load() if checkpoint is not None else None) or {"found": {}, "step": None}
     levels, found, resumed = [], saved["found"], saved["step"]
     for level in range(activations.n_blocks):
-        x, name, stream = activations.level(level).float().to(device)[None], level_name(level), seed * 1000 + level
+        x, name, stream = activations.level(level).float().to(device)[None], tensor_name(level), seed * 1000 + level
         rows = [Rows(x[:, part].contiguous(), y[part]) for part in parts]
         rank = default_rank(unembedding.hidden_size) if lens == "lora_lens" else None
         divergence = LensDivergence(rows[0], unembedding, rank, stream)

@@ -84,9 +84,13 @@ def load_architecture(name: str | Path) -> Architecture:
     if (counts := read_json(file).get("onejump")) is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onejump"
         kept = cache / f"{hashlib.sha256(file.read_bytes()).hexdigest()}.json"
-        counts = read_json(kept) if kept.is_file() else _count_in_a_process(file)
-        with suppress(OSError):  # where the cache cannot be written, each plan counts anew
-            write_json(kept, counts)
+        counts = None
+        with suppress(OSError, OnejumpError):
+            counts = read_json(kept)
+        if counts is None:
+            counts = _count_in_a_process(file)
+            with suppress(OSError):  # where the cache cannot be written, each plan counts anew
+                write_json(kept, counts)
     return Architecture(str(name), **counts)
 
 

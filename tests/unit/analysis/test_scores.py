@@ -9,7 +9,6 @@ from onejump.analysis.scores import score_jumps, scores_table, signed_square
 from onejump.jumps.jump import FoldedJump, Jump, target_of
 from onejump.models.unembedding import Unembedding
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
 K, H, N = 3, 32, 41
 

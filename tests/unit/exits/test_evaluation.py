@@ -32,7 +32,6 @@ from onejump.jumps.lenses import AffineLens
 from onejump.models.unembedding import Unembedding
 from onejump.parameters import Compute, Dump
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
 RANK, TRANSFER, OJFA = 4, 20, 2
 

@@ -13,7 +13,6 @@ from onejump.exits.floor import BACK_OFF, inverse_temperature, inverse_temperatu
 from onejump.exits.metrics import FullPrediction
 from onejump.exits.references import evaluate_references
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
 
 

@@ -26,7 +26,6 @@ from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import FoldedJump
 from onejump.models.fused import fuse
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
 VOCABULARY, N_TRAIN, FITTED = 130, 163, 147
 GATES = (0.4, -0.2, 0.9)

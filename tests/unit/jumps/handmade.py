@@ -13,7 +13,6 @@ from onejump.files.tensors import write_tensors
 from onejump.jumps.jump import Jump, target_of
 from onejump.models.unembedding import Unembedding
 
-torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
 CPU = torch.device("cpu")
 EPS = 1e-5  # of the BatchNorm
 

@@ -11,7 +11,6 @@ from onejump.jumps.exact import RidgeSolver, fit_exact
 from onejump.jumps.moments import Moments
 from onejump.jumps.settings import OVERSAMPLING, RIDGES
 
-torch.set_num_threads(1)
 WIDTH, RANK = 160, 3
 
 

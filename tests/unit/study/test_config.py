@@ -10,6 +10,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from refusals import error_of
+from studies import ROOT
 
 from onejump.files.atomic import OnejumpError
 from onejump.study.config import _schema, complete_config, load_config
@@ -49,6 +50,44 @@ def test_what_is_no_mapping_is_refused(config):
 def test_an_old_key_is_refused_with_its_new_name():
     message = error_of(lambda: complete_config(CONFIG | {"reference": {}}))
     assert message == "config: the top level: 'reference' is now called 'published'; rename it"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["corpus"].update(trian=5), "config: corpus: unknown key 'trian'; did you mean 'train'?"),
+        (lambda c: c.update(colour="red"), "config: the top level: unknown key 'colour'; known: ["),
+        (lambda c: c["corpus"].update(train="many"), "config: corpus.train: 'many' is not of type 'integer'"),
+        (lambda c: c["corpus"].update(test=0), "config: corpus.test: 0 is less than the minimum of 1"),
+        (
+            lambda c: c["models"].update({"a/b": c["models"]["tiny-gpt2"]}),
+            "config: models: 'a/b' does not match ^[a-z0-9]",
+        ),
+        (lambda c: c["models"]["tiny-gpt2"].pop("blocks"), "config: models.tiny-gpt2: 'blocks' is a required property"),
+        (
+            lambda c: c["models"]["tiny-gpt2"].update(dtype="float8"),
+            "config: models.tiny-gpt2.dtype: 'float8' is not one of",
+        ),
+        (lambda c: c["variants"]["paper"].update(fit="sgd"), "config: variants.paper.fit: 'sgd' is not one of"),
+        (
+            lambda c: c["variants"]["paper"].update(ranks=3),
+            "config: variants.paper: unknown key 'ranks'; did you mean 'rank'?",
+        ),
+        (
+            lambda c: c["evaluation"].update(transfer_sentences=21),
+            "config: evaluation.transfer_sentences is 21, expected at",
+        ),
+        (
+            lambda c: c["variants"]["paper"].update(seeds=[0, 5]),
+            "config: variants.paper.seeds has 5, expected some of the study's [0]",
+        ),
+        (lambda c: c.pop("study"), "config: the top level: 'study' is a required property"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_its_key(change, message):
+    config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
+    change(config)
+    assert error_of(lambda: complete_config(config)).startswith(message)
 
 
 @pytest.mark.parametrize(
