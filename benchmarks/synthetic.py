@@ -15,7 +15,8 @@ from onejump.activations.positions import rows_digest
 from onejump.activations.reading import Activations, tensor_name
 from onejump.files.tables import write_table
 from onejump.files.tensors import write_tensors
-from onejump.jumps.jump import FoldedJump, default_rank
+from onejump.jumps.jump import FoldedJump
+from onejump.jumps.settings import default_rank
 from onejump.models.unembedding import Unembedding
 
 SIGNAL_RANK = 64

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onejump.activations.reading import Activations
 from onejump.exits.columns import METRICS
-from onejump.exits.metrics import FullPrediction, exit_metrics
+from onejump.exits.metrics import Prediction, exit_metrics
 from onejump.files.progress import progress_bar
 from onejump.models.devices import by_device
 from onejump.models.unembedding import Unembedding
@@ -25,12 +25,12 @@ Method = tuple[str, int | None]  # name, and number of the jump, None for the jo
 
 def chunks(
     activations: Activations, unembedding: Unembedding, device: torch.device, progress: str
-) -> Iterator[tuple[slice, FullPrediction, Iterator[Tensor]]]:
+) -> Iterator[tuple[slice, Prediction, Iterator[Tensor]]]:
     """Rows, the full model's prediction for them, and their hidden states at levels 0..K-1, read one at a time."""
     final = activations.level(activations.n_blocks)
     with torch.inference_mode():
         for rows in progress_bar(slices(len(final), by_device(ROWS, device)), progress, "chunk"):
-            full = FullPrediction.of(unembedding.logits(final[rows].to(device)))
+            full = Prediction.of(unembedding.logits(final[rows].to(device)))
             chunk = activations.rows(rows.start, rows.stop)
             yield rows, full, (chunk.level(k).to(device) for k in range(activations.n_blocks))
 
@@ -40,20 +40,18 @@ def slices(n: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, n)) for first in range(0, n, size)]
 
 
-def cached_rows(full: FullPrediction) -> int:
+def cached_rows(full: Prediction) -> int:
     """How many sentences' logits fit into the cache."""
     return max(1, by_device(CACHED_ELEMENTS, full.probabilities.device) // full.probabilities.shape[1])
 
 
-def metrics_in_parts(
-    parts: Iterable[tuple[slice, Tensor]], full: FullPrediction, expected: Tensor | None = None
-) -> Tensor:
+def metrics_in_parts(parts: Iterable[tuple[slice, Tensor]], full: Prediction, expected: Tensor | None = None) -> Tensor:
     """`exit_metrics` of a chunk's sentences, given as consecutive parts with their logits: [6, n] on the CPU."""
     found = [exit_metrics(logits, full[part], None if expected is None else expected[part]) for part, logits in parts]
     return torch.cat(found, 1).cpu()
 
 
-def metrics_of(logits: Tensor, full: FullPrediction) -> Tensor:
+def metrics_of(logits: Tensor, full: Prediction) -> Tensor:
     """`exit_metrics` of a chunk's sentences from their logits [n, V], which are overwritten: [6, n] on the CPU."""
     return metrics_in_parts(((part, logits[part]) for part in slices(len(logits), cached_rows(full))), full)
 

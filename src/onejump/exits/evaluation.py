@@ -10,7 +10,7 @@ from torch import Tensor
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import Method, cached_rows, chunks, evaluation_table, metrics_in_parts, slices
 from onejump.exits.columns import METRICS
-from onejump.exits.metrics import FullPrediction, argmax
+from onejump.exits.metrics import Prediction, argmax
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.moments import validation_slice
 from onejump.models.fused import FusedUnembedding, fuse
@@ -163,7 +163,7 @@ def _mean_logits(
 
 
 def _exits(
-    unembedding: FusedUnembedding, z: Tensor, full: FullPrediction, own: Tensor | None, gate: float
+    unembedding: FusedUnembedding, z: Tensor, full: Prediction, own: Tensor | None, gate: float
 ) -> Iterator[tuple[slice, Tensor]]:
     """Logits from a jump's normalised z [n, r], for as many sentences at a time as fit into the cache.
 

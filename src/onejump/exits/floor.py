@@ -20,7 +20,7 @@ from torch import Tensor
 from onejump.activations.reading import Activations
 from onejump.exits.chunks import ROWS, chunks, metrics_of
 from onejump.exits.columns import METRICS
-from onejump.exits.metrics import FullPrediction
+from onejump.exits.metrics import Prediction
 from onejump.files.progress import progress_bar
 from onejump.jumps.moments import validation_start
 from onejump.models.devices import by_device
@@ -76,12 +76,12 @@ def evaluate_token_table(
             given, wanted = (entry[split.token_ids] for split in (train, test))
             sums = BACK_OFF * constant.repeat(len(tokens), 1)
             for rows in (given >= 0).nonzero()[:, 0].split(by_device(ROWS, device)):
-                full = FullPrediction.of(unembedding.logits(last_train[rows].to(device)))
+                full = Prediction.of(unembedding.logits(last_train[rows].to(device)))
                 sums.index_add_(0, given[rows].to(device), full.probabilities)
             counts = torch.bincount(given[given >= 0], minlength=len(tokens)).to(device) + BACK_OFF
             table = (sums / counts[:, None]).log()
             rows = (wanted >= 0).nonzero()[:, 0]
-            full = FullPrediction.of(unembedding.logits(last_test[rows].to(device)))
+            full = Prediction.of(unembedding.logits(last_test[rows].to(device)))
             found[:, rows] = metrics_of(table[wanted[rows].to(device)], full)
     return found
 
@@ -105,7 +105,7 @@ def inverse_temperatures(train: Activations, unembedding: Unembedding, device: t
     return [inverse_temperature(unembedding.logits(x), full) for x in inputs]
 
 
-def inverse_temperature(logits: Tensor, full: FullPrediction) -> float:
+def inverse_temperature(logits: Tensor, full: Prediction) -> float:
     """The s within INVERSE_TEMPERATURES that minimises the mean KL(full || softmax(s logits)), logits [n, V].
 
     The divergence is convex in s. Its slope is the mean logit under the exit's distribution less that under the full

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FullPrediction:
-    """The full model's distribution for some sentences."""
+class Prediction:
+    """A distribution, the full model's or an exit's, for some sentences."""
 
     probabilities: Tensor  # [n, V]
     log_probabilities: Tensor  # [n, V]
@@ -17,8 +17,8 @@ class FullPrediction:
     fifth: Tensor  # [n], log probability of the fifth most probable
 
     @classmethod
-    def of(cls, logits: Tensor) -> "FullPrediction":
-        """From the full model's logits [n, V]."""
+    def of(cls, logits: Tensor) -> "Prediction":
+        """From logits [n, V]."""
         token, top = argmax(logits)
         log_probabilities = logits - top
         probabilities = log_probabilities.exp()
@@ -30,12 +30,12 @@ class FullPrediction:
         entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
         return cls(probabilities, log_probabilities, entropy, token[:, 0], fifth)
 
-    def __getitem__(self, rows: slice) -> "FullPrediction":
+    def __getitem__(self, rows: slice) -> "Prediction":
         """The same for some of the sentences."""
-        return FullPrediction(**{name: value[rows] for name, value in vars(self).items()})
+        return Prediction(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def exit_metrics(logits: Tensor, full: FullPrediction, expected: Tensor | None = None) -> Tensor:
+def exit_metrics(logits: Tensor, full: Prediction, expected: Tensor | None = None) -> Tensor:
     """All METRICS of an exit, from its logits [n, V], which are overwritten, and their mean under `full`, if known [n].
 
     Returns:

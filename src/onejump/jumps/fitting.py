@@ -10,10 +10,11 @@ from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
 from onejump.jumps.exact import fit_exact
 from onejump.jumps.inputs import JumpInputs
-from onejump.jumps.jump import Jump, default_rank
+from onejump.jumps.jump import Jump
 from onejump.jumps.lenses import AffineLens
 from onejump.jumps.moments import level_moments
 from onejump.jumps.objective import Problem, gap
+from onejump.jumps.settings import default_rank
 from onejump.models.unembedding import Unembedding
 from onejump.study.variants import wrong_choice
 

@@ -19,9 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint
 from onejump.files.progress import progress_bar
-from onejump.jumps.jump import default_rank
 from onejump.jumps.lenses import AffineLens
-from onejump.jumps.settings import JACOBIAN_ELEMENTS
+from onejump.jumps.settings import JACOBIAN_ELEMENTS, default_rank
 from onejump.models.anatomy import Anatomy
 from onejump.models.passes import removed
 from onejump.models.sources import first_sentence

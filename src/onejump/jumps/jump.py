@@ -19,11 +19,6 @@ from onejump.models.unembedding import Unembedding
 BATCH_NORM_EPS = 1e-5
 
 
-def default_rank(hidden_size: int) -> int:
-    """The paper's rank, floor(H / 100); at least 1, for the small models of tests."""
-    return max(1, hidden_size // 100)
-
-
 def target_of(final: Tensor, unembedding: Unembedding, target: str) -> Tensor:
     """What a jump predicts, [N, H] float32: h^K [N, H] itself for `pre_norm`, its final norm for `post_norm`."""
     return unembedding.normalise(final) if target == "post_norm" else final.float()

@@ -45,3 +45,8 @@ LENS_LEARNING_RATE_FACTORS = 0.03
 JACOBIAN_PROMPTS = 40
 # Numbers of the gradients that one backward pass of many components gives at each level.
 JACOBIAN_ELEMENTS = 1 << 21
+
+
+def default_rank(hidden_size: int) -> int:
+    """The paper's rank, floor(H / 100); at least 1, for the small models of tests."""
+    return max(1, hidden_size // 100)

@@ -14,7 +14,6 @@ from onejump.files.atomic import OnejumpError
 from onejump.files.checkpoints import Checkpoint, CheckpointPart
 from onejump.jumps.descent import Sample, batch_rows, descend
 from onejump.jumps.divergence import FullModel
-from onejump.jumps.jump import default_rank
 from onejump.jumps.lens_divergence import LensDivergence
 from onejump.jumps.lenses import AffineLens
 from onejump.jumps.moments import validation_start
@@ -25,6 +24,7 @@ from onejump.jumps.settings import (
     LENS_LEARNING_RATE_BIAS,
     LENS_LEARNING_RATE_FACTORS,
     LENS_LEARNING_RATE_WHOLE,
+    default_rank,
 )
 from onejump.models.unembedding import Unembedding
 

@@ -130,7 +130,7 @@ class Sizes:
     def dims(self) -> tuple[int, int, int, int, int, int, int]:
         """K, H, V, r, n (rows of the split's largest shard), N (training sentences) and T (test sentences)."""
         a, n = self.architecture, math.ceil(getattr(self, self.split) / self.shards[self.split])
-        r = self.rank or max(1, a.hidden_size // 100)
+        r = self.rank or settings.default_rank(a.hidden_size)
         return a.n_blocks, a.hidden_size, a.vocabulary, r, n, self.train, self.test
 
     @property

@@ -214,7 +214,8 @@ def _verdicts(layout: Layout) -> list[dict]:
 def _gains(layout: Layout) -> list[dict]:
     """The statements about one joint jump against others that decide a claim, with `later`, those at 1+.
 
-    With several seeds, estimates are means over them, with t intervals where there are three or more.
+    With several seeds, estimates are means over them, with t intervals where there are three or more. `largest` is the
+    larger one of both estimates.
     """
     keys = ["model", "variant", "against", "claim", "statistic", "metric"]
     if all(map(layout.has_all_jumps, layout.config["variants"])):
@@ -225,8 +226,12 @@ def _gains(layout: Layout) -> list[dict]:
     table = table[table["decides"] | (table["claim"] == "G6")].astype(object)
     table = table.where(table.notna(), None)  # G6 has no rule and no verdict
     later = {tuple(row[key] for key in keys): row for row in table[table["positions"] == "1+"].to_dict("records")}
-    rows = table[table["positions"] == "all"].to_dict("records")
-    return [row | {"later": later.get(tuple(row[key] for key in keys))} for row in rows]
+    rows = []
+    for row in table[table["positions"] == "all"].to_dict("records"):
+        row["later"] = later.get(tuple(row[key] for key in keys))
+        known = [one["estimate"] for one in (row, row["later"]) if one and one["estimate"] is not None]
+        rows.append(row | {"largest": max(known, default=None)})
+    return rows
 
 
 def _on_texts(layout: Layout) -> list[dict]:

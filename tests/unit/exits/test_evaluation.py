@@ -25,7 +25,7 @@ from onejump import exit_stages
 from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_held_out, evaluate_jumps, grid_precision
-from onejump.exits.metrics import FullPrediction, argmax, exit_metrics
+from onejump.exits.metrics import Prediction, argmax, exit_metrics
 from onejump.exits.references import evaluate_identity, evaluate_lens, evaluate_references
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.lenses import AffineLens
@@ -157,7 +157,7 @@ def random_logits(n: int, vocabulary: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("vocabulary", [3, 128, 130, 5000])
 def test_an_exit_that_is_the_full_model_is_right_and_has_no_divergence(vocabulary):
     logits = random_logits(40, vocabulary, seed=0)
-    found = dict(zip(METRICS, exit_metrics(logits.clone(), FullPrediction.of(logits)), strict=True))
+    found = dict(zip(METRICS, exit_metrics(logits.clone(), Prediction.of(logits)), strict=True))
     assert (found["correct"] == 1).all()
     assert (found["correct_at_5"] == 1).all()
     torch.testing.assert_close(found["kl"], torch.zeros(40), rtol=0, atol=1e-5)
@@ -169,18 +169,18 @@ def test_the_divergence_of_another_distribution_is_positive():
     logits = random_logits(40, 130, seed=0)
     nudged = logits + 0.01 * random_logits(40, 130, seed=1)
     for other in (nudged, random_logits(40, 130, seed=2), torch.zeros(40, 130)):
-        assert (exit_metrics(other.clone(), FullPrediction.of(logits))[METRICS.index("kl")] > 0).all()
+        assert (exit_metrics(other.clone(), Prediction.of(logits))[METRICS.index("kl")] > 0).all()
 
 
 def test_a_large_vocabulary_costs_no_digits_of_the_divergence():
     full, other = (random_logits(50, 50_000, seed=seed) for seed in (0, 1))
     p, q = (logits.double().log_softmax(1) for logits in (full, other))
-    found = exit_metrics(other.clone(), FullPrediction.of(full))[METRICS.index("kl")]
+    found = exit_metrics(other.clone(), Prediction.of(full))[METRICS.index("kl")]
     torch.testing.assert_close(found.double(), (p.exp() * (p - q)).sum(1), rtol=0, atol=2e-5)
 
 
 def test_metrics_do_not_change_when_a_constant_is_added_to_all_logits():
-    logits, full = random_logits(20, 130, seed=1), FullPrediction.of(random_logits(20, 130, seed=0))
+    logits, full = random_logits(20, 130, seed=1), Prediction.of(random_logits(20, 130, seed=0))
     torch.testing.assert_close(
         exit_metrics(logits + 90.0, full), exit_metrics(logits.clone(), full), rtol=1e-4, atol=1e-4
     )
@@ -188,7 +188,7 @@ def test_metrics_do_not_change_when_a_constant_is_added_to_all_logits():
 
 def test_extreme_logits_give_finite_metrics():
     logits = 1000 * random_logits(20, 130, seed=1)
-    assert exit_metrics(logits.clone(), FullPrediction.of(random_logits(20, 130, seed=0))).isfinite().all()
+    assert exit_metrics(logits.clone(), Prediction.of(random_logits(20, 130, seed=0))).isfinite().all()
 
 
 @given(st.integers(1, 5), st.sampled_from([1, 63, 64, 65, 128, 130, 192]), st.integers(0, 3), st.integers(0, 10_000))
@@ -205,7 +205,7 @@ def test_the_argmax_by_blocks_is_the_first_index_of_the_maximum(n, size, values,
 @pytest.mark.parametrize("vocabulary", [128, 130])
 def test_an_exit_that_ties_like_the_full_model_is_right(vocabulary):
     logits = torch.randint(0, 3, (200, vocabulary), generator=torch.Generator().manual_seed(0)).float()
-    found = exit_metrics(logits.clone(), FullPrediction.of(logits))
+    found = exit_metrics(logits.clone(), Prediction.of(logits))
     assert (found[METRICS.index("correct")] == 1).all()
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS, REFERENCE_METHODS
 from onejump.exits.floor import BACK_OFF, inverse_temperature, inverse_temperatures
-from onejump.exits.metrics import FullPrediction
+from onejump.exits.metrics import Prediction
 from onejump.exits.references import evaluate_references
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_a_temperature_is_found_for_logits_of_any_size(size):
     """Gemma's early states give logits of hundreds: all probability is on one token, and the divergence is enormous."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 300, generator=generator)
-    full = FullPrediction.of(logits + torch.randn(40, 300, generator=generator))
+    full = Prediction.of(logits + torch.randn(40, 300, generator=generator))
     found = inverse_temperature(size * logits, full)
     p, q = full.probabilities.double().numpy(), logits.double().numpy()
 
@@ -140,7 +140,7 @@ def test_a_temperature_is_found_for_logits_of_any_size(size):
 
 def test_logits_that_speak_against_the_full_model_are_all_but_ignored():
     logits = torch.tensor([[3.0, 1.0, 0.0]])
-    full = FullPrediction.of(-logits)
+    full = Prediction.of(-logits)
     assert 0 < inverse_temperature(logits, full) < 1e-3
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from handmade import make_jump, make_unembedding
 
-from onejump.jumps.jump import Jump, default_rank, target_of
+from onejump.jumps.jump import Jump, target_of
+from onejump.jumps.settings import default_rank
 
 H = 24
 

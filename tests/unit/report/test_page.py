@@ -146,11 +146,23 @@ def test_the_table_of_gains_has_each_statement_with_its_verdicts(page):
     assert rows[1][5:] == ["–", "–", "–"]
 
 
-def test_the_first_paragraph_says_where_a_null_explains_the_gain(page):
+@pytest.mark.parametrize(("whole", "later"), [(0.93, 0.93), (0.6, 0.95), (0.93, 0.6), (0.6, 0.5)])
+def test_the_first_paragraph_says_where_a_null_explains_the_gain(study, tmp_path, whole, later):
+    base = tmp_path / "demo"
+    shutil.copytree(study, base)
+    table = read_frame(base / "summary" / "one_jump_spread.parquet")
+    for positions, share in (("all", whole), ("1+", later)):
+        table.loc[(table["claim"] == "G4") & (table["positions"] == positions), "mean"] = share
+    write_frame(base / "summary" / "one_jump_spread.parquet", table)
+    page = Page(rendered(base))
     (found,) = page.find("p", id="nulls")
     text = page.text(found)
-    assert f"93% ({MODELS[0]}, bias against alone)" in text
-    assert f"as with {', '.join(f'{model}, bias' for model in MODELS)}, the gain is not the jump’s." in text
+    assert f"{whole:.0%}, and {later:.0%} without first tokens ({MODELS[0]}, bias against alone)" in text
+    told = f"as with {', '.join(f'{model}, bias' for model in MODELS)}, the gain is not the jump’s."
+    assert (told in text, "No null has nine tenths of it." in text) == (
+        max(whole, later) >= 0.9,
+        max(whole, later) < 0.9,
+    )
 
 
 def test_a_jump_without_a_gain_over_identity_has_no_share_of_it(study, tmp_path):

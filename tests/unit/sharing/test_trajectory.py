@@ -12,6 +12,7 @@ from tiny_models import WORDS, tiny_tokenizer
 
 import onejump
 from onejump.cli import cli
+from onejump.exits.metrics import Prediction
 from onejump.files.tables import read_table
 from onejump.report.lens import MEASURES, method_names, render_lens, visible
 from onejump.sharing import trajectory
@@ -90,7 +91,7 @@ def test_sums_over_a_large_vocabulary_are_exact():
     logits, full = (torch.randn(4, 49152, generator=generator) for _ in range(2))
     logits[:, 0] += 12
     full[:, 0] += 12
-    found = trajectory._readings(trajectory.log_softmax(logits), trajectory.log_softmax(full), 0, 0, "jump")
+    found = trajectory._readings(Prediction.of(logits), Prediction.of(full), 0, 0, "jump")
     expected = [naive_readings(*rows) for rows in zip(logits, full, strict=True)]
     for name, column in (("probability", 1), ("kl", 2), ("entropy", 3)):
         np.testing.assert_allclose(found[name], [numbers[column] for numbers in expected], atol=2e-6, rtol=2e-6)
