@@ -54,7 +54,7 @@ class BranchTables:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the variants of a model can be compared on: the seeds of all of them, and sentences that all have."""
+    """What the variants of a model can be compared on: sentences and seeds that all have, or all seeds if none is."""
 
     summary: Path
     model: str
@@ -66,15 +66,19 @@ class Comparison:
         """The widest one that a study's summary tables have."""
         table = read_summary(summary, "by_position", "model", "seed", "variant", "position")
         table = table[table["model"] == model]
-        seeds = set.intersection(*(set(part) for _, part in table.groupby("variant")["seed"]))
+        seeds = [set(part) for _, part in table.groupby("variant")["seed"]]
         with_first = table.loc[table["position"] == "0", "variant"].nunique()
         positions = "1+" if 0 < with_first < table["variant"].nunique() else "all"
-        return cls(summary, model, tuple(sorted(seeds)), positions)
+        return cls(summary, model, tuple(sorted(set.intersection(*seeds) or set.union(*seeds))), positions)
 
     def verdicts(self) -> pd.DataFrame:
-        """Verdicts on the paper's claims [variant, claim] over these seeds, which leave it open where they disagree."""
+        """Verdicts on the paper's claims [variant, claim] over these seeds, which leave it open where they disagree.
+
+        Of variants that differ in their random choices alone, the first has a row.
+        """
+        first = read_summary(self.summary, "verdicts", "variant")["variant"]
         table = read_summary(self.summary, "claims", *_BRANCH, "positions", "claim", "claim_verdict")
-        table = self._of(table[table["positions"] == self.positions])
+        table = self._of(table[(table["positions"] == self.positions) & table["variant"].isin(first)])
         found = table.groupby(["variant", "claim"], sort=False)["claim_verdict"].agg(
             lambda verdicts: verdicts.iloc[0] if verdicts.nunique() == 1 else "inconclusive"
         )

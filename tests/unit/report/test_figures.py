@@ -335,6 +335,9 @@ def test_variants_are_compared_on_the_seeds_and_sentences_that_all_have(tmp_path
     left, right = make_figure("sensitivity", tmp_path, MODEL, None, None).axes
     assert left.get_title(loc="left") == "Verdicts, without first tokens"
     assert np.allclose(lines(right)[METHOD_STYLES["joint"].name][0][0], whole["joint"])
+    table = read_frame(tmp_path / "by_position.parquet")
+    write_frame(tmp_path / "by_position.parquet", table[(table["variant"] == "third") == (table["seed"] == 0)])
+    assert Comparison.of(tmp_path, MODEL).seeds == (0, 1)  # none is common
 
 
 @pytest.mark.parametrize("n_levels", [2, 3, 126])
