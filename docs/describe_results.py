@@ -209,9 +209,11 @@ def claims(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
     return table([f"{study}/claims"], lines)
 
 
-def one_jump_claims(study: str, variant: str, against: Sequence[str], models: Sequence[str]) -> str:
+def one_jump_claims(
+    study: str, variant: str, against: Sequence[str], models: Sequence[str], positions: str = "all"
+) -> str:
     """Every statement about the one jump that decides one of G1 to G6, a column for each model; seed 0."""
-    found = rows(f"{study}/one_jump", variant=variant, against=list(against), seed=0, positions="all")
+    found = rows(f"{study}/one_jump", variant=variant, against=list(against), seed=0, positions=positions)
     found = found[(found["decides"].astype(str) == "True") | (found["claim"] == "G6")]
     lines = [["claim", "against", "statistic", "metric", "holds if", *models]]
     for key, part in found.groupby(["claim", "against", "statistic", "metric", "rule"], sort=False, dropna=False):

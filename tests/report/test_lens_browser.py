@@ -10,22 +10,27 @@ from onejump.report.lens import MEASURES, render_lens
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker, one browser
 
+FEW = 4  # blocks, where each cell takes its time
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
-def lens(tmp_path_factory):
-    path = tmp_path_factory.mktemp("lens") / "lens.html"
-    path.write_text(render_lens(lens_table(), NAMES, "SmolLM2-135M"), encoding="utf-8")
-    return path
+def pages_of(tmp_path_factory):
+    """From a number of blocks to the page of a model with so many."""
+    folder = tmp_path_factory.mktemp("lens")
+    for n_blocks in (K, FEW):
+        page = render_lens(lens_table(n_blocks), NAMES, "SmolLM2-135M")
+        (folder / f"{n_blocks}.html").write_text(page, encoding="utf-8")
+    return lambda n_blocks: folder / f"{n_blocks}.html"
 
 
 @pytest.fixture
-def open_page(browser, lens):
+def open_page(browser, pages_of):
     """A function that opens the page; a request, a message of the console or an error of a script fails the test."""
     complaints, pages = [], []
 
-    def opened(**options):
+    def opened(n_blocks=K, **options):
+        lens = pages_of(n_blocks)
         page = browser.new_page(**({"viewport": DESKTOP} | options))
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))
@@ -103,7 +108,7 @@ def red_of(colour: str) -> float:
 def test_nothing_overflows_and_no_one_is_shut_out(open_page, size, scheme, measure):
     page = open_page(viewport=size, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-    page.set_content(render_lens(lens_table(4), NAMES, "SmolLM2-135M"))  # each cell takes axe its time
+    page = open_page(FEW, viewport=size, color_scheme=scheme)
     page.locator(f"#by-{measure}").check()
     found = Axe().run(page).response["violations"]
     assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
