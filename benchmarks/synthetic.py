@@ -115,7 +115,7 @@ def make_dump(folder: Path, size: Size) -> Dump:
             ids, positions = (rows + first).astype(np.int32), np.full(len(rows), 9, np.int32)
             levels = levels_of(len(rows), size, generator)
             tensors = {tensor_name(level): h for level, h in enumerate(levels)} | {"sentence_id": torch.from_numpy(ids)}
-            digest = {"split": split, "shard": shard, "rows_sha256": rows_digest(ids, positions)}
+            digest = {"split": split, "shard": shard, "rows_sha256": rows_digest(ids, positions, ids)}
             write_tensors(paths[shard], tensors, facts | digest)
             columns = {"sentence_id": ids, "split": [split] * len(ids), "position": positions, "token_id": ids}
             tables.append(pa.table(columns | {"shard": np.full(len(ids), shard, np.int32)}))

@@ -26,7 +26,7 @@ rule conclude:
     output:
         "conclusion.txt",
     shell:
-        "grep -o '\"ojfa\": [0-2]' {{input}} > {{output}}"
+        "grep -o ojfa {{input}} > {{output}}"
 """
 
 
@@ -53,7 +53,7 @@ def test_another_workflow_runs_this_one_below_its_own_folder(tiny_folder, tmp_pa
 
     assert "onejump_render_report" in snakemake("-n", "exits/reports/test.html")
     snakemake()
-    assert (tmp_path / "conclusion.txt").read_text().startswith('"ojfa": ')
+    assert (tmp_path / "conclusion.txt").read_text() == "ojfa\n"
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {".snakemake", "Snakefile", "outer.yaml", "models", "texts", "exits", "conclusion.txt"}
     assert (tmp_path / "exits" / "results" / "test" / "tiny-gpt2" / "unembedding.safetensors").exists()
