@@ -8,6 +8,13 @@ import pytest
 from published_study import Study, finish
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """One worker, one study of each family."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("sharing"))
+
+
 @pytest.fixture(autouse=True)
 def own_modules(tmp_path, monkeypatch):
     """Transformers copies a repository's code before it runs it: not into the user's home."""
