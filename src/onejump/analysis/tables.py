@@ -198,16 +198,19 @@ def jump_row(name: str, file: TensorFile) -> dict:
     `converged` is null for closed forms, and gap and optimum are null where there is none to compare with. Adam fits
     have converged if their gap is at most GAP_CONVERGED, KL fits if the divergence came to a plateau.
     """
-    facts, converged = file.metadata, None
-    if FITS[facts["fit"]].course is not None:
-        converged = file.value("converged") if "converged" in facts else file.value("gap") <= GAP_CONVERGED
+    facts, gap, converged = file.metadata, file.value("gap"), None
+    if "converged" in facts:
+        converged = file.value("converged")
+    elif FITS[facts["fit"]].course is not None and gap is not None:
+        converged = gap <= GAP_CONVERGED
     return {
         "jump": name,
         "fit": facts["fit"],
         **{key: facts[key] for key in ("target", "gate", "scales", "inputs")},
         "rank": file.value("rank"),
         "parameters": n_parameters(file),
-        **{key: file.value(key) for key in ("n_rows", "train_mse", "validation_mse", "optimum_mse", "mean_mse", "gap")},
+        **{key: file.value(key) for key in ("n_rows", "train_mse", "validation_mse", "optimum_mse", "mean_mse")},
+        "gap": gap,
         **{key: file.value(key) if key in facts else None for key in ("ridge", "best_epoch")},
         "converged": converged,
     }

@@ -122,19 +122,20 @@ class RidgeSolver:
 
     def solve(self, ridge: float, rank: int) -> AffineMap:
         """The optimum for `ridge`, cut to its first `rank` columns, 1..H; the first r of these are that of rank r."""
-        (S, inverse, _), mean_y = self._factors(ridge), self.moments.mean_y
+        factors, mean_y = self._factors(ridge), self.moments.mean_y
+        S, inverse, _ = factors
         total = float(self.moments.yy / self.moments.n + mean_y.dot(mean_y))
         self._span = _top_eigenvectors(
             lambda v: S.T @ inverse(S @ v) + torch.outer(mean_y, mean_y @ v), mean_y, rank, total, self._span
         )
-        return self._in_basis(ridge, _fixed_signs(self._span[:, :rank]))
+        return self._in_basis(factors, _fixed_signs(self._span[:, :rank]))
 
     def solve_full_rank(self, ridge: float) -> AffineMap:
         """The optimum for `ridge` at rank H, where any basis of the outputs will do: that of the hidden state."""
-        return self._in_basis(ridge, torch.eye(len(self.C), dtype=self.C.dtype, device=self.C.device))
+        return self._in_basis(self._factors(ridge), torch.eye(len(self.C), dtype=self.C.dtype, device=self.C.device))
 
-    def _in_basis(self, ridge: float, V: Tensor) -> AffineMap:
-        S, inverse, back = self._factors(ridge)
+    def _in_basis(self, factors: tuple[Tensor, Callable, Callable], V: Tensor) -> AffineMap:
+        S, inverse, back = factors
         return AffineMap(back(inverse(S @ V)), self.moments.mean_y @ V, V, self.moments.mean_x, self.std_x)
 
     def full_rank_mse(self, ridges: Sequence[float], rows: Moments) -> list[float]:
