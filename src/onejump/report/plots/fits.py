@@ -24,24 +24,24 @@ def plot_fits(tables: BranchTables) -> Figure:
     curves = tables.table("curves", "jump", "step", "gap", "validation_kl", may_be_empty=True)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.set(title="Fitted jumps")
+    left.set(title="Fitted jumps", ylabel="gap to the exact optimum")
     if not curves.empty and curves["validation_kl"].notna().any():
         kept = curves.groupby("jump")["validation_kl"].min()
         _per_jump(left, table.assign(kept=table["jump"].map(kept)), "kept", "-")
         _curves(right, curves, "validation_kl")
-        left.set(ylabel="validation KL (nats)")
-        right.set(title="Progress of the KL fits", xlabel="step", ylabel="validation KL (nats)")
-    elif curves.empty:
-        _per_jump(left, table, "gap", "-")
-        _per_jump(right, table, "ridge", "none")
-        left.set(ylabel="gap to the exact optimum")
-        right.set(title="Chosen ridge", ylabel="ridge λ")
+        left.set(ylabel="validation KL (nats)", ylim=(0, None))
+        right.set(title="Progress of the KL fits", xlabel="step", ylabel="validation KL (nats)", ylim=(0, None))
     else:
         _per_jump(left, table, "gap", "-")
-        left.set(ylabel="gap to the exact optimum")
-        _curves(right, curves, "gap")
-        _log_axis(right, curves["gap"])
-        right.set(title="Progress of the Adam fits", xlabel="epoch", ylabel="gap to the exact optimum")
+        _log_axis(left, table["gap"])
+        if curves.empty:
+            _per_jump(right, table, "ridge", "none")
+            _log_axis(right, table["ridge"])
+            right.set(title="Chosen ridge", ylabel="ridge λ")
+        else:
+            _curves(right, curves, "gap")
+            _log_axis(right, curves["gap"])
+            right.set(title="Progress of the Adam fits", xlabel="epoch", ylabel="gap to the exact optimum")
     handles = (handle for axes in (left, right) for handle in axes.get_legend_handles_labels()[0])
     entries = {handle.get_label(): handle for handle in handles}
     figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
@@ -59,7 +59,6 @@ def _per_jump(axes: Axes, table: pd.DataFrame, column: str, line: str) -> None:
         axes.axhline(value, color=look.colour, linestyle="--", linewidth=1.4, zorder=1, label=look.name)
     axes.set(xlabel=JUMP_LABEL)
     set_level_axis(axes.xaxis, len(single))
-    _log_axis(axes, table[column])
 
 
 def _curves(axes: Axes, curves: pd.DataFrame, values: str) -> None:
