@@ -59,7 +59,7 @@ provenance: $(INSTALLED)
 	snakemake --cores 1 --configfile $(CONFIG) --report reports/$(STUDY)-provenance.zip
 
 test: $(INSTALLED) lint
-	pytest -n 2 --dist loadgroup tests/unit tests/workflow tests/report tests/cluster/test_slurm.py
+	pytest -n 2 --dist loadgroup --durations 20 tests/unit tests/workflow tests/report tests/cluster/test_slurm.py
 
 test-cluster: $(INSTALLED)
 	pytest -s tests/cluster
