@@ -49,10 +49,10 @@ class Anatomy:
         sent = next((getattr(config, key) for key in EXPERTS_OF_A_TOKEN if hasattr(config, key)), None)
         for name, module in self.blocks.named_modules() if sent is not None else ():
             if name.rpartition(".")[2] == "experts":
-                sizes = [parameter.numel() for parameter in module.parameters()]
-                several = isinstance(module, nn.ModuleList)
-                n_experts = len(module) if several else len(next(module.parameters()))
-                total -= sum(sizes) * (n_experts - sent) // n_experts
+                # A module each, or all in one whose weights have them in the first dimension.
+                n_experts = len(module if isinstance(module, nn.ModuleList) else next(module.parameters()))
+                size = sum(parameter.numel() for parameter in module.parameters())
+                total -= size * (n_experts - sent) // n_experts
         return total
 
     def passes(self) -> AbstractContextManager[Callable[..., Pass]]:

@@ -185,8 +185,7 @@ def _fits(tables: BranchTables) -> dict:
     described = ["fit", "target", "rank", "parameters"]
     numbers = ["distance", "train_mse", "validation_mse", "ridge", "best_epoch"]
     table = tables.table("jumps", "jump", "n_rows", "gap", *described, *numbers[1:])
-    curves = tables.table("curves", "jump", "validation_kl", may_be_empty=True).dropna()
-    kept = curves.groupby("jump")["validation_kl"].min()
+    kept = tables.kept_divergences()
     # Of a fit by divergence, its divergence on the validation slice; the gap is of another objective.
     table["distance"] = table["gap"] if kept.empty else table["jump"].map(kept)
     single, joint = table[table["jump"] != "joint"], table[table["jump"] == "joint"]

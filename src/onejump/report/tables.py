@@ -42,6 +42,11 @@ class BranchTables:
             raise self.error("scores", f"marks {scores['ojfa'].sum()} jumps as ojfa, expected one,")
         return scores, int(scores.index[scores["ojfa"]][0])
 
+    def kept_divergences(self) -> pd.Series:
+        """Validation KL, in nats, of the step that each jump's fit kept, by jump; empty for fits by squared error."""
+        curves = self.table("curves", "jump", "validation_kl", may_be_empty=True).dropna()
+        return curves.groupby("jump")["validation_kl"].min()
+
     def grid(self) -> pd.DataFrame:
         """Precision of each single jump (row) at each exit level (column), in their order."""
         table = self.table("transfer", "jump", "level", "precision").astype({"jump": int})

@@ -24,9 +24,9 @@ def plot_fits(tables: BranchTables) -> Figure:
     curves = tables.table("curves", "jump", "step", "gap", "validation_kl", may_be_empty=True)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.set(title="Fitted jumps", ylabel="gap to the exact optimum")
-    if not curves.empty and curves["validation_kl"].notna().any():
-        kept = curves.groupby("jump")["validation_kl"].min()
+    kept = tables.kept_divergences()
+    left.set(title="Fitted jumps")
+    if not kept.empty:
         _per_jump(left, table.assign(kept=table["jump"].map(kept)), "kept", "-")
         _curves(right, curves, "validation_kl")
         left.set(ylabel="validation KL (nats)", ylim=(0, None))
@@ -34,6 +34,7 @@ def plot_fits(tables: BranchTables) -> Figure:
     else:
         _per_jump(left, table, "gap", "-")
         _log_axis(left, table["gap"])
+        left.set(ylabel="gap to the exact optimum")
         if curves.empty:
             _per_jump(right, table, "ridge", "none")
             _log_axis(right, table["ridge"])
