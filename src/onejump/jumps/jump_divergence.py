@@ -114,7 +114,7 @@ class _JumpOutputs(Outputs):
         return out if self.fused.constant is None else out.add_(self.fused.constant)
 
     def add_gradients(self, gradients: list[Tensor], part: Tensor, logits: Tensor, factors: Tensor) -> None:
-        gradients[0][part] = logits @ self.fused.M.T * factors[:, None]
+        gradients[0][part] = (self.fused.M @ logits.T * factors).T
         gradients[1].addmm_((self.normed[part] * factors[:, None]).T, logits)
         if len(gradients) > 2:
             gradients[2][part] = torch.linalg.vecdot(logits, self.own[: len(part)]) * factors

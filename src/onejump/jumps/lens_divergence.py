@@ -80,4 +80,4 @@ class _LensOutputs(Outputs):
         return out if self.unembedding.bias is None else out.add_(self.unembedding.bias)
 
     def add_gradients(self, gradients: list[Tensor], part: Tensor, logits: Tensor, factors: Tensor) -> None:
-        gradients[0][part] = logits @ self.unembedding.weight * factors[:, None]
+        gradients[0][part] = (self.unembedding.weight.T @ logits.T * factors).T

@@ -58,6 +58,22 @@ class FusedUnembedding:
         return self.project(self.normalise(z))
 
 
+class _Product(torch.autograd.Function):
+    """`B @ weight.T` for few rows B [r, H] beside a frozen weight [V, H].
+
+    On processors that MKL is not made for, that order is slow, and so is PyTorch's gradient of the other order.
+    """
+
+    @staticmethod
+    def forward(ctx, B: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return (weight @ B.T).T.contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.saved_tensors[0], None
+
+
 def fuse(unembedding: Unembedding, Bs: Sequence[Tensor], target: str) -> list[FusedUnembedding]:
     """The fused unembeddings of several jumps, from one product with the output embedding.
 
@@ -77,7 +93,7 @@ def fuse(unembedding: Unembedding, Bs: Sequence[Tensor], target: str) -> list[Fu
         if unembedding.norm_bias is not None:
             shift = unembedding.weight.float() @ unembedding.norm_bias
             constant = shift if unembedding.bias is None else shift + unembedding.bias
-    M = B @ unembedding.weight.float().T
+    M = _Product.apply(B, unembedding.weight.float())
     return [
         FusedUnembedding(part, gram, constant, unembedding) for part, gram in zip(M.split(sizes), grams, strict=True)
     ]
