@@ -124,10 +124,14 @@ def share(study: str, model: str, part: Name, whole: Name, above: Name, position
     return written((own - floor) / (all_ - floor), 2)
 
 
-def converged(study: str, variant: str, model: str) -> str:
-    """How many of a variant's jumps a level have converged; seed 0."""
-    found = rows(f"{study}/jumps", model=model, variant=variant, seed=0)
-    ended = found.loc[found["jump"] != "joint", "converged"].astype(str) == "True"
+def converged(study: str, variant: str, model: str, lens: str | None = None) -> str:
+    """How many of a variant's jumps a level, or of a lens's maps, have converged; seed 0."""
+    if lens is None:
+        found = rows(f"{study}/jumps", model=model, variant=variant, seed=0)
+        found = found[found["jump"] != "joint"]
+    else:
+        found = rows(f"{study}/lenses", model=model, variant=variant, seed=0, lens=lens)
+    ended = found["converged"].astype(str) == "True"
     return f"{ended.sum()} of {len(ended)}" if len(ended) else MISSING
 
 
