@@ -183,6 +183,18 @@ def by_position(study: str, variant: str, names: Sequence[str], model: str) -> s
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
+def counted(file: str, verdict: str, **where: object) -> str:
+    """How many of some rows have a verdict."""
+    found = rows(file, **where)["verdict"]
+    return f"{(found == verdict).sum()} of {len(found)}"
+
+
+def moved_verdicts(study: str) -> str:
+    """How many verdicts on the paper's claims are others without first tokens."""
+    found = rows(f"{study}/verdicts").pivot(index=["model", "variant", "claim"], columns="positions", values="verdict")
+    return f"{(found['all'] != found['1+']).sum()} of {len(found)}"
+
+
 def verdicts(study: str) -> str:
     """Each variant's verdicts on the paper's claims, with counts where its seeds disagree, and the jumps selected."""
     found, shared = rows(f"{study}/verdicts", positions="all"), rows(f"{study}/shared_jumps", method="ojfa")
@@ -202,9 +214,16 @@ def verdicts(study: str) -> str:
     return table([f"{study}/verdicts", f"{study}/shared_jumps"], lines)
 
 
-def claims(study: str, variants: Sequence[str], models: Sequence[str]) -> str:
-    """Every statistic that decides a verdict on the paper's claims, a column for each model; seed 0."""
-    found = rows(f"{study}/claims", variant=list(variants), seed=0, positions="all", decides=True)
+def claims(
+    study: str, variants: Sequence[str], models: Sequence[str], also: Sequence[tuple[str, str, str]] = ()
+) -> str:
+    """Every statistic that decides a verdict on the paper's claims, a column for each model; seed 0.
+
+    And of those that decide none the ones in `also`, each a statistic, its metric, and the rule it is held against.
+    """
+    found = rows(f"{study}/claims", variant=list(variants), seed=0, positions="all")
+    told = pd.MultiIndex.from_frame(found[["statistic", "metric", "rule"]]).isin(also)
+    found = found[(found["decides"].astype(str) == "True") | told]
     lines = [["claim", "statistic", "metric", "holds if", "variant", *models]]
     for key, part in found.groupby(["claim", "statistic", "metric", "rule", "variant"], sort=False):
         by_model = {one["model"]: interval(one, "estimate") for _, one in part.iterrows()}
@@ -395,7 +414,7 @@ def few_checks(study: str, variants: dict[str, Sequence[str]], model: str, numbe
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
 TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins, ideas)
 TABLES += (convergence,)
-VALUES = (number, estimate, extremes, share, share_of_gain, converged, same_choice)
+VALUES = (number, estimate, extremes, share, share_of_gain, converged, same_choice, counted, moved_verdicts)
 
 
 def page() -> str:

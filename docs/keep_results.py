@@ -42,9 +42,16 @@ def keep(study: Path) -> None:
         if not (file := study / "summary" / f"{name}.parquet").exists():
             continue  # not every study has text that a model wrote
         table = pd.read_parquet(file)
-        table = PARTS.get(name, lambda whole: whole)(table)
+        table = PARTS.get(name, lambda whole: whole)(table).apply(_counts)
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     (folder / "made-by.txt").write_text(_made_by(study))
+
+
+def _counts(column: pd.Series) -> pd.Series:
+    """The column, as integers if it has no others: counts with gaps are floats, of which a CSV keeps six digits."""
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        return column.astype("Int64")
+    return column
 
 
 def _made_by(study: Path) -> str:
