@@ -58,7 +58,7 @@ def test_each_job_asks_for_what_is_planned_for_its_variant(tmp_path):
     for variant, found in asked.items():  # of those that share a fit, one
         work = work_of("fit_joint_jump", replace(sizes, **fitted_by(config["variants"][variant])))
         assert found == work.resources(machine)["mem_mb"], variant
-    assert asked["bias"] > asked["exact"]
+    assert asked["biases"] > asked["exact"]
 
 
 def test_the_embedded_study_is_the_default(tmp_path):
