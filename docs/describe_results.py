@@ -411,9 +411,21 @@ def few_checks(study: str, variants: dict[str, Sequence[str]], model: str, numbe
     return table([f"{study}/few_checks"], lines)
 
 
+def rates() -> str:
+    """Fits by the divergence at multiples of their learning rates: validation divergence, and best step."""
+    found = rows("ideas/rates")
+    factors = sorted(set(found["rate"]))
+    lines = [["fit", "gate", *(f"{factor:g} x: {what}" for factor in factors for what in ("KL", "step"))]]
+    for (fit, gate), part in found.groupby(["fit", "gate"], sort=False):
+        of = part.set_index("rate").loc[factors]
+        cells = [cell for _, one in of.iterrows() for cell in (written(one["validation_kl"], 3), str(one["best_step"]))]
+        lines.append([fit, gate, *cells])
+    return table(["ideas/rates"], lines)
+
+
 TABLES = (methods, nulls, sizes, by_position, verdicts, claims, one_jump_claims, seeds, shared_jumps, oracle, ranks)
 TABLES += (dynamic_exit, few_checks, objectives, by_rank, spread, one_jump_spread, switches, origins, ideas)
-TABLES += (convergence,)
+TABLES += (convergence, rates)
 VALUES = (number, estimate, extremes, share, share_of_gain, converged, same_choice, counted, moved_verdicts)
 
 
