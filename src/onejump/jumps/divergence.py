@@ -72,7 +72,7 @@ class Divergence(ABC):
     def __init__(self, unembedding: Unembedding, target: str) -> None:
         """The divergence of exits by this unembedding, on its device, from targets `pre_norm` or `post_norm`."""
         self.unembedding, self.target = unembedding, target
-        # Memory of this size is slow to get anew for each block; token by token, the products into it are faster.
+        # Memory of this size is slow to get anew for each block. Laid out by token: the weight first, as in `fuse`.
         self._logits = unembedding.norm_weight.new_empty(len(unembedding.weight), BLOCK).T
 
     @abstractmethod

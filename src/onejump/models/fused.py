@@ -61,7 +61,7 @@ class FusedUnembedding:
 class _Product(torch.autograd.Function):
     """`B @ weight.T` for few rows B [r, H] beside a frozen weight [V, H].
 
-    On processors that MKL is not made for, that order is slow, and so is PyTorch's gradient of the other order.
+    With the weight first, since BLAS libraries differ most in products of few rows; its gradient as of the other order.
     """
 
     @staticmethod
