@@ -70,6 +70,10 @@ def test_the_readme_tells_the_demos_results(script):
     assert falling in " ".join(text.split())
     below = text[text.index("**One jump does better") :]
     assert re.findall(r"\*\*(0\.\d\d)\*\* (\[[^]]+\])", below) == [tuple(value.split(" ", 1)) for value in one]
+    cost = script["row"]("demo/methods", variant="one-jump", method="joint_shortlist")["check_cost"]
+    agreement = script["row"]("demo/shortlist", chosen=True)["test_agreement"]
+    told = f"it costs {100 * cost:.1f} %, predicts the same at {100 * agreement:.0f} of 100 exits"
+    assert told in " ".join(below.split())
 
 
 def test_the_readme_tells_what_three_models_say_of_one_jump(script):
