@@ -18,7 +18,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 STUDIES := models study one-jump seeds lenses ranks bos generated
 
 # The scripts of `make bench`, in order.
-BENCHMARKS := machine dump stream fits lenses exact scores evaluation claims growth startup overhead trajectory generate guard
+BENCHMARKS := machine dump stream fits lenses divergence exact scores evaluation claims growth startup overhead trajectory generate guard
 
 .PHONY: demo demo-results jumps tutorial study provenance test test-cluster test-gpu flips lint rehearse bench docs architectures screenshots install lock clean
 

@@ -21,7 +21,12 @@ from onejump.models.unembedding import Unembedding
 
 SIGNAL_RANK = 64
 MASSIVE = 3  # number of massive dimensions, the first ones
-MODELS = {"smollm2-135m": (30, 576, 49152), "llama-2-7b": (32, 4096, 32000)}  # K, H, V
+MODELS = {  # K, H, V
+    "smollm2-135m": (30, 576, 49152),
+    "gemma-3-270m": (18, 640, 262144),
+    "qwen2.5-coder-1.5b": (28, 1536, 151936),
+    "llama-2-7b": (32, 4096, 32000),
+}
 SHARDS = {"train": 2, "test": 1}
 
 
