@@ -18,7 +18,7 @@ from scipy.optimize import toms748
 from torch import Tensor
 
 from onejump.activations.reading import Activations
-from onejump.exits.chunks import ROWS, chunks, metrics_of
+from onejump.exits.chunks import ROWS, cached_rows, chunks, metrics_of
 from onejump.exits.columns import METRICS
 from onejump.exits.metrics import Prediction
 from onejump.files.progress import progress_bar
@@ -115,7 +115,9 @@ def inverse_temperature(logits: Tensor, full: Prediction) -> float:
     expected = torch.linalg.vecdot(full.probabilities, logits).mean()
 
     def slope(log_s: float) -> float:
-        return float(torch.linalg.vecdot(torch.softmax(math.exp(log_s) * logits, 1), logits).mean() - expected)
+        parts = logits.split(cached_rows(full))
+        means = [torch.linalg.vecdot(torch.softmax(math.exp(log_s) * part, 1), part) for part in parts]
+        return float(torch.cat(means).mean() - expected)
 
     least, most = (math.log(bound) for bound in INVERSE_TEMPERATURES)
     if slope(least) >= 0:

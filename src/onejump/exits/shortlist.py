@@ -240,8 +240,10 @@ def shortest(preview: Tensor, whole: Tensor) -> Tensor:
     With so many, the whole check's token is on the shortlist, and no token off it has a larger logit in the preview.
     """
     logit, token = whole.max(1, keepdim=True)
-    ahead = (preview > preview.gather(1, token)).sum(1)
-    return torch.maximum(ahead + 1, (preview > logit).sum(1))
+    own = preview.gather(1, token)
+    # Counted in floats, since PyTorch is slow to sum booleans. A token whose preview is above its logit counts itself.
+    ahead = torch.gt(preview, torch.minimum(own, logit), out=torch.empty_like(preview)).sum(1)
+    return ahead.long() + (own <= logit)[:, 0]
 
 
 def _agreement(

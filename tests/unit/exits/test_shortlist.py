@@ -20,6 +20,7 @@ from onejump.exits.shortlist import (
     evaluate_shortlist,
     read_preview,
     save_preview,
+    shortest,
     with_shortlist,
 )
 from onejump.files.tensors import write_tensors
@@ -115,6 +116,18 @@ def test_a_smaller_width_is_the_first_columns_of_a_larger_one(splits):
     small, large = (Preview.of(train, unembedding, JUMP, width, CPU) for width in (4, 16))
     assert torch.equal(small.A, large.A[:, :4])
     torch.testing.assert_close(small.M, large.M[:4])
+
+
+def test_the_shortest_list_is_found_by_trying_all():
+    preview, whole = normal(300, 9, seed=60), normal(300, 9, seed=61)
+    whole[0], preview[0] = torch.arange(9.0), torch.arange(9.0)  # the preview's logit may be the whole check's
+    found = shortest(preview, whole)
+    for row, before, after in zip(found.tolist(), preview, whole, strict=True):
+        tried = [with_shortlist(before[None].clone(), after[None], tokens).argmax() for tokens in range(1, 10)]
+        on = [after.argmax() in before.topk(tokens).indices for tokens in range(1, 10)]
+        same = [bool(listed and token == after.argmax()) for listed, token in zip(on, tried, strict=True)]
+        assert row == same.index(True) + 1 and all(same[row - 1 :])
+    assert set(found.tolist()) >= {1, 2, 8, 9}
 
 
 @pytest.mark.parametrize("rows", [7, 1000])
