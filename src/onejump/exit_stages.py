@@ -146,19 +146,19 @@ def evaluate_references(
     compute: Compute,
     test_shards: TestShards,
     norms: Annotated[Path, Option("Table of the training split's largest rows to write.")],
-    held_out: Annotated[Path, Option("Table of identity on the validation slice to write.")],
+    held_out: Annotated[Path, Option("Table of identity and token table on the validation slice to write.")],
     out: Out,
 ) -> None:
     """Evaluate the floor and identity at every exit level; --shard gives the training split."""
     device = compute.start()
     from onejump.exits.norms import largest_rows
-    from onejump.exits.references import evaluate_identity, evaluate_references
+    from onejump.exits.references import evaluate_references, evaluate_references_held_out
     from onejump.files.tables import write_table
 
     unembedding, train, test = dump.open_both(test_shards)
     unembedding = unembedding.to(device)
     write_table(norms, largest_rows(train, unembedding, device))
-    write_table(held_out, evaluate_identity(train, unembedding, device))
+    write_table(held_out, evaluate_references_held_out(train, unembedding, device))
     write_table(out, evaluate_references(train, test, unembedding, device))
 
 

@@ -366,21 +366,21 @@ def _branch(random: np.random.Generator, n_levels: int, exact: bool) -> dict[str
         curves = _text_jumps(pd.concat(parts))
     threshold = np.append(np.linspace(0.1, 0.9, 9), np.inf)
     dynamic, few_checks = [], []
-    for method in ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist"):
+    for method in ("token_table", "identity", "n_njtc", "ojfa", "joint", "joint_shortlist"):
         blocks = np.append(np.linspace(0.1, 0.95, 9), 1.0)
         agreement = np.append(precision[method].mean() + (1 - precision[method].mean()) * blocks[:-1] ** 2, 1.0)
         columns = {"method": method, "threshold": threshold, "chosen": np.arange(10) == 7, "blocks": blocks}
         columns |= {"held_out_agreement": np.minimum(1, agreement + 0.01), "agreement": agreement}
         columns |= {"agreement_low": agreement - 0.02, "agreement_high": np.minimum(1, agreement + 0.02)}
         columns |= {"checks": 1 + blocks * n_levels, "plain_cost": 1.3 * blocks + 0.1}
-        columns["plain_cost"] = np.nan if method == "joint_shortlist" else columns["plain_cost"]
+        columns["plain_cost"] = np.nan if method in ("token_table", "joint_shortlist") else columns["plain_cost"]
         columns["fused_cost"] = np.nan if method == "identity" else 0.8 * blocks + 0.2
         dynamic.append(pd.DataFrame(columns))
         few_checks += [
             {"method": method, "n_levels": n, "levels": ", ".join(map(str, range(n))), "threshold": 0.5}
             | {"held_out_agreement": 0.91, "agreement": 0.9, "agreement_low": 0.88, "agreement_high": 0.92}
             | {"blocks": 0.9, "checks": 0.9 * n, "cost": 0.85 + 0.001 * n, "identity_agreement": 0.7}
-            for n in (1, n_levels)
+            for n in ([1] if method == "token_table" else [1, n_levels])
         ]
     means = pd.DataFrame(rows).set_index("method")
     switches = [

@@ -14,8 +14,9 @@ import pandas as pd
 from onejump.analysis.bootstrap import interval
 from onejump.analysis.costs import Costs
 
-# Of these a variant with the joint jump alone has identity and the last one or two.
-METHODS = ("identity", "n_njtc", "ojfa", "joint", "joint_shortlist")
+# The token table exits before the first block or never. Of the jumps a variant with the joint one alone has the last
+# one or two.
+METHODS = ("token_table", "identity", "n_njtc", "ojfa", "joint", "joint_shortlist")
 AGREEMENT = 0.9  # with the full model on the validation slice, that a chosen threshold must reach
 POINTS = 41  # thresholds at quantiles of all confidences, which spread exits over levels,
 TOP_POINTS = 41  # and at quantiles of each sentence's largest, which spread the share of sentences that exit at all
@@ -38,8 +39,8 @@ def dynamic_exit_table(
         agreement there; and on the test sentences blocks, mean share of the K blocks that are run; agreement with the
         full model, with its 95 % bootstrap interval; checks, mean number of levels that are checked; plain_cost and
         fused_cost, multiply-adds including checks as a share of the full model's, by the whole output head, or as the
-        check is cheapest: fused, or with a shortlist (plain_cost is null for a shortlist, and fused_cost for identity,
-        which has no low rank to fuse).
+        check is cheapest: fused, with a shortlist, or nothing for the token table (plain_cost is null for these two,
+        and fused_cost for identity, which has no low rank to fuse).
     """
     parts, agreements = [], []
     for method in test:
@@ -51,7 +52,7 @@ def dynamic_exit_table(
         checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
         # Tokens that never exit still pay for the output head at the end.
         work = levels.mean(0) * costs.block + never * costs.plain_check
-        plain = np.nan if method == "joint_shortlist" else costs.plain_check
+        plain = np.nan if method in ("token_table", "joint_shortlist") else costs.plain_check
         cheapest = np.nan if method == "identity" else costs.check(method)
         columns = {
             "method": method,

@@ -31,6 +31,8 @@ def few_checks_table(
 ) -> pd.DataFrame:
     """Each method with checks at 1, 2, 4, ... and all K levels; arguments as of `dynamic_exit_table`.
 
+    The token table, which is the same at each level, has one check alone, before the first block.
+
     Returns:
         method; n_levels, with checks, and levels, which they are; threshold, the lowest one with an agreement of
         AGREEMENT on the validation slice, and held_out_agreement, the agreement there; on the test sentences blocks,
@@ -42,8 +44,10 @@ def few_checks_table(
     rows, agreements = [], []
     for method, (correct, confidence) in held_out.items():
         check, thresholds = costs.check(method), candidates(confidence)
-        order = _order(correct, confidence, thresholds, check, costs)
-        for n in _sizes(costs.n_blocks):
+        order, sizes = [0], [1]
+        if method != "token_table":
+            order, sizes = _order(correct, confidence, thresholds, check, costs), _sizes(costs.n_blocks)
+        for n in sizes:
             levels = sorted(order[:n]) if n < costs.n_blocks else list(range(n))
             before = _exits(correct, confidence, thresholds, levels, check, costs)
             chosen = int((before.agreement.mean(1) >= AGREEMENT).argmax())  # the first, since thresholds ascend

@@ -155,7 +155,7 @@ def _reader(layout: Layout) -> Callable[..., EvaluationGrids]:
 def _held_out_grids(layout: Layout, branch: dict, n_blocks: int) -> EvaluationGrids:
     """The evaluation of the validation slice."""
     jumps = JUMP_METHODS if layout.has_all_jumps(branch["variant"]) else ("joint",)
-    methods = {layout.of_rows("references_held_out", **branch): ("identity",)}
+    methods = {layout.of_rows("references_held_out", **branch): ("token_table", "identity")}
     methods |= {layout.path("held_out", **branch): jumps}
     if layout.has_shortlist(branch["variant"]):
         methods[layout.path("shortlist_held_out", **branch)] = ("joint_shortlist",)

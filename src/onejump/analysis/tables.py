@@ -11,7 +11,7 @@ from onejump.analysis.claims import n_parameters
 from onejump.analysis.columns import CLAIM_POSITIONS, LENS_COLUMNS, METRIC_COLUMNS, POSITIONS, SCORES, WITH_INTERVALS
 from onejump.analysis.costs import Costs
 from onejump.analysis.reading import EvaluationGrids
-from onejump.exits.columns import METRICS
+from onejump.exits.columns import METRICS, REFERENCE_METHODS
 from onejump.files.tensors import TensorFile
 from onejump.jumps.settings import GAP_CONVERGED
 from onejump.study.fits import FITS
@@ -79,7 +79,7 @@ def switches_table(grids: EvaluationGrids, held_out: EvaluationGrids, costs: Cos
     """
     rows, metrics = [], {}
     for method in held_out.methods:
-        if method == "identity":
+        if method in REFERENCE_METHODS:
             continue
         own, identity = (held_out.metric(name, "correct").mean(1) for name in (method, "identity"))
         switched = identity > own

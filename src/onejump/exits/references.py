@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from onejump.activations.reading import Activations
-from onejump.exits.chunks import chunks, evaluation_table, metrics_of
+from onejump.exits.chunks import Method, chunks, evaluation_table, metrics_of
 from onejump.exits.columns import METRICS
 from onejump.exits.floor import Constants, evaluate_token_table, inverse_temperatures
 from onejump.jumps.lenses import LensFile
-from onejump.jumps.moments import validation_slice
+from onejump.jumps.moments import validation_slice, validation_start
 from onejump.models.unembedding import Unembedding
 
 
@@ -43,14 +43,19 @@ def evaluate_references(
     return evaluation_table(results, test.sentence_ids)
 
 
-def evaluate_identity(train: Activations, unembedding: Unembedding, device: torch.device) -> pa.Table:
-    """Evaluate identity at every exit level on the validation slice; the unembedding is on the device.
+def evaluate_references_held_out(train: Activations, unembedding: Unembedding, device: torch.device) -> pa.Table:
+    """Evaluate what a dynamic exit needs no jump for, on the validation slice; the unembedding is on the device.
+
+    That is identity, and the token table of the other training sentences.
 
     Returns:
         As `evaluation_table`; jump is null throughout.
     """
-    held_out = validation_slice(train)
-    return _evaluate(held_out, unembedding, "identity", lambda level, x: unembedding.logits(x), device)
+    fitted, held_out = train.rows(0, validation_start(len(train))), validation_slice(train)
+    constant = Constants.of(fitted, unembedding, device).everywhere
+    table = evaluate_token_table(fitted, held_out, constant, unembedding, device)
+    results = _evaluate(held_out, unembedding, "identity", lambda level, x: unembedding.logits(x), device)
+    return evaluation_table([{("token_table", None): table} | level for level in results], held_out.sentence_ids)
 
 
 def evaluate_lens(test: Activations, unembedding: Unembedding, lens: LensFile, device: torch.device) -> pa.Table:
@@ -60,7 +65,8 @@ def evaluate_lens(test: Activations, unembedding: Unembedding, lens: LensFile, d
         As `evaluation_table`; the method is the lens's name, and jump is null throughout.
     """
     after = unembedding.project if lens.target == "post_norm" else unembedding.logits
-    return _evaluate(test, unembedding, lens.lens, lambda level, x: after(lens.at(level).to(device)(x)), device)
+    results = _evaluate(test, unembedding, lens.lens, lambda level, x: after(lens.at(level).to(device)(x)), device)
+    return evaluation_table(results, test.sentence_ids)
 
 
 def _evaluate(
@@ -69,10 +75,10 @@ def _evaluate(
     method: str,
     logits_of: Callable[[int, Tensor], Tensor],
     device: torch.device,
-) -> pa.Table:
-    """The evaluation of one method, whose logits [n, V] follow from a level and its hidden states [n, H]."""
+) -> list[dict[Method, Tensor]]:
+    """METRICS [6, n] of one method at each level; its logits [n, V] follow from a level and hidden states [n, H]."""
     results = [{(method, None): torch.empty(len(METRICS), len(split))} for _ in range(split.n_blocks)]
     for rows, full, inputs in chunks(split, unembedding, device, f"evaluate {method}"):
         for level, x in enumerate(inputs):
             results[level][method, None][:, rows] = metrics_of(logits_of(level, x), full)
-    return evaluation_table(results, split.sentence_ids)
+    return results

@@ -76,6 +76,22 @@ def test_levels_are_added_one_after_another_where_the_exit_is_then_cheapest(exit
     assert table.loc[table["n_levels"] == K, "levels"].unique().tolist() == ["0, 1, 2, 3, 4, 5"]
 
 
+def test_the_token_table_exits_before_the_first_block_or_never(exits):
+    alike = [part | {"token_table": part["identity"][:, :1].repeat(K, 1)} for part in exits]
+    test, held_out = (part["token_table"] for part in alike)
+    threshold, _ = naive_choice(held_out, [0], 0)
+    agreement, blocks, checks, cost = naive(test, threshold, [0], 0)
+    assert 0 < blocks < 1
+    table = few_checks_table(*alike, DOCUMENTS, COSTS)
+    (row,) = table[table["method"] == "token_table"].to_dict("records")
+    assert (row["n_levels"], row["levels"], row["threshold"]) == (1, "0", threshold)
+    found = (row["agreement"], row["blocks"], row["checks"], row["cost"])
+    assert found == pytest.approx((agreement, blocks, checks, cost))
+    curve = dynamic_exit_table(*alike, DOCUMENTS, COSTS)
+    (row,) = curve[curve["chosen"] & (curve["method"] == "token_table")].to_dict("records")
+    assert (row["threshold"], row["agreement"], row["fused_cost"]) == pytest.approx((threshold, agreement, cost))
+
+
 def test_every_row_is_that_of_a_plain_loop(exits, table):
     test, held_out = exits
     for row in table.itertuples():

@@ -358,7 +358,7 @@ def test_dynamic_exit_csv_and_few_checks_csv_are_the_tables_of_the_evaluations(s
     check = tried.loc[tried["chosen"].astype(bool), "check"].item() if variant == "alone" else None
     costs = Costs(K, 32, 97, VARIANTS[variant]["rank"], blocks, gated, check)
     assert costs.fused_check == VARIANTS[variant]["rank"] * (32 + 97) + 32 * 97 * gated
-    methods = ("identity", "joint", "joint_shortlist") if variant == "alone" else METHODS[:4]
+    methods = ("token_table", "identity", "joint", "joint_shortlist") if variant == "alone" else METHODS[:-1]
     exits = [exits_of(table, methods) for table in (rows, held_out)]
     first = rows[(rows["method"] == "joint") & (rows["level"] == 0)]
     for name, table_of in (("dynamic_exit", dynamic_exit_table), ("few_checks", few_checks_table)):
@@ -374,7 +374,7 @@ def test_switches_csv_takes_identity_where_the_validation_slice_says_so(summary,
     rows = read_evaluations(results, seed, variant)
     held_out = read_held_out(results, seed, variant)
     found = summary.read("switches", seed, variant).set_index("method")
-    assert set(found.index) == set(held_out["method"]) - {"identity"}
+    assert set(found.index) == set(held_out["method"]) - {"identity", "token_table"}
     before = held_out.groupby(["method", "level"])["correct"].mean()
     checks = summary.read("methods", seed, variant).set_index("method")["check"]
     for method, row in found.iterrows():

@@ -26,7 +26,7 @@ from onejump.exits import chunks, floor
 from onejump.exits.columns import METRICS
 from onejump.exits.evaluation import JumpExits, evaluate_held_out, evaluate_jumps, grid_precision
 from onejump.exits.metrics import Prediction, argmax, exit_metrics
-from onejump.exits.references import evaluate_identity, evaluate_lens, evaluate_references
+from onejump.exits.references import evaluate_lens, evaluate_references, evaluate_references_held_out
 from onejump.jumps.jump import FoldedJump
 from onejump.jumps.lenses import AffineLens
 from onejump.models.unembedding import Unembedding
@@ -273,8 +273,14 @@ def test_arbitrary_jumps_are_evaluated_on_as_many_sentences_as_asked_for_or_on_a
 def test_the_validation_slice_is_evaluated_as_test_sentences_are(tmp_path, gated):
     train, unembedding = make_activations(tmp_path, make_head(130), split="train")
     jumps = evaluate_held_out(train, unembedding, make_exits(gated), "post_norm", CPU).to_pandas()
-    found = by_method(pd.concat([jumps, evaluate_identity(train, unembedding, CPU).to_pandas()]))
-    last = train.rows(N - N // 10, N)
+    references = evaluate_references_held_out(train, unembedding, CPU).to_pandas()
+    first, last = train.rows(0, N - N // 10), train.rows(N - N // 10, N)
+    expected = evaluate_references(first, last, unembedding, CPU).to_pandas()
+    of_table, expected = (part[part["method"] == "token_table"] for part in (references, expected))
+    pd.testing.assert_frame_equal(
+        *(part.astype({"method": str}).reset_index(drop=True) for part in (of_table, expected))
+    )
+    found = by_method(pd.concat([jumps, references[references["method"] == "identity"]]))
     expected = naive_table(last, unembedding, "post_norm", 0, gated)
     assert_same(found, expected[expected["method"] != "jtc"].reset_index(drop=True))
 

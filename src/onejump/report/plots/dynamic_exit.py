@@ -23,7 +23,7 @@ def plot_dynamic_exit(tables: BranchTables) -> Figure:
     few = tables.table("few_checks", "method", "blocks", "agreement", "cost")
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for index, method in enumerate(("identity", "n_njtc", "joint", "joint_shortlist", "ojfa")):
+    for index, method in enumerate(("identity", "n_njtc", "joint", "joint_shortlist", "ojfa", "token_table")):
         part = table[table["method"] == method]
         if part.empty:  # not every variant has every method
             continue
