@@ -63,6 +63,11 @@ def estimate(file: str, column: str, digits: int = 3, **where: object) -> str:
     return interval(row(file, **where), column, digits)
 
 
+def named(variants: dict[str, Sequence[str]]) -> list[Name]:
+    """Each of the methods that are asked of some variants."""
+    return [(variant, method) for variant, methods in variants.items() for method in methods]
+
+
 def extremes(file: str, column: str, digits: int = 3, **where: object) -> str:
     """The smallest and the largest value of several rows."""
     values = rows(file, **where)[column]
@@ -93,12 +98,11 @@ def table(files: Sequence[str], lines: Rows) -> str:
 def methods(study: str, variants: dict[str, Sequence[str]], models: Sequence[str], column: str = "precision") -> str:
     """A metric of methods of some variants, a column for each model; seed 0."""
     lines = [["variant", "method", *models]]
-    for variant, names in variants.items():
-        for name in names:
-            where = {"variant": variant, "method": name, "seed": 0}
-            digits = 3 if column == "precision" else 2
-            cells = [estimate(f"{study}/methods", column, digits, model=model, **where) for model in models]
-            lines.append([variant, METHODS[name], *cells])
+    for variant, name in named(variants):
+        where = {"variant": variant, "method": name, "seed": 0}
+        digits = 3 if column == "precision" else 2
+        cells = [estimate(f"{study}/methods", column, digits, model=model, **where) for model in models]
+        lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods"], lines)
 
 
@@ -159,27 +163,27 @@ def sizes(study: str, variants: dict[str, Sequence[str]], model: str, fits: bool
     """Precision of methods of some variants beside parameters and what a check costs, and a lens's fit; seed 0."""
     lines = [["variant", "method", "precision", "at 1+", "surprisal", "parameters", "multiply-adds of a check"]]
     lines[0] += ["10^9 multiply-adds of the fit"] * fits
-    for variant, names in variants.items():
-        for name in names:
-            where = {"model": model, "variant": variant, "method": name, "seed": 0}
-            found, later = row(f"{study}/methods", **where), row(f"{study}/by_position", position="1+", **where)
-            cells = [interval(found, "precision"), written(later["precision"], 3), written(found["surprisal"], 2)]
-            cells += [written(found["parameters"], 0), written(found["check"], 0)]
-            cells += [written(found["fit_cost"] / 1e9, 0)] if fits else []
-            lines.append([variant, METHODS[name], *cells])
+    for variant, name in named(variants):
+        where = {"model": model, "variant": variant, "method": name, "seed": 0}
+        found, later = row(f"{study}/methods", **where), row(f"{study}/by_position", position="1+", **where)
+        cells = [interval(found, "precision"), written(later["precision"], 3), written(found["surprisal"], 2)]
+        cells += [written(found["parameters"], 0), written(found["check"], 0)]
+        cells += [written(found["fit_cost"] / 1e9, 0)] if fits else []
+        lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
-def by_position(study: str, variant: str, names: Sequence[str], model: str) -> str:
-    """Precision and surprisal of a variant's methods by the position of the chosen token; seed 0."""
-    lines = [["method", "precision", *(f"at {group}" for group in POSITIONS), "surprisal", "surprisal at 1+"]]
-    for name in names:
+def by_position(study: str, variants: dict[str, Sequence[str]], models: Sequence[str]) -> str:
+    """Precision and surprisal of methods by the position of the chosen token; seed 0."""
+    lines = [["model", "variant", "method", "precision", *(f"at {group}" for group in POSITIONS)]]
+    lines[0] += ["surprisal", "surprisal at 1+"]
+    for model, (variant, name) in itertools.product(models, named(variants)):
         where = {"model": model, "variant": variant, "method": name, "seed": 0}
         found = row(f"{study}/methods", **where)
         at = {group: row(f"{study}/by_position", position=group, **where) for group in POSITIONS}
         precisions = [written(at[group]["precision"], 3) for group in POSITIONS]
         surprisals = [written(part["surprisal"], 2) for part in (found, at["1+"])]
-        lines.append([METHODS[name], interval(found, "precision"), *precisions, *surprisals])
+        lines.append([model, variant, METHODS[name], interval(found, "precision"), *precisions, *surprisals])
     return table([f"{study}/methods", f"{study}/by_position"], lines)
 
 
@@ -274,13 +278,12 @@ def by_rank(study: str, families: dict[str, str], model: str) -> str:
 def spread(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     """Mean precision of methods over texts and fits, with a t interval over texts, and the noise of both."""
     lines = [["variant", "method", "texts", "fits", "precision", "sd of texts", "sd of fits"]]
-    for variant, names in variants.items():
-        for name in names:
-            found = row(f"{study}/methods_spread", model=model, variant=variant, method=name, metric="precision")
-            found = found.rename({"mean": "estimate"})
-            cells = [str(found["seeds"]), str(found["fits"]), interval(found, "estimate")]
-            cells += [written(found[source], 4) for source in ("sd_texts", "sd_fits")]
-            lines.append([variant, METHODS[name], *cells])
+    for variant, name in named(variants):
+        found = row(f"{study}/methods_spread", model=model, variant=variant, method=name, metric="precision")
+        found = found.rename({"mean": "estimate"})
+        cells = [str(found["seeds"]), str(found["fits"]), interval(found, "estimate")]
+        cells += [written(found[source], 4) for source in ("sd_texts", "sd_fits")]
+        lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/methods_spread"], lines)
 
 
@@ -299,25 +302,23 @@ def one_jump_spread(study: str, variant: str, against: Sequence[str], model: str
 def switches(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     """Methods with and without a switch a level to identity, chosen on the validation slice; seed 0."""
     lines = [["variant", "method", "without", "with a switch", "surprisal with it", "levels of identity"]]
-    for variant, names in variants.items():
-        for name in names:
-            where = {"model": model, "variant": variant, "method": name, "seed": 0}
-            found, levels = row(f"{study}/switches", **where), row(f"{study}/switches", **where)["identity_levels"]
-            cells = [number(f"{study}/methods", "precision", **where), interval(found, "precision")]
-            cells += [written(found["surprisal"], 2), "none" if pd.isna(levels) else str(levels)]
-            lines.append([variant, METHODS[name], *cells])
+    for variant, name in named(variants):
+        where = {"model": model, "variant": variant, "method": name, "seed": 0}
+        found, levels = row(f"{study}/switches", **where), row(f"{study}/switches", **where)["identity_levels"]
+        cells = [number(f"{study}/methods", "precision", **where), interval(found, "precision")]
+        cells += [written(found["surprisal"], 2), "none" if pd.isna(levels) else str(levels)]
+        lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/switches", f"{study}/methods"], lines)
 
 
 def origins(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     """Methods at positions 1 and later on the corpus and on the model's own text; seed 0."""
     lines = [["variant", "method", "corpus", "own text", "surprisal, corpus", "surprisal, own text"]]
-    for variant, names in variants.items():
-        for name in names:
-            where = {"model": model, "variant": variant, "method": name, "seed": 0, "position": "1+"}
-            found = [row(f"{study}/by_origin", origin=origin, **where) for origin in ("corpus", "generated")]
-            cells = [interval(one, "precision") for one in found] + [written(one["surprisal"], 2) for one in found]
-            lines.append([variant, METHODS[name], *cells])
+    for variant, name in named(variants):
+        where = {"model": model, "variant": variant, "method": name, "seed": 0, "position": "1+"}
+        found = [row(f"{study}/by_origin", origin=origin, **where) for origin in ("corpus", "generated")]
+        cells = [interval(one, "precision") for one in found] + [written(one["surprisal"], 2) for one in found]
+        lines.append([variant, METHODS[name], *cells])
     return table([f"{study}/by_origin"], lines)
 
 
@@ -339,10 +340,9 @@ def seeds(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
     found = rows(f"{study}/methods", model=model, variant=list(variants))
     numbers = sorted(set(found["seed"]))
     lines = [["variant", "method", *(f"seed {seed}" for seed in numbers)]]
-    for variant, names in variants.items():
-        for name in names:
-            part = found[(found["variant"] == variant) & (found["method"] == name)].set_index("seed")
-            lines.append([variant, METHODS[name], *(interval(part.loc[seed], "precision") for seed in numbers)])
+    for variant, name in named(variants):
+        part = found[(found["variant"] == variant) & (found["method"] == name)].set_index("seed")
+        lines.append([variant, METHODS[name], *(interval(part.loc[seed], "precision") for seed in numbers)])
     return table([f"{study}/methods"], lines)
 
 
@@ -401,13 +401,12 @@ def dynamic_exit(study: str, variants: dict[str, Sequence[str]], models: Sequenc
 def few_checks(study: str, variants: dict[str, Sequence[str]], model: str, numbers: Sequence[int]) -> str:
     """Dynamic exit with checks at so many levels, which training sentences chose with the threshold; seed 0."""
     lines = [["variant", "method", "levels with checks", "agreement", "blocks run", "cost", "identity for no more"]]
-    for variant, names in variants.items():
-        for name, n in itertools.product(names, numbers):
-            where = {"model": model, "variant": variant, "method": name, "n_levels": n, "seed": 0}
-            found = row(f"{study}/few_checks", **where)
-            levels = found["levels"] if n < max(numbers) else f"all {n}"
-            cells = [interval(found, "agreement"), written(found["blocks"], 2), written(found["cost"], 2)]
-            lines.append([variant, METHODS[name], levels, *cells, written(found["identity_agreement"], 3)])
+    for (variant, name), n in itertools.product(named(variants), numbers):
+        where = {"model": model, "variant": variant, "method": name, "n_levels": n, "seed": 0}
+        found = row(f"{study}/few_checks", **where)
+        levels = found["levels"] if n < max(numbers) else f"all {n}"
+        cells = [interval(found, "agreement"), written(found["blocks"], 2), written(found["cost"], 2)]
+        lines.append([variant, METHODS[name], levels, *cells, written(found["identity_agreement"], 3)])
     return table([f"{study}/few_checks"], lines)
 
 
