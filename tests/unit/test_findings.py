@@ -107,6 +107,17 @@ def test_the_readme_tells_what_scales_give(script):
     assert f"(`scales: level`), at the same cost, {told}" in text
 
 
+def test_one_verdict_changes_behind_a_bos_token(script):
+    own = script["rows"]("bos/one_jump", claim=["G1", "G2", "G3"], decides=True)
+    both = pd.concat([script["rows"]("bos/verdicts"), own])
+    both = both.fillna({"metric": ""}).pivot(index=["claim", "metric", "positions"], columns="model", values="verdict")
+    changed = both[both["smollm2-135m"] != both["smollm2-135m-bos"]]
+    assert set(both.index.get_level_values("claim")) == {f"C{i}" for i in range(1, 7)} | {"G1", "G2", "G3"}
+    assert [(claim, *verdicts) for (claim, *_), verdicts in zip(changed.index, changed.to_numpy(), strict=True)] == [
+        ("C4", "inconclusive", "supported")
+    ] * 2
+
+
 def test_counts_with_gaps_keep_all_their_digits():
     counts = runpy.run_path(str(DOCS / "keep_results.py"))["_counts"]
     column = pd.Series([1462272.0, None, 3.0])
