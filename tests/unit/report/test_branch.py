@@ -39,9 +39,8 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
         table = read_frame(study / "summary" / "dynamic_exit.parquet")
         for column, value in zip(("model", "seed", "variant"), branch, strict=True):
             table = table[table[column] == value]
-        for row, method in zip(
-            page.find("tr", inside=dynamic)[1:], ("identity", "n_njtc", "ojfa", "joint"), strict=True
-        ):
+        methods = ("token_table", "identity", "n_njtc", "ojfa", "joint")
+        for row, method in zip(page.find("tr", inside=dynamic)[1:], methods, strict=True):
             (expected,) = table[(table["method"] == method) & table["chosen"]].to_dict("records")
             cells = [page.text(cell) for cell in page.find("td", inside=row)]
             low, high = expected["agreement_low"], expected["agreement_high"]
@@ -53,12 +52,13 @@ def test_shared_jumps_and_dynamic_exits_are_the_tables(study, page):
                 f"{expected['checks']:.2f}",
             ]
             fused = "–" if method == "identity" else f"{expected['fused_cost']:.0%}"
-            assert cells[5:] == [fused, f"{expected['plain_cost']:.0%}"]
+            plain = "–" if method == "token_table" else f"{expected['plain_cost']:.0%}"
+            assert cells[5:] == [fused, plain]
         (few,) = page.find("table", data_branch=region, **{"class": "sortable few-checks"})
         rows = [[page.text(cell) for cell in page.find("td", inside=row)] for row in page.find("tr", inside=few)[1:]]
-        assert len(rows) == 4 * 2
+        assert len(rows) == 1 + 4 * 2
         assert rows[0] == ["1", "0", "0.900 [0.880, 0.920]", "90%", "0.90", "85%", "0.700"]
-        assert rows[1][:2] == ["4", "all"]
+        assert [row[:2] for row in rows[1:3]] == [["1", "0"], ["4", "all"]]
 
 
 def test_every_number_of_the_methods_tables_is_the_tables(study, page):
