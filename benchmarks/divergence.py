@@ -13,6 +13,7 @@ takes, without their validation.
 
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import product
 
 import measure
 import torch
@@ -62,7 +63,8 @@ def compare(size: Size, gated: bool, rounds: int) -> list[measure.Row]:
         OnejumpError: the divergences or the gradients differ.
     """
     generator = torch.Generator().manual_seed(0)
-    K, H, V, r, n = size.n_blocks, size.hidden_size, size.vocabulary, size.rank, size.train
+    K, H, V, r = size.n_blocks, size.hidden_size, size.vocabulary, size.rank
+    n = batch_rows(K, KL_BATCH_ROWS)
     weight = torch.randn(V, H, generator=generator) * (2 / H**0.5)
     unembedding = Unembedding("rms", torch.ones(H), None, 1e-5, weight, None)
     *x, final = levels_of(n, size, generator)
@@ -107,13 +109,8 @@ def compare(size: Size, gated: bool, rounds: int) -> list[measure.Row]:
 
 def tables(given: Namespace) -> dict[str, list[measure.Row]]:
     """The table, for the shapes of three models."""
-    rows = []
-    for name in MODELS:
-        size = Size.of(name, 1, 0)
-        size = Size.of(name, batch_rows(size.n_blocks, KL_BATCH_ROWS), 0)
-        for gated in (True, False):
-            rows += compare(size, gated, given.rounds)
-    return {"divergence": rows}
+    cases = product(MODELS, (True, False))
+    return {"divergence": [row for name, gated in cases for row in compare(Size.of(name, 1, 0), gated, given.rounds)]}
 
 
 if __name__ == "__main__":

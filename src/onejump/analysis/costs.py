@@ -37,6 +37,10 @@ class Costs:
         """The full model: all blocks and the output head."""
         return self.n_blocks * self.block + self.plain_check
 
+    def levels(self, method: str) -> int:
+        """At how many levels to check: what sees no hidden state is the same at each, so that the first is enough."""
+        return 1 if self.check(method) == 0 else self.n_blocks
+
     def check(self, method: str) -> int | None:
         """An exit check of a method as it is cheapest; looking up a table takes no multiply-adds."""
         match method:

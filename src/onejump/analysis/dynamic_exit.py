@@ -49,7 +49,7 @@ def dynamic_exit_table(
         exits = [_exit(*test[method], threshold) for threshold in thresholds]
         agreement, levels = (np.stack(values, 1) for values in zip(*exits, strict=True))
         never = (levels == costs.n_blocks).mean(0)
-        checks = np.minimum(levels + 1, costs.n_blocks).mean(0)
+        checks = np.minimum(levels + 1, costs.levels(method)).mean(0)
         # Tokens that never exit still pay for the output head at the end.
         work = levels.mean(0) * costs.block + never * costs.plain_check
         plain = np.nan if method in ("token_table", "joint_shortlist") else costs.plain_check

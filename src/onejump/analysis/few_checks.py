@@ -29,9 +29,9 @@ class _Exits:
 def few_checks_table(
     test: Mapping[str, np.ndarray], held_out: Mapping[str, np.ndarray], documents: np.ndarray, costs: Costs
 ) -> pd.DataFrame:
-    """Each method with checks at 1, 2, 4, ... and all K levels; arguments as of `dynamic_exit_table`.
+    """Each method with checks at 1, 2, 4, ... and all K levels, or at the first alone.
 
-    The token table, which is the same at each level, has one check alone, before the first block.
+    Arguments are as of `dynamic_exit_table`.
 
     Returns:
         method; n_levels, with checks, and levels, which they are; threshold, the lowest one with an agreement of
@@ -44,10 +44,8 @@ def few_checks_table(
     rows, agreements = [], []
     for method, (correct, confidence) in held_out.items():
         check, thresholds = costs.check(method), candidates(confidence)
-        order, sizes = [0], [1]
-        if method != "token_table":
-            order, sizes = _order(correct, confidence, thresholds, check, costs), _sizes(costs.n_blocks)
-        for n in sizes:
+        order = _order(correct, confidence, thresholds, check, costs)
+        for n in _sizes(costs.levels(method)):
             levels = sorted(order[:n]) if n < costs.n_blocks else list(range(n))
             before = _exits(correct, confidence, thresholds, levels, check, costs)
             chosen = int((before.agreement.mean(1) >= AGREEMENT).argmax())  # the first, since thresholds ascend

@@ -89,7 +89,8 @@ def test_the_token_table_exits_before_the_first_block_or_never(exits):
     assert found == pytest.approx((agreement, blocks, checks, cost))
     curve = dynamic_exit_table(*alike, DOCUMENTS, COSTS)
     (row,) = curve[curve["chosen"] & (curve["method"] == "token_table")].to_dict("records")
-    assert (row["threshold"], row["agreement"], row["fused_cost"]) == pytest.approx((threshold, agreement, cost))
+    found = (row["threshold"], row["agreement"], row["checks"], row["fused_cost"])
+    assert found == pytest.approx((threshold, agreement, checks, cost))
 
 
 def test_every_row_is_that_of_a_plain_loop(exits, table):
