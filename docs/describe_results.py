@@ -289,13 +289,13 @@ def spread(study: str, variants: dict[str, Sequence[str]], model: str) -> str:
 
 def one_jump_spread(study: str, variant: str, against: Sequence[str], model: str) -> str:
     """Every statement about the one jump that decides one of G1 to G6, over texts and fits."""
-    found = rows(f"{study}/one_jump_spread", model=model, variant=variant, against=list(against), positions="all")
+    found = rows(f"{study}/one_jump_spread", model=model, variant=variant, against=list(against))
     found = found[(found["decides"].astype(str) == "True") | (found["claim"] == "G6")]
-    lines = [["claim", "against", "statistic", "metric", "holds if", "texts", "verdict", "mean"]]
+    lines = [["claim", "against", "statistic", "metric", "positions", "holds if", "texts", "fits", "verdict", "mean"]]
     for _, one in found.sort_values("claim", kind="stable").iterrows():
-        said = [MISSING if pd.isna(one[name]) else str(one[name]) for name in ("rule", "seeds", "verdict")]
-        estimate = interval(one.rename({"mean": "estimate"}), "estimate")
-        lines.append([one["claim"], one["against"], one["statistic"].replace("_", " "), one["metric"], *said, estimate])
+        what = [one["claim"], one["against"], one["statistic"].replace("_", " "), one["metric"], one["positions"]]
+        said = [MISSING if pd.isna(one[name]) else str(one[name]) for name in ("rule", "seeds", "fits", "verdict")]
+        lines.append([*what, *said, interval(one.rename({"mean": "estimate"}), "estimate")])
     return table([f"{study}/one_jump_spread"], lines)
 
 
