@@ -15,7 +15,7 @@ STUDY = $(or $(shell $(VENV)/bin/python -c '$(NAME_OF_STUDY)' '$(CONFIG)' 2>/dev
 	$(error CONFIG=$(CONFIG): expected the config of a study, with a key study; give one that exists))
 
 # The studies of `make study`, in order.
-STUDIES := models study one-jump seeds lenses ranks bos generated
+STUDIES := models study one-jump scales seeds lenses ranks bos generated
 
 # The scripts of `make bench`, in order.
 BENCHMARKS := machine dump stream fits lenses divergence exact scores evaluation claims growth startup overhead trajectory generate guard
