@@ -97,6 +97,19 @@ def test_the_readme_tells_what_three_models_say_of_one_jump(script):
     assert f"have {told[0]} of it, and {told[1]} without the first tokens" in text
 
 
+def test_what_other_sentences_and_fits_say(script):
+    """README and findings: the one jump against the token table and the paper's jumps, and the verdicts G1 to G3."""
+    methods = script["rows"]("seeds/methods").pivot(index="seed", columns=["variant", "method"], values="precision")
+    one = methods.xs("joint", axis=1, level="method").filter(like="one-jump")
+    others = pd.concat([methods.xs("n_njtc", axis=1, level="method"), methods["exact"][["token_table"]]], axis=1)
+    assert one.shape == (5, 3) and others.shape == (5, 5) and (one.min(axis=1) > others.max(axis=1)).all()
+    verdicts = script["rows"]("seeds/one_jump", against="exact", decides=True)
+    said = verdicts.groupby(["claim", "positions", "seed"])["verdict"].unique().map(list)
+    assert all(one == ["supported"] for one in said[["G1", "G2"]])
+    assert list(said["G3", "all"]) == [["inconclusive"]] * 5
+    assert sorted(said["G3", "1+"]) == [["contradicted"], *[["inconclusive"]] * 4]
+
+
 def test_the_readme_tells_what_scales_give(script):
     where = {"against": "gated", "claim": "G5", "positions": "all", "decides": True}
     kept, without = (
